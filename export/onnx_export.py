@@ -1,0 +1,99 @@
+"""PyTorch networks to ONNX files, and the check that both compute the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..runtime.backends import Graph
+from ..runtime.errors import ExportError
+from ..runtime.manifest import ParityResult
+from .graphs import ExportGraph
+
+OPSET = 18
+# Protobuf cannot hold more than 2 GiB in one file.
+EXTERNAL_DATA_BYTES = 1_800_000_000
+# Largest difference to PyTorch, as a share of the largest output (at least 1).
+TOLERANCE = 1e-4
+
+
+def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
+    """Write a graph as ONNX and return its files, the `.onnx` first.
+
+    Raises:
+        ExportError: PyTorch cannot export it.
+    """
+    dims = {
+        name: torch.export.Dim(name, min=least, max=most)
+        for name, (least, _, most) in graph.profile.items()
+    }
+    shapes = tuple(
+        {axis: dims[d] for axis, d in enumerate(shape) if isinstance(d, str)}
+        for shape in graph.inputs.values()
+    )
+    args = graph.feeds(graph.trials[0], torch.Generator().manual_seed(0))
+    with _quiet() as chatter, torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                graph.module.eval(), args, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=list(graph.inputs), output_names=list(graph.outputs),
+                dynamic_shapes=shapes,
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            lines = [line for line in (str(error) + chatter.getvalue()).splitlines() if line]
+            raise ExportError(
+                f"PyTorch cannot export {graph.name}: {lines[0] if lines else error}; install "
+                "the versions in constraints.txt"
+            ) from error
+        assert program is not None
+        size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
+        external = size > EXTERNAL_DATA_BYTES
+        program.save(path, external_data=external)
+    return [path, path.with_name(path.name + ".data")] if external else [path]
+
+
+def check_parity(graph: ExportGraph, loaded: Graph) -> ParityResult:
+    """Compare a loaded graph with PyTorch at several sizes of its dynamic dimensions."""
+    worst_abs = worst_rel = worst_share = 0.0
+    for index, sizes in enumerate(graph.trials):
+        args = graph.feeds(sizes, torch.Generator().manual_seed(index))
+        with torch.inference_mode():
+            expected = graph.module(*args)
+        if isinstance(expected, Tensor):
+            expected = (expected,)
+        feeds = {name: arg.numpy() for name, arg in zip(graph.inputs, args, strict=True)}
+        outputs = loaded.run(feeds)
+        for name, tensor in zip(graph.outputs, expected, strict=True):
+            wanted = tensor.numpy()
+            difference = np.abs(outputs[name] - wanted)
+            largest = float(difference.max())
+            # A difference that is not a number must count as one.
+            largest = largest if np.isfinite(largest) else float("inf")
+            scale = float(np.abs(wanted).max())
+            worst_abs = max(worst_abs, largest)
+            worst_rel = max(worst_rel, largest / max(scale, 1e-12))
+            worst_share = max(worst_share, largest / max(scale, 1.0))
+    return ParityResult(
+        graph.name, len(graph.trials), worst_abs, worst_rel, TOLERANCE, worst_share <= TOLERANCE
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[io.StringIO]:
+    """Hold back what PyTorch's exporter prints and logs."""
+    chatter, level = io.StringIO(), logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(chatter):
+            warnings.simplefilter("ignore")
+            yield chatter
+    finally:
+        logging.disable(level)

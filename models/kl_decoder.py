@@ -1,0 +1,172 @@
+"""The KL decoder of latent diffusion as MAR uses it: latents to images.
+
+The architecture (levels, widths, residual blocks, attention) is read off the checkpoint, so any
+`ch_mult` loads. Parameter names are those of the released checkpoints (`decoder.*`,
+`post_quant_conv.*`); the encoder's are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..runtime.errors import WeightsError
+from .checkpoint import load_into, read_state_dict
+
+_GROUPS = 32
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(_GROUPS, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions with group norm; a 1x1 shortcut where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = _norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, inputs, H, W]` -> `[B, outputs, H, W]`."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, C, H, W]`."""
+        h = self.norm(x)
+        pixels = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k, v = (t.unsqueeze(1) for t in pixels)  # one head: [B, 1, H * W, C]
+        out = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.proj_out(out.transpose(1, 2).reshape(x.shape))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, C, 2H, 2W]`."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class _Middle(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels)
+        self.attn_1 = AttnBlock(channels)
+        self.block_2 = ResnetBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class _Level(nn.Module):
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, up: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(inputs if index == 0 else outputs, outputs) for index in range(blocks)
+        )
+        self.attn = nn.ModuleList(AttnBlock(outputs) for _ in range(blocks if attention else 0))
+        self.upsample = Upsample(outputs) if up else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[index](x)
+        return self.upsample(x)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, latent: int, widths: list[int], blocks: int, attention: list[bool]) -> None:
+        super().__init__()
+        top = len(widths) - 1
+        self.conv_in = nn.Conv2d(latent, widths[top], 3, padding=1)
+        self.mid = _Middle(widths[top])
+        self.up = nn.ModuleList(
+            _Level(widths[min(i + 1, top)], widths[i], blocks, attention[i], up=i > 0)
+            for i in range(len(widths))
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(list(self.up)):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class KLDecoder(nn.Module):
+    """Latents `[B, c, h, w]`, already divided by the latent scale, to images `[B, 3, H, W]`."""
+
+    def __init__(self, latent: int, widths: list[int], blocks: int, attention: list[bool]) -> None:
+        super().__init__()
+        self.latent_channels = latent
+        self.upscale = 2 ** (len(widths) - 1)
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1)
+        self.decoder = _Decoder(latent, widths, blocks, attention)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """`[B, c, h, w]` -> `[B, 3, H, W]`, in [-1, 1] but for overshoot."""
+        return self.decoder(self.post_quant_conv(latents))
+
+
+def load_kl_decoder(path: str | Path) -> KLDecoder:
+    """Load the decoder of a released KL autoencoder (`kl16.ckpt`), float32, evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read or holds no such decoder.
+    """
+    state = {
+        name: tensor
+        for name, tensor in read_state_dict(path).items()
+        if name.startswith(("decoder.", "post_quant_conv."))
+    }
+    model = _architecture(state, path)
+    load_into(model, state, path)
+    return model.eval()
+
+
+def _architecture(state: Mapping[str, Tensor], path: str | Path) -> KLDecoder:
+    found = [re.match(r"decoder\.up\.(\d+)\.block\.(\d+)\.conv2\.weight", name) for name in state]
+    places = [(int(m[1]), int(m[2])) for m in found if m]
+    if not places or "post_quant_conv.weight" not in state:
+        raise WeightsError(
+            f"{path} holds no KL decoder (decoder.up.*, post_quant_conv.*): give the "
+            "autoencoder's checkpoint"
+        )
+    levels = 1 + max(level for level, _ in places)
+    blocks = 1 + max(block for _, block in places)
+    try:
+        widths = [len(state[f"decoder.up.{i}.block.0.conv2.weight"]) for i in range(levels)]
+    except KeyError as error:
+        raise WeightsError(f"{path} lacks {error.args[0]}: fetch the file again") from error
+    if any(width % _GROUPS for width in widths):
+        raise WeightsError(f"{path}: decoder widths {widths} are not multiples of {_GROUPS}")
+    attention = [f"decoder.up.{i}.attn.0.q.weight" in state for i in range(levels)]
+    return KLDecoder(len(state["post_quant_conv.weight"]), widths, blocks, attention)

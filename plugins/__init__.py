@@ -1,0 +1,5 @@
+"""The operators of continuous speculative decoding."""
+
+from . import reference
+
+__all__ = ["reference"]

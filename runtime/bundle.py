@@ -1,0 +1,72 @@
+"""A bundle: the directory that `csd-export` writes and the runtime reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import BundleError
+from .manifest import MANIFEST_FILE, Manifest, file_sha256
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Bundle:
+    """A validated bundle. Get one with `Bundle.open`.
+
+    Attributes:
+        path: the directory.
+        manifest: what is in it.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_files: bool = True) -> Bundle:
+        """Read the manifest and check every file against its hash.
+
+        Args:
+            path: the directory.
+            check_files: compare the SHA-256 of each file; without it only presence is checked.
+
+        Raises:
+            BundleError: names what is wrong and the command that mends it.
+        """
+        path = Path(path)
+        manifest_path = path / MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise BundleError(
+                f"no bundle at {path} (it has no {MANIFEST_FILE}): write one with "
+                f"csd-export --zoo fashion-mnist --out {path}"
+            )
+        try:
+            manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
+        except (BundleError, UnicodeDecodeError) as error:
+            raise BundleError(f"cannot read bundle {path}: {error}") from error
+        hashes = {k: v for graph in manifest.graphs.values() for k, v in graph.files.items()}
+        for name, sha256 in hashes.items():
+            if not (path / name).is_file():
+                raise BundleError(f"bundle {path} lacks {name}: export it again with csd-export")
+            if check_files and file_sha256(path / name) != sha256:
+                raise BundleError(
+                    f"bundle {path}: {name} was altered (its SHA-256 is not the manifest's): "
+                    "export it again with csd-export"
+                )
+        return cls(path, manifest)
+
+    def session(self, backend: str = "auto", threads: int = 2) -> Session:
+        """Load the graphs. Use as a context manager.
+
+        Args:
+            backend: `auto`, `onnxruntime`, `tensorrt` or `tensorrt_rtx`.
+            threads: CPU threads.
+
+        Raises:
+            BackendError: the backend is not installed or cannot run this bundle.
+        """
+        from .session import Session
+
+        return Session(self, backend, threads)

@@ -1,0 +1,203 @@
+"""`csd-generate`: labels to images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle import Bundle
+from .cli_support import HelpFormatter, run_command
+from .errors import OptionError
+from .files import check_writable, write_atomically
+from .images import grid, save_png
+from .manifest import Manifest
+from .options import ACCEPTANCES, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
+from .schedule import GUIDANCE_SCHEDULES
+from .session import GenerateResult, Session
+from .stats import Progress
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are decoded."""
+    defaults = GenerateOptions()
+    parser.add_argument("--verify", choices=VERIFICATIONS, default=defaults.verify,
+                        help="verify a whole block, or each drafted prefix")
+    parser.add_argument("--acceptance", choices=ACCEPTANCES, default=defaults.acceptance,
+                        help="the paper's equations, or the released code's")
+    parser.add_argument("--inner-temperature", type=float, default=defaults.inner_temperature,
+                        help="divides (x - mean)/std in the acceptance; 1 is the paper's formula")
+    parser.add_argument("--prefill", type=float, default=defaults.prefill,
+                        help="share of AR steps that the target decodes first")
+    parser.add_argument("--num-iter", type=int,
+                        help="AR steps (default: the smaller of 64 and the number of tokens)")
+    parser.add_argument("--head-steps", metavar="N[:M]",
+                        help="head steps, annealed to M if given (default: the bundle's)")
+    parser.add_argument("--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none")
+    parser.add_argument("--cfg-schedule", choices=GUIDANCE_SCHEDULES,
+                        default=defaults.cfg_schedule, help="guidance over the AR steps")
+    parser.add_argument("--temperature", type=float, default=defaults.temperature,
+                        help="factor of the head's noise")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--backend", default="auto",
+                        help="auto, onnxruntime, tensorrt or tensorrt_rtx")  # fmt: skip
+
+
+def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOptions:
+    """Return the options that `add_decoding_arguments` parsed, with `changes`."""
+    values: dict[str, Any] = {
+        "verify": args.verify,
+        "acceptance": args.acceptance,
+        "inner_temperature": args.inner_temperature,
+        "prefill": args.prefill,
+        "num_iter": args.num_iter,
+        "head_steps": None if args.head_steps is None else parse_head_steps(args.head_steps),
+        "cfg": args.cfg,
+        "cfg_schedule": args.cfg_schedule,
+        "temperature": args.temperature,
+    }
+    return GenerateOptions(**{**values, **changes})
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    defaults = GenerateOptions()
+    parser = argparse.ArgumentParser(
+        prog="csd-generate",
+        description="Generate images from a bundle, without PyTorch.",
+        epilog="example: csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    parser.add_argument("--labels", required=True,
+                        help="classes to generate, by index or name, as in 3,7,9")
+    parser.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
+    parser.add_argument("--mode", choices=MODES, default=defaults.mode,
+                        help="target alone, draft alone, or speculative decoding")
+    parser.add_argument("--gamma", type=int, default=defaults.gamma,
+                        help="AR steps drafted before one verification")
+    add_decoding_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG of all images")
+    parser.add_argument("--columns", type=int, help="images in a row (default: about square)")
+    parser.add_argument("--save-latents", type=Path, metavar="FILE.npy",
+                        help="also save latents, float32 [B, c, h, w]")
+    parser.add_argument("--stats", type=Path, metavar="FILE.json",
+                        help="also save times, counts and versions")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `csd-generate`; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate what was asked for."""
+    options = decoding_options(args, mode=args.mode, gamma=args.gamma)
+    if args.columns is not None and args.columns < 1:
+        raise OptionError(f"columns is {args.columns}: give at least 1")
+    for path in (args.out, args.save_latents, args.stats):
+        if path is not None:
+            check_writable(path)
+    bundle = Bundle.open(args.bundle)
+    labels = parse_labels(args.labels, bundle.manifest)
+    has_images = bundle.manifest.makes_images
+    if not has_images and args.save_latents is None:
+        raise OptionError(
+            f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents FILE, "
+            "or export with --decoder"
+        )
+    with bundle.session(args.backend, args.threads) as session:
+        result = _generate_with_bar(session, labels, options, args.seed, args.quiet)
+        versions = session.versions()
+    if has_images:
+        side = max(result.images.shape[1:3])
+        save_png(args.out, grid(result.images, args.columns), scale=max(1, 112 // side))
+    if args.save_latents is not None:
+        with write_atomically(args.save_latents) as stream:
+            np.save(stream, result.latents)
+    if args.stats is not None:
+        report = stats_report(result, args.seed, labels, versions)
+        with write_atomically(args.stats) as stream:
+            stream.write((json.dumps(report, indent=1) + "\n").encode())
+    print(_summary(result, args.out if has_images else args.save_latents))
+    return 0
+
+
+def parse_labels(text: str, manifest: Manifest) -> list[int]:
+    """Read a comma-separated list of class indices and names.
+
+    Raises:
+        OptionError: an entry is neither, or is out of range.
+    """
+    names = {name: index for index, name in enumerate(manifest.class_names or ())}
+    classes = manifest.target.class_num
+    labels: list[int] = []
+    for part in (entry.strip() for entry in text.split(",")):
+        if part in names:
+            labels.append(names[part])
+        elif part.isdigit() and int(part) <= classes:
+            labels.append(int(part))
+        else:
+            known = f" or one of {', '.join(names)}" if names else ""
+            raise OptionError(
+                f"label {part!r} is not known: give 0 to {classes - 1} ({classes} for an "
+                f"unconditional image){known}"
+            )
+    return labels
+
+
+def _generate_with_bar(
+    session: Session, labels: list[int], options: GenerateOptions, seed: int, quiet: bool
+) -> GenerateResult:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(),
+        TextColumn("AR step {task.completed}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}"),
+        console=Console(stderr=True), disable=quiet,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(options.mode, total=None, rate="")
+
+        def show(progress: Progress) -> None:
+            rate = ""
+            if progress.drafted:
+                rate = f"acceptance {progress.accepted / progress.drafted:.1%}"
+            bar.update(task, completed=progress.done, total=progress.total, rate=rate)
+
+        return session.generate(labels, options, seed=seed, progress=show)
+
+
+def stats_report(
+    result: GenerateResult, seed: int, labels: list[int], versions: dict[str, str]
+) -> dict[str, Any]:
+    """Return the content of the stats JSON."""
+    return {
+        "mode": result.options.mode,
+        "options": result.options.to_dict(),
+        "labels": labels,
+        "seed": seed,
+        **result.stats.to_dict(),
+        "versions": versions,
+    }
+
+
+def _summary(result: GenerateResult, out: Path) -> str:
+    stats = result.stats
+    rate = stats.acceptance_rate
+    accepted = "" if rate is None else f", acceptance rate {rate:.1%}"
+    count = len(result.images)
+    return (
+        f"{count} image{'s' if count > 1 else ''} in {stats.seconds:.2f} s "
+        f"({stats.seconds / count:.2f} s an image){accepted}: {out}"
+    )
+
+

@@ -1,0 +1,60 @@
+"""What the commands share: help layout, error reporting, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+from .errors import CsdError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows each default, except where there is none to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def run_command(
+    run: Callable[[argparse.Namespace], int],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse `argv`, run, and turn errors that a user can mend into one line on stderr.
+
+    Returns:
+        The exit code: what `run` returns, 2 for a user's error, 130 for Ctrl-C.
+    """
+    args = parser.parse_args(argv)
+    try:
+        return run(args)
+    except CsdError as error:
+        message, code = str(error), EXIT_ERROR
+    except KeyboardInterrupt:
+        message, code = "interrupted; nothing was left half-written", EXIT_INTERRUPTED
+    except OSError as error:
+        message, code = _os_error(error), EXIT_ERROR
+    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _os_error(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    remedies = {
+        errno.ENOSPC: "free some space, or write to another disk",
+        errno.EACCES: "choose a directory that you may write to",
+        errno.EPERM: "choose a directory that you may write to",
+        errno.EROFS: "choose a directory that you may write to",
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path: a part of it is a file",
+        errno.EISDIR: "give the path of a file",
+    }
+    remedy = remedies.get(error.errno or 0, "check the path and the disk")
+    return f"{error.strerror or error}{where}: {remedy}"

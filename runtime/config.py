@@ -1,0 +1,212 @@
+"""Model configurations.
+
+Field names and defaults are those of the released MAR constructor, so that a JSON file with
+that constructor's arguments is a configuration. Presets: `mar_base`, `mar_large`, `mar_huge` as
+published (Li et al., arXiv 2406.11838) and the pair of the `fashion-mnist` zoo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .schedule import BETA_SCHEDULES, TRAIN_STEPS
+
+IMAGE_KINDS = ("latent", "pixel")
+
+
+@dataclass(frozen=True)
+class MARConfig:
+    """Architecture of a masked-autoregressive model with a diffusion head.
+
+    `num_sampling_steps` is the number S of head steps that the model samples with by default.
+    `norm_eps` is the epsilon of the LayerNorms inside and after the transformer blocks.
+    `image_kind` says what a latent is: `latent` (needs a KL decoder, latents are divided by
+    `latent_scale` first) or `pixel` (the latent is the image, in [-1, 1]).
+
+    Raises:
+        ConfigError: a value is out of range, or two values do not fit each other.
+    """
+
+    img_size: int = 256
+    vae_stride: int = 16
+    patch_size: int = 1
+    vae_embed_dim: int = 16
+    encoder_embed_dim: int = 1024
+    encoder_depth: int = 16
+    encoder_num_heads: int = 16
+    decoder_embed_dim: int = 1024
+    decoder_depth: int = 16
+    decoder_num_heads: int = 16
+    mlp_ratio: float = 4.0
+    class_num: int = 1000
+    buffer_size: int = 64
+    diffloss_d: int = 3
+    diffloss_w: int = 1024
+    num_sampling_steps: int = 100
+    norm_eps: float = 1e-6
+    beta_schedule: str = "cosine"
+    image_kind: str = "latent"
+    latent_scale: float = 0.2325
+
+    def __post_init__(self) -> None:
+        steps: Any = self.num_sampling_steps
+        if isinstance(steps, str):  # the released constructor takes a string
+            if not steps.isdigit():
+                raise ConfigError(
+                    f"num_sampling_steps is {steps!r}: give a whole number of DDPM steps, "
+                    "1 to 1000 (DDIM and sectioned respacing are not supported)"
+                )
+            object.__setattr__(self, "num_sampling_steps", int(steps))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ConfigError(f"{field.name} is {value!r}: give a whole number above 0")
+            elif field.type == "float" and not (
+                isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+            ):
+                raise ConfigError(f"{field.name} is {value!r}: give a number above 0")
+        for part in ("encoder", "decoder"):
+            width, heads = getattr(self, f"{part}_embed_dim"), getattr(self, f"{part}_num_heads")
+            if width % heads:
+                raise ConfigError(
+                    f"{part}_embed_dim {width} is not a multiple of {part}_num_heads {heads}"
+                )
+        if self.img_size % (self.vae_stride * self.patch_size):
+            raise ConfigError(
+                f"img_size {self.img_size} is not a multiple of vae_stride x patch_size "
+                f"= {self.vae_stride * self.patch_size}"
+            )
+        if self.num_sampling_steps > TRAIN_STEPS:
+            raise ConfigError(
+                f"num_sampling_steps is {self.num_sampling_steps}: at most {TRAIN_STEPS}"
+            )
+        if self.beta_schedule not in BETA_SCHEDULES:
+            raise ConfigError(
+                f"beta_schedule is {self.beta_schedule!r}: give one of {', '.join(BETA_SCHEDULES)}"
+            )
+        if self.image_kind not in IMAGE_KINDS:
+            raise ConfigError(
+                f"image_kind is {self.image_kind!r}: give one of {', '.join(IMAGE_KINDS)}"
+            )
+        if self.image_kind == "pixel" and self.vae_embed_dim not in (1, 3):
+            raise ConfigError(
+                f"a pixel model has vae_embed_dim 1 (grey) or 3 (RGB), not {self.vae_embed_dim}"
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along one side of the image."""
+        return self.img_size // self.vae_stride // self.patch_size
+
+    @property
+    def seq_len(self) -> int:
+        """Number L of tokens of an image."""
+        return self.grid_size**2
+
+    @property
+    def token_dim(self) -> int:
+        """Number C of channels of a token."""
+        return self.vae_embed_dim * self.patch_size**2
+
+    @property
+    def condition_dim(self) -> int:
+        """Number D of channels of the condition z."""
+        return self.decoder_embed_dim
+
+    @property
+    def modulation_dim(self) -> int:
+        """Number M of adaLN values of one (head step, token): three per block, two at the end."""
+        return (3 * self.diffloss_d + 2) * self.diffloss_w
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape [c, h, w] of the latents of one image."""
+        side = self.img_size // self.vae_stride
+        return (self.vae_embed_dim, side, side)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MARConfig:
+        """Build a configuration from JSON values.
+
+        Raises:
+            ConfigError: a key is unknown or a value is not valid.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                f"unknown configuration key {unknown[0]!r}; known keys: {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> MARConfig:
+        """Return the preset of that name, or read a JSON file of constructor arguments.
+
+        Raises:
+            ConfigError: no such preset or file, not JSON, or not a valid configuration.
+        """
+        if str(name_or_path) in PRESETS:
+            return PRESETS[str(name_or_path)]
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(
+                f"no configuration {str(path)!r}: give a JSON file or one of {', '.join(PRESETS)}"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot read configuration {path}: {error}; give a JSON object of "
+                "constructor arguments"
+            ) from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"configuration {path} is not a JSON object of constructor arguments")
+        return cls.from_dict(values)
+
+
+def _published(width: int, depth: int, heads: int, head_depth: int, head_width: int) -> MARConfig:
+    return MARConfig(
+        encoder_embed_dim=width,
+        encoder_depth=depth,
+        encoder_num_heads=heads,
+        decoder_embed_dim=width,
+        decoder_depth=depth,
+        decoder_num_heads=heads,
+        diffloss_d=head_depth,
+        diffloss_w=head_width,
+    )
+
+
+def _fashion_mnist(width: int, depth: int, heads: int, head_depth: int, head_width: int):
+    return dataclasses.replace(
+        _published(width, depth, heads, head_depth, head_width),
+        img_size=28,
+        vae_stride=1,
+        patch_size=4,
+        vae_embed_dim=1,
+        class_num=10,
+        buffer_size=4,
+        beta_schedule="linear",
+        image_kind="pixel",
+    )
+
+
+PRESETS: dict[str, MARConfig] = {
+    "mar_base": _published(768, 12, 12, 6, 1024),
+    "mar_large": _published(1024, 16, 16, 8, 1280),
+    "mar_huge": _published(1280, 20, 16, 12, 1536),
+    "fashion_mnist_target": _fashion_mnist(128, 4, 4, 3, 192),
+    "fashion_mnist_draft": _fashion_mnist(64, 2, 4, 2, 112),
+}

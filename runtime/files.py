@@ -1,0 +1,37 @@
+"""Files that are either written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary neighbour of `path` for writing and rename it at the end.
+
+    Raises:
+        OSError: the directory is missing or not writable, or the disk is full; `path` is then as
+            it was before.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Fail now rather than after minutes of work.
+
+    Raises:
+        OSError: a file cannot be created at `path`.
+    """
+    with write_atomically(path.with_name(f".{path.name}.probe")):
+        pass
+    path.with_name(f".{path.name}.probe").unlink()

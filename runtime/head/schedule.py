@@ -1,0 +1,82 @@
+"""The reverse transitions of a diffusion head, in float32 for the hot path."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schedule import DiffusionTables, diffusion_tables
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class Transition(NamedTuple):
+    """One reverse transition of R rows, each `[R, C]` float32."""
+
+    mean: Float32
+    log_std: Float32
+    x0hat: Float32
+
+
+class HeadSchedule:
+    """S head steps of a respaced beta schedule; index i = S-1 is first, i = 0 last.
+
+    Build one with `HeadSchedule.cosine(steps=100)` or `HeadSchedule.linear(steps=100)`.
+
+    Args:
+        tables: float64 coefficients; see `csd.runtime.schedule`.
+    """
+
+    def __init__(self, tables: DiffusionTables) -> None:
+        self.tables = tables
+        self._rows = np.stack(
+            [
+                tables.recip,
+                tables.recipm1,
+                tables.coef_x0,
+                tables.coef_x,
+                # logvar / 2 = (log_beta + log_posterior)/4 + v (log_beta - log_posterior)/4
+                (tables.log_beta + tables.log_posterior) / 4,
+                (tables.log_beta - tables.log_posterior) / 4,
+            ],
+            axis=1,
+        ).astype(np.float32)
+
+    @classmethod
+    def cosine(cls, steps: int = 100) -> HeadSchedule:
+        """MAR's cosine schedule respaced to `steps`."""
+        return cls(diffusion_tables("cosine", steps))
+
+    @classmethod
+    def linear(cls, steps: int = 100) -> HeadSchedule:
+        """The linear schedule respaced to `steps`."""
+        return cls(diffusion_tables("linear", steps))
+
+    @property
+    def steps(self) -> int:
+        """Number S of head steps."""
+        return self.tables.steps
+
+    @property
+    def timesteps(self) -> Int64:
+        """Training timestep of each head step, `[S]` in 0..999."""
+        return self.tables.timesteps
+
+    def transition(self, x: Float32, eps: Float32, v: Float32, step: Int64 | int) -> Transition:
+        """Return mean, log std and x0hat of `p(x_{i-1} | x_i)`.
+
+        Args:
+            x: states `[R, C]`.
+            eps: predicted noise `[R, C]`, guidance applied.
+            v: predicted variance share `[R, C]`.
+            step: head step i of every row, or `[R]`.
+        """
+        rows = self._rows[step]
+        recip, recipm1, coef_x0, coef_x, base, slope = (
+            rows.T[..., None] if rows.ndim > 1 else rows
+        )
+        x0hat = recip * x - recipm1 * eps
+        return Transition(coef_x0 * x0hat + coef_x * x, base + slope * v, x0hat)

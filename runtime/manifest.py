@@ -1,0 +1,175 @@
+"""The manifest of a bundle: what is in it and how its graphs are called.
+
+`manifest.json` holds
+
+| key | meaning |
+| --- | --- |
+| `schema_version` | version of this table; a runtime reads its own and older ones |
+| `name` | name of the bundle |
+| `models` | configuration of `target` and, where there is one, of `draft` |
+| `head_steps` | default number S of head steps |
+| `class_names` | names of the labels, or null |
+| `max_batch`, `max_gamma` | limits that the graphs were exported and checked for |
+| `graphs` | by name: files with SHA-256, inputs, outputs, ranges of the named dimensions |
+| `parity` | largest differences to PyTorch seen at export |
+| `sources` | where the weights came from, with SHA-256 |
+| `created_by` | versions of the libraries that wrote the bundle |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import MARConfig
+from .errors import BundleError, ConfigError
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a graph. A dimension is a number or the name of a dynamic one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """A graph: its files, its tensors, and `[least, typical, most]` of each named dimension.
+
+    `files` maps names to SHA-256; the first is the ONNX file, others hold its weights.
+    """
+
+    files: Mapping[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: Mapping[str, tuple[int, int, int]]
+
+    @property
+    def onnx_file(self) -> str:
+        """Name of the ONNX file."""
+        return next(iter(self.files))
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Largest difference between a graph and PyTorch over several shapes."""
+
+    graph: str
+    shapes: int
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights came from: a file, or `zoo:<name>`."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `manifest.json`; the table at the head of this file explains the fields."""
+
+    name: str
+    models: Mapping[str, MARConfig]
+    head_steps: int
+    max_batch: int
+    max_gamma: int
+    graphs: Mapping[str, GraphSpec]
+    class_names: tuple[str, ...] | None = None
+    parity: tuple[ParityResult, ...] = ()
+    sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    created_by: Mapping[str, str] = field(default_factory=dict[str, str])
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def target(self) -> MARConfig:
+        """Configuration of the target."""
+        return self.models["target"]
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether latents can be turned into images."""
+        return self.target.image_kind == "pixel" or "decoder" in self.graphs
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read the text of `manifest.json`.
+
+        Raises:
+            BundleError: not a manifest, or one of a newer schema.
+        """
+        try:
+            values = json.loads(text)
+            version = values["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError("its manifest.json is not a manifest: export the bundle again") from error
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise BundleError(
+                f"it has manifest schema {version}, this csd reads up to {SCHEMA_VERSION}: "
+                "upgrade csd, or export the bundle again with this one"
+            )
+        try:
+            return cls._from_dict(values)
+        except (KeyError, TypeError, ValueError, ConfigError, AttributeError) as error:
+            raise BundleError(
+                f"its manifest.json is damaged ({type(error).__name__}: {error}): "
+                "export the bundle again"
+            ) from error
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any]) -> Manifest:
+        graphs = {
+            name: GraphSpec(
+                files=dict(graph["files"]),
+                inputs=_tensors(graph["inputs"]),
+                outputs=_tensors(graph["outputs"]),
+                profile={k: (v[0], v[1], v[2]) for k, v in graph["profile"].items()},
+            )
+            for name, graph in values["graphs"].items()
+        }
+        names = values["class_names"]
+        return cls(
+            name=values["name"],
+            models={k: MARConfig.from_dict(v) for k, v in values["models"].items()},
+            head_steps=values["head_steps"],
+            max_batch=values["max_batch"],
+            max_gamma=values["max_gamma"],
+            graphs=graphs,
+            class_names=None if names is None else tuple(names),
+            parity=tuple(ParityResult(**row) for row in values["parity"]),
+            sources={k: Source(**v) for k, v in values["sources"].items()},
+            created_by=dict(values["created_by"]),
+            schema_version=values["schema_version"],
+        )
+
+
+def _tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["shape"])) for row in rows)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""One model of a bundle at run time: conditions from the backbone, tokens from the head.
+
+| graph | inputs | outputs |
+| --- | --- | --- |
+| `<model>.backbone` | `tokens [B, V, C]` float32, `visible [B, V]` int64 (L = padding), `query [B, P]` int64, `label [B]` int64 (class_num = unconditional) | `z [B, P, D]` |
+| `<model>.head_modulation` | `z [N, D]`, `timestep [S]` int64 in 0..999 | `mods [S, N, M]` |
+| `<model>.head_step` | `x [R, C]`, `step [R]` int64 in 0..S-1, `token [R]` int64 in 0..N-1, `mods` | `eps [R, C]`, `v [R, C]` |
+
+With guidance the rows of `head_step` come in pairs, conditional then unconditional.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..plugins.reference import Density
+from .backends import Graph
+from .config import MARConfig
+from .errors import NumericsError
+from .head import Evaluate, HeadSchedule, SequentialSampler
+from .head.sampler import HeadNoise
+from .schedule import diffusion_tables
+from .stats import Stats
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+# adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk.
+MODULATION_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Conditions of N tokens.
+
+    Attributes:
+        z: `[N, D]`.
+        unconditional: `[N, D]`, or None without guidance.
+        scale: guidance scale of each token, `[N]`.
+    """
+
+    z: Float32
+    unconditional: Float32 | None
+    scale: Float32
+
+    def __getitem__(self, rows: Int64 | slice) -> Conditions:
+        """Return some of the tokens."""
+        other = None if self.unconditional is None else self.unconditional[rows]
+        return Conditions(self.z[rows], other, self.scale[rows])
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+class RuntimeModel:
+    """The graphs of one model and what they need to know."""
+
+    def __init__(self, role: str, config: MARConfig, graphs: dict[str, Graph]) -> None:
+        self.role = role
+        self.config = config
+        self._backbone = graphs["backbone"]
+        self._modulation = graphs["head_modulation"]
+        self._step = graphs["head_step"]
+
+    def schedule(self, steps: int) -> HeadSchedule:
+        """Head schedule of this model with S = `steps`."""
+        return HeadSchedule(diffusion_tables(self.config.beta_schedule, steps))
+
+    def condition(
+        self,
+        tokens: Float32,
+        visible: Int64,
+        query: Int64,
+        labels: Int64,
+        scale: Float32,
+        *,
+        guided: bool,
+        stats: Stats,
+    ) -> Conditions:
+        """Run the backbone.
+
+        Args:
+            tokens: known tokens `[B, V, C]`.
+            visible: their positions `[B, V]`, L where padded.
+            query: positions to predict `[B, P]`.
+            labels: `[B]`.
+            scale: guidance scale of each query, `[B * P]`.
+            guided: run the unconditional branch too.
+            stats: where time is counted.
+
+        Returns:
+            Conditions of the `B * P` queries.
+        """
+        with stats.timed(f"{self.role} backbone"):
+            if guided:
+                nobody = np.full_like(labels, self.config.class_num)
+                tokens, visible, query, labels = (
+                    np.concatenate(pair)
+                    for pair in (
+                        (tokens, tokens), (visible, visible), (query, query), (labels, nobody),
+                    )
+                )  # fmt: skip
+            feeds = {"tokens": tokens, "visible": visible, "query": query, "label": labels}
+            z = self._backbone.run(feeds)["z"]
+            z = z.reshape(-1, self.config.condition_dim)
+        if not np.isfinite(z).all():
+            raise NumericsError(
+                f"{self.role}.backbone returned values that are not finite: "
+                "check the weights, or export with higher precision"
+            )
+        half = len(z) // 2
+        return Conditions(z[:half], z[half:], scale) if guided else Conditions(z, None, scale)
+
+    def sample(
+        self,
+        conditions: Conditions,
+        noise: HeadNoise,
+        steps: int,
+        temperature: float,
+        *,
+        where: str,
+        stats: Stats,
+    ) -> tuple[Float32, Density]:
+        """Sample the head.
+
+        Args:
+            conditions: of N tokens.
+            noise: `(initial [N, C], per_step [N, S, C])`.
+            steps: S.
+            temperature: factor of the noise.
+            where: what is being sampled, for error messages.
+            stats: where time and evaluations are counted.
+
+        Returns:
+            `(tokens [N, C], density)`.
+        """
+        sampler = SequentialSampler(self.schedule(steps))
+        tokens: list[Float32] = []
+        densities: list[tuple[Float32, Float32, Float32]] = []
+        with stats.timed(f"{self.role} head"):
+            for rows in self._chunks(conditions, steps):
+                part = conditions[rows]
+                evaluate = self.evaluator(part, sampler.schedule.timesteps, where)
+                drawn, report = sampler.sample(
+                    evaluate,
+                    n_tokens=len(part),
+                    channels=self.config.token_dim,
+                    temperature=temperature,
+                    noise=(noise[0][rows], noise[1][rows]),
+                )
+                tokens.append(drawn)
+                densities.append((report.mean, report.std, report.sum_log_std))
+                guided = 1 if conditions.unconditional is None else 2
+                stats.count_head(self.role, report.evaluations, report.row_evaluations * guided)
+        mean, std, sum_log_std = (np.concatenate(part) for part in zip(*densities, strict=True))
+        return np.concatenate(tokens), Density(mean, std, sum_log_std)
+
+    def _chunks(self, conditions: Conditions, steps: int) -> Iterator[slice]:
+        branches = 1 if conditions.unconditional is None else 2
+        per_token = 4 * steps * self.config.modulation_dim * branches
+        size = max(1, MODULATION_BYTES // per_token)
+        for start in range(0, len(conditions), size):
+            yield slice(start, start + size)
+
+    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> Evaluate:
+        """Return the head as `evaluate(x, step, token)`, guidance applied.
+
+        Args:
+            conditions: of N tokens; their adaLN values are computed here, once.
+            timesteps: training timestep of each head step, `[S]`.
+            where: what is being sampled, for error messages.
+        """
+        guided = conditions.unconditional is not None
+        z = conditions.z
+        if conditions.unconditional is not None:
+            z = np.concatenate([z, conditions.unconditional])
+        mods = self._modulation.run({"z": z, "timestep": timesteps})["mods"]
+        count, scales = len(conditions), conditions.scale[:, None]
+        run = self._step.run
+
+        def evaluate(x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
+            if guided:
+                rows = len(x)
+                x2, step2 = np.concatenate([x, x]), np.concatenate([step, step])
+                token2 = np.concatenate([token, token + count])
+                out = run({"x": x2, "step": step2, "token": token2, "mods": mods})
+                eps, v, scale = out["eps"], out["v"][:rows], scales[token]
+                eps = eps[rows:] + scale * (eps[:rows] - eps[rows:])
+            else:
+                out = run({"x": x, "step": step, "token": token, "mods": mods})
+                eps, v = out["eps"], out["v"]
+            # A sum is finite only if its terms are, and costs less than looking at each.
+            if not np.isfinite(eps.sum() + v.sum()):
+                self._report_not_finite(eps, v, step, where)
+            return eps, v
+
+        return evaluate
+
+    def _report_not_finite(self, eps: Float32, v: Float32, step: Int64, where: str) -> None:
+        bad = ~(np.isfinite(eps).all(axis=1) & np.isfinite(v).all(axis=1))
+        if bad.any():
+            raise NumericsError(
+                f"{self.role}.head_step returned values that are not finite at {where}, head step "
+                f"{int(step[bad][0])}: check the weights, or lower temperature or cfg"
+            )

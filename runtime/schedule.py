@@ -1,0 +1,196 @@
+"""Schedules: diffusion betas, the order of AR steps, guidance, annealed head steps.
+
+Diffusion tables follow section 3 of the design (Nichol & Dhariwal, arXiv 2102.09672, with
+learned-range variances); AR step sizes follow MaskGIT's cosine schedule as MAR uses it.
+
+| notation | name |
+| --- | --- |
+| beta_i | `beta` |
+| abar_i | `alpha_bar` |
+| log beta_i, log beta~_i | `log_beta`, `log_posterior` |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import OptionError
+
+TRAIN_STEPS = 1000
+BETA_SCHEDULES = ("cosine", "linear")
+GUIDANCE_SCHEDULES = ("linear", "constant")
+
+Float64 = NDArray[np.float64]
+
+
+def training_betas(name: str) -> Float64:
+    """Return the 1000 betas that a model is trained with, `[1000]` float64.
+
+    `cosine` caps each beta at 0.999; `linear` runs from 1e-4 to 0.02.
+    """
+    if name == "linear":
+        return np.linspace(1e-4, 0.02, TRAIN_STEPS)
+    if name == "cosine":
+        edges = (np.arange(TRAIN_STEPS + 1) / TRAIN_STEPS + 0.008) / 1.008
+        alpha_bar = np.cos(edges * (math.pi / 2)) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    raise OptionError(f"beta schedule is {name!r}: give one of {', '.join(BETA_SCHEDULES)}")
+
+
+def respaced_timesteps(steps: int) -> NDArray[np.int64]:
+    """Return the `steps` of the 1000 training timesteps to sample with, `[steps]` ascending.
+
+    They are evenly spread and include both ends (one section of guided diffusion's respacing).
+
+    Raises:
+        OptionError: `steps` is not in 1..1000.
+    """
+    if not 1 <= steps <= TRAIN_STEPS:
+        raise OptionError(f"head steps is {steps}: give 1 to {TRAIN_STEPS}")
+    stride = (TRAIN_STEPS - 1) / (steps - 1) if steps > 1 else 1.0
+    # Python's round, half to even, on a running float sum: what the released code does.
+    chosen: list[int] = []
+    position = 0.0
+    for _ in range(steps):
+        chosen.append(round(position))
+        position += stride
+    return np.array(chosen, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionTables:
+    """Coefficients of the reverse transitions, each `[S]` float64, index i = 0 is the last step.
+
+    `x0hat = recip * x - recipm1 * eps`, `mean = coef_x0 * x0hat + coef_x * x`,
+    `logvar = f * log_beta + (1 - f) * log_posterior` with `f = (v + 1) / 2`.
+    """
+
+    timesteps: NDArray[np.int64]
+    beta: Float64
+    alpha_bar: Float64
+    recip: Float64
+    recipm1: Float64
+    coef_x0: Float64
+    coef_x: Float64
+    log_beta: Float64
+    log_posterior: Float64
+
+    @property
+    def steps(self) -> int:
+        """Number S of head steps."""
+        return len(self.timesteps)
+
+
+@lru_cache(maxsize=256)
+def diffusion_tables(beta_schedule: str, steps: int = TRAIN_STEPS) -> DiffusionTables:
+    """Return the tables of a named beta schedule respaced to `steps`.
+
+    Raises:
+        OptionError: the name is unknown or `steps` is not in 1..1000.
+    """
+    timesteps = respaced_timesteps(steps)
+    alpha_bar = np.cumprod(1 - training_betas(beta_schedule))[timesteps]
+    return tables_from_alpha_bar(alpha_bar, timesteps)
+
+
+def tables_from_alpha_bar(alpha_bar: Float64, timesteps: NDArray[np.int64]) -> DiffusionTables:
+    """Return the tables of a chain whose cumulated signal shares are `alpha_bar` `[S]`."""
+    previous = np.concatenate([[1.0], alpha_bar[:-1]])
+    beta = 1 - alpha_bar / previous
+    posterior = beta * (1 - previous) / (1 - alpha_bar)
+    # beta~_0 is 0: its logarithm is clipped to the next step's. With one step there is no next
+    # one, and the released code fails there; beta itself is the only scale left.
+    first = posterior[1] if len(posterior) > 1 else beta[0]
+    return DiffusionTables(
+        timesteps=timesteps,
+        beta=beta,
+        alpha_bar=alpha_bar,
+        recip=np.sqrt(1 / alpha_bar),
+        recipm1=np.sqrt(1 / alpha_bar - 1),
+        coef_x0=beta * np.sqrt(previous) / (1 - alpha_bar),
+        coef_x=(1 - previous) * np.sqrt(1 - beta) / (1 - alpha_bar),
+        log_beta=np.log(beta),
+        log_posterior=np.log(np.concatenate([[first], posterior[1:]])),
+    )
+
+
+def masked_counts(seq_len: int, num_iter: int) -> list[int]:
+    """Return how many tokens are masked after each AR step, as MAR keeps the count.
+
+    The cosine schedule `floor(L cos(pi/2 (k+1)/num_iter))`, held so that each step predicts at
+    least one token. MAR's last mask still counts one token, although that step predicts it.
+
+    Raises:
+        OptionError: `num_iter` is not in 1..seq_len.
+    """
+    if not 1 <= num_iter <= seq_len:
+        raise OptionError(
+            f"num-iter is {num_iter}: give 1 to {seq_len}, the number of tokens of an image"
+        )
+    counts: list[int] = []
+    masked = seq_len
+    for step in range(num_iter):
+        wanted = math.floor(seq_len * np.cos(math.pi / 2.0 * (step + 1) / num_iter))
+        masked = max(1, min(masked - 1, wanted))
+        counts.append(masked)
+    return counts
+
+
+@dataclass(frozen=True)
+class ARSchedule:
+    """Which share of the generation order each AR step predicts.
+
+    MAR keeps the first `masked` entries of an order masked, so step k predicts the entries
+    `order[start(k) : stop(k)]`, from the order's end to its beginning.
+    """
+
+    seq_len: int
+    num_iter: int
+
+    def __post_init__(self) -> None:
+        masked_counts(self.seq_len, self.num_iter)
+
+    @property
+    def masked(self) -> list[int]:
+        """Masked tokens after each step, as MAR counts them (see `masked_counts`)."""
+        return masked_counts(self.seq_len, self.num_iter)
+
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """`(start, stop)` into the generation order for each AR step; together they cover it."""
+        masked = self.masked[:-1]
+        stops = [self.seq_len, *masked]
+        return list(zip([*masked, 0], stops, strict=True))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of tokens that each AR step predicts."""
+        return [stop - start for start, stop in self.bounds]
+
+    def guidance(self, cfg: float, kind: str) -> list[float]:
+        """Return the guidance scale of each AR step.
+
+        `linear` grows with the share of known tokens, `1 + (cfg-1)(L - masked)/L`, and
+        `constant` is `cfg` throughout.
+
+        Raises:
+            OptionError: `kind` is neither.
+        """
+        if kind == "constant":
+            return [cfg] * self.num_iter
+        if kind == "linear":
+            return [1 + (cfg - 1) * (self.seq_len - m) / self.seq_len for m in self.masked]
+        raise OptionError(f"cfg-schedule is {kind!r}: give one of {', '.join(GUIDANCE_SCHEDULES)}")
+
+
+def annealed_head_steps(first: int, last: int, num_iter: int) -> list[int]:
+    """Return the number of head steps of each AR step, linear from `first` to `last`.
+
+    DiSA, arXiv 2505.20297: later tokens, which know more of the image, need fewer head steps.
+    """
+    return [int(n) for n in np.rint(np.linspace(first, last, num_iter))]

@@ -1,0 +1,211 @@
+"""A session: the loaded graphs of a bundle, and `generate`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import ops
+from .backends import Graph, create_backend
+from .bundle import Bundle
+from .decode import Canvas, Decoder, Plan
+from .errors import BundleError, OptionError
+from .images import to_uint8
+from .model import RuntimeModel
+from .noise import Noise, SeededNoise
+from .options import GenerateOptions
+from .stats import Progress, ProgressCallback, Stats
+from .version import version
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateResult:
+    """What `generate` returns.
+
+    Attributes:
+        images: uint8 `[B, H, W, 3]`; H = W = 0 where the bundle has no decoder for its latents.
+        latents: float32 `[B, c, h, w]`.
+        tokens: float32 `[B, L, C]`.
+        stats: counts and times.
+        options: the options with all defaults filled in.
+    """
+
+    images: NDArray[np.uint8]
+    latents: NDArray[np.float32]
+    tokens: NDArray[np.float32]
+    stats: Stats
+    options: GenerateOptions
+
+
+class Session:
+    """Loaded graphs. Get one with `Bundle.session`, use it as a context manager.
+
+    Raises:
+        BackendError: the backend is not installed or cannot load a graph.
+    """
+
+    def __init__(self, bundle: Bundle, backend: str = "auto", threads: int = 2) -> None:
+        if threads < 1:
+            raise OptionError(f"threads is {threads}: give at least 1")
+        self.bundle = bundle
+        self._backend = create_backend(backend, threads)
+        self._models = {role: self._load_model(role) for role in bundle.manifest.models}
+        self._decoder = self._load("decoder") if "decoder" in bundle.manifest.graphs else None
+
+    def _load(self, graph: str) -> Graph:
+        spec = self.bundle.manifest.graphs.get(graph)
+        if spec is None:
+            raise BundleError(
+                f"bundle {self.bundle.path} has no graph {graph}: export it again with csd-export"
+            )
+        return self._backend.load(self.bundle.path / spec.onnx_file)
+
+    def _load_model(self, role: str) -> RuntimeModel:
+        names = ("backbone", "head_modulation", "head_step")
+        graphs = {name: self._load(f"{role}.{name}") for name in names}
+        return RuntimeModel(role, self.bundle.manifest.models[role], graphs)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the graphs."""
+        self._models.clear()
+        self._decoder = None
+
+    def versions(self) -> dict[str, str]:
+        """Versions of csd, Python, NumPy and the backend's library."""
+        return {
+            "csd": version(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **self._backend.versions(),
+        }
+
+    def generate(
+        self,
+        labels: Sequence[int] | NDArray[np.integer],
+        options: GenerateOptions | None = None,
+        *,
+        seed: int = 0,
+        noise: Noise | None = None,
+        first_image: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> GenerateResult:
+        """Generate one image for each label.
+
+        Args:
+            labels: `[B]` class indices; the number of classes means unconditional.
+            options: what to do; the defaults are those of `GenerateOptions`.
+            seed: seed of all noise, unless `noise` is given.
+            noise: noise to use in place of the seed's.
+            first_image: number of the first image; image k of a seed is the same image whatever
+                the batch it is generated in.
+            progress: called after AR steps.
+
+        Raises:
+            OptionError: an option or label does not fit the bundle.
+            NumericsError: a network returned a value that is not finite.
+        """
+        if not self._models:
+            raise OptionError("the session is closed: open another one with Bundle.session")
+        manifest, config = self.bundle.manifest, self.bundle.manifest.target
+        options = (options or GenerateOptions()).resolved(config, manifest.head_steps)
+        wanted = self.check(labels, options)
+        source = SeededNoise(seed) if noise is None else noise
+        plan = Plan.of(options, config.seq_len)
+        stats = Stats(plan.schedule.num_iter)
+        began = time.perf_counter()
+
+        numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
+        canvas = Canvas(
+            np.zeros((len(wanted), config.seq_len, config.token_dim), dtype=np.float32),
+            source.orders(numbers, config.seq_len),
+            wanted,
+            numbers,
+        )
+        # Under prefix verification each image accepts its own number of AR steps.
+        alone = options.mode == "csd" and options.verify == "prefix"
+        parts = canvas.split(1 if alone else manifest.max_batch)
+        report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
+        for part in parts:
+            Decoder(
+                part, self._models["target"], self._models.get("draft"),
+                plan, source, stats, report.advanced,
+            ).run()  # fmt: skip
+
+        latents = ops.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
+        with stats.timed("decoder"):
+            images = to_uint8(self._decode(latents))
+        stats.seconds = time.perf_counter() - began
+        return GenerateResult(images, latents, canvas.tokens, stats, options)
+
+    def check(
+        self, labels: Sequence[int] | NDArray[np.integer], options: GenerateOptions
+    ) -> NDArray[np.int64]:
+        """Check labels and options against the bundle; returns the labels `[B]`.
+
+        Raises:
+            OptionError: one does not fit.
+        """
+        manifest = self.bundle.manifest
+        if options.mode != "target" and "draft" not in self._models:
+            raise OptionError(
+                f"bundle {self.bundle.path} has no draft, so mode {options.mode} cannot run: use "
+                "--mode target, or export with --draft"
+            )
+        if options.mode == "csd" and options.gamma > manifest.max_gamma:
+            raise OptionError(
+                f"gamma is {options.gamma}: this bundle takes 1 to {manifest.max_gamma}; export "
+                f"with --max-gamma {options.gamma} for more"
+            )
+        wanted = np.asarray(labels)
+        if wanted.ndim != 1 or len(wanted) == 0 or not np.issubdtype(wanted.dtype, np.integer):
+            raise OptionError("labels must be a non-empty list of whole numbers")
+        classes = manifest.target.class_num
+        bad = wanted[(wanted < 0) | (wanted > classes)]
+        if len(bad):
+            raise OptionError(
+                f"label {int(bad[0])} is out of range: give 0 to {classes - 1}, or {classes} for "
+                "an unconditional image"
+            )
+        return wanted.astype(np.int64)
+
+    def _decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Latents `[B, c, h, w]` -> images `[B, 3, H, W]` in [-1, 1]; no pixels without a decoder."""
+        if self._decoder is None and self.bundle.manifest.target.image_kind == "latent":
+            return np.empty((len(latents), 3, 0, 0), dtype=np.float32)
+        if self._decoder is None:
+            return np.repeat(latents, 3, axis=1) if latents.shape[1] == 1 else latents
+        size = self.bundle.manifest.max_batch
+        parts = [latents[start : start + size] for start in range(0, len(latents), size)]
+        return np.concatenate([self._decoder.run({"latents": part})["image"] for part in parts])
+
+
+class _Reporter:
+    """Turns finished AR steps into progress reports."""
+
+    def __init__(self, stats: Stats, total: int, callback: ProgressCallback | None) -> None:
+        self._stats, self._total, self._callback = stats, total, callback
+        self._done = 0
+
+    def advanced(self, steps: int) -> None:
+        """Report that AR steps were finished."""
+        self._done += steps
+        if self._callback is not None:
+            stats = self._stats
+            self._callback(Progress(self._done, self._total, stats.accepted, stats.drafted))

@@ -1,0 +1,128 @@
+"""What a run took: seconds by part, network evaluations, drafted and accepted tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PARTS = (
+    "draft backbone",
+    "draft head",
+    "target backbone",
+    "target head",
+    "accept/resample",
+    "decoder",
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done: AR steps finished.
+        total: AR steps in all.
+        accepted: draft tokens accepted so far.
+        drafted: draft tokens verified so far.
+    """
+
+    done: int
+    total: int
+    accepted: int
+    drafted: int
+
+
+@dataclass
+class Stats:
+    """Counts and times of a run.
+
+    Attributes:
+        seconds: wall-clock seconds in all.
+        parts: seconds by part (`PARTS`).
+        ar_steps: AR steps decoded, prefix verification's repeated ones included.
+        verifications: target verifications of a drafted block.
+        drafted: draft tokens verified.
+        accepted: of them, accepted.
+        resampled: of them, replaced by a residual sample.
+        dropped: of them, discarded because an earlier AR step had a rejection (prefix).
+        unreachable: resampled tokens whose residual was empty or was not hit: drawn from the
+            target's last step instead.
+        head_evaluations: batched head calls by model.
+        head_rows: head network rows by model.
+        drafted_by_step: verified draft tokens by AR step.
+        accepted_by_step: accepted draft tokens by AR step.
+    """
+
+    num_iter: int
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    ar_steps: int = 0
+    verifications: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    resampled: int = 0
+    dropped: int = 0
+    unreachable: int = 0
+    head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
+    head_rows: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        self.drafted_by_step = np.zeros(self.num_iter, dtype=np.int64)
+        self.accepted_by_step = np.zeros(self.num_iter, dtype=np.int64)
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted draft tokens / drafted tokens; None where nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else None
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time inside to a part."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.parts[part] += time.perf_counter() - began
+
+    def count_head(self, model: str, evaluations: int, rows: int) -> None:
+        """Add head evaluations of a model."""
+        self.head_evaluations[model] = self.head_evaluations.get(model, 0) + evaluations
+        self.head_rows[model] = self.head_rows.get(model, 0) + rows
+
+    def count_verified(self, step_of: NDArray[np.int64], accepted: NDArray[np.bool_]) -> None:
+        """Add verified draft tokens, given each one's AR step and whether it was accepted."""
+        self.drafted += len(step_of)
+        self.accepted += int(accepted.sum())
+        np.add.at(self.drafted_by_step, step_of, 1)
+        np.add.at(self.accepted_by_step, step_of, accepted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics as JSON values."""
+        by_step = [
+            int(a) / int(d) if d else None
+            for a, d in zip(self.accepted_by_step, self.drafted_by_step, strict=True)
+        ]
+        return {
+            "seconds": self.seconds,
+            "seconds_by_part": dict(self.parts),
+            "ar_steps": self.ar_steps,
+            "verifications": self.verifications,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "resampled": self.resampled,
+            "dropped": self.dropped,
+            "unreachable_residuals": self.unreachable,
+            "acceptance_rate": self.acceptance_rate,
+            "acceptance_rate_by_ar_step": by_step,
+            "head_evaluations": dict(self.head_evaluations),
+            "head_rows": dict(self.head_rows),
+        }
+
+
+ProgressCallback = Callable[[Progress], None]

@@ -1,0 +1,226 @@
+"""Latency and quality of decoding modes, measured side by side in one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.bundle import Bundle
+from ..runtime.errors import CsdError
+from ..runtime.manifest import file_sha256
+from ..runtime.noise import SeededNoise
+from ..runtime.options import GenerateOptions
+from ..runtime.session import Session
+from .eager import EagerSampler
+from .quality import ImageClassifier, as_shown, balanced_labels
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure: options, run by PyTorch eager or by the runtime."""
+
+    name: str
+    options: GenerateOptions
+    eager: bool = False
+
+
+@dataclass
+class Measurement:
+    """What was measured of a case.
+
+    Attributes:
+        seconds: of every repeat, for one batch.
+        acceptance_rate: of the last repeat, or over the quality images; None without drafts.
+        accuracy: share of images whose class is recognised; None where it was not measured.
+        accuracy_images: number of images behind `accuracy`.
+        parts: seconds by part of the last repeat.
+        head_evaluations: batched head calls by model of the last repeat.
+    """
+
+    case: Case
+    seconds: list[float] = field(default_factory=list[float])
+    acceptance_rate: float | None = None
+    accuracy: float | None = None
+    accuracy_images: int = 0
+    parts: dict[str, float] = field(default_factory=dict[str, float])
+    head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
+
+    def median(self) -> float:
+        """Median seconds of a batch."""
+        return float(np.median(self.seconds))
+
+    def to_dict(self, batch: int, eager: float | None) -> dict[str, Any]:
+        """Return JSON values; `eager` is the median of the baseline."""
+        median = self.median()
+        return {
+            "name": self.case.name,
+            "options": None if self.case.eager else self.case.options.to_dict(),
+            "seconds_per_image": median / batch,
+            "seconds_percentiles_10_90": [float(p) for p in np.percentile(self.seconds, (10, 90))],
+            "seconds": self.seconds,
+            "speed_up_over_eager": eager / median if eager else None,
+            "acceptance_rate": self.acceptance_rate,
+            "accuracy": self.accuracy,
+            "accuracy_images": self.accuracy_images,
+            "seconds_by_part": self.parts,
+            "head_evaluations": self.head_evaluations,
+        }
+
+
+def fewer_steps(num_iter: int) -> list[int]:
+    """AR steps below `num_iter` at which the target alone is worth comparing with."""
+    return [steps for steps in (64, 32, 16, 8) if steps < num_iter]
+
+
+def make_cases(
+    modes: Sequence[str],
+    gammas: Sequence[int],
+    temperatures: Sequence[float],
+    options: GenerateOptions,
+    num_iter: int,
+) -> list[Case]:
+    """List what to measure.
+
+    Args:
+        modes: of `eager`, `target`, `draft`, `csd`.
+        gammas: for `csd`.
+        temperatures: inner temperatures for `csd` at the first gamma.
+        options: everything else.
+        num_iter: AR steps.
+    """
+    alone = dataclasses.replace(options, mode="target", num_iter=num_iter)
+    cases: list[Case] = []
+    if "eager" in modes:
+        cases.append(Case("eager", alone, eager=True))
+    if "target" in modes:
+        cases.append(Case("target", alone))
+        for steps in fewer_steps(num_iter):
+            cases.append(
+                Case(f"target, {steps} AR steps", dataclasses.replace(alone, num_iter=steps))
+            )
+    if "draft" in modes:
+        cases.append(Case("draft", dataclasses.replace(alone, mode="draft")))
+    if "csd" in modes:
+        speculative = dataclasses.replace(alone, mode="csd")
+        for gamma in gammas:
+            cases.append(
+                Case(f"csd, gamma {gamma}", dataclasses.replace(speculative, gamma=gamma))
+            )
+        for value in temperatures:
+            if value == options.inner_temperature:
+                continue
+            changed = dataclasses.replace(speculative, gamma=gammas[0], inner_temperature=value)
+            cases.append(Case(f"csd, gamma {gammas[0]}, T {value:g}", changed))
+    return cases
+
+
+def measure(
+    session: Session,
+    eager: EagerSampler | None,
+    cases: Sequence[Case],
+    *,
+    batch: int,
+    repeats: int,
+    seed: int,
+    report: Report,
+) -> list[Measurement]:
+    """Time every case `repeats` times after one warm-up, interleaved."""
+    manifest = session.bundle.manifest
+    labels = balanced_labels(batch, manifest.target.class_num)
+    results = [Measurement(case) for case in cases]
+    for repeat in range(repeats + 1):
+        report("warming up" if repeat == 0 else f"repeat {repeat}/{repeats}")
+        for result in results:
+            options = result.case.options
+            if result.case.eager:
+                assert eager is not None
+                resolved = options.resolved(manifest.target, manifest.head_steps)
+                began = time.perf_counter()
+                eager.generate(np.array(labels), resolved, SeededNoise(seed + repeat))
+                seconds = time.perf_counter() - began
+            else:
+                stats = session.generate(labels, options, seed=seed + repeat).stats
+                seconds = stats.seconds
+                result.acceptance_rate = stats.acceptance_rate
+                result.parts = stats.parts
+                result.head_evaluations = stats.head_evaluations
+            if repeat > 0:
+                result.seconds.append(seconds)
+    return results
+
+
+def measure_quality(
+    session: Session,
+    classifier: ImageClassifier,
+    results: Sequence[Measurement],
+    *,
+    images: int,
+    seed: int,
+    report: Report,
+) -> None:
+    """Add class accuracy, and acceptance rates over as many images, to the runtime's cases."""
+    labels = balanced_labels(images, session.bundle.manifest.target.class_num)
+    for result in results:
+        if result.case.eager:
+            continue
+        report(f"quality of {result.case.name}: {images} images")
+        made = session.generate(labels, result.case.options, seed=seed)
+        result.accuracy = classifier.accuracy(shown_images(made.latents), labels)
+        result.accuracy_images = images
+        result.acceptance_rate = made.stats.acceptance_rate
+
+
+def shown_images(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixel latents as the classifier should see them."""
+    return as_shown(latents)
+
+
+def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSampler:
+    """Load the target's weights for the PyTorch baseline.
+
+    Args:
+        bundle: whose target to load.
+        weights: file to load from, unless where the bundle was exported from.
+        threads: CPU threads.
+
+    Raises:
+        CsdError: PyTorch is missing, or the weights are gone or are other ones.
+    """
+    try:
+        from ..models import load_mar
+        from ..models.zoo import zoo_entry
+    except ImportError as error:
+        raise CsdError(
+            f"mode eager needs {error.name}: pip install 'csd[export]', or leave eager out of --modes"
+        ) from error
+    source = bundle.manifest.sources["target"]
+    path = weights or (
+        zoo_entry(source.path.removeprefix("zoo:")).weights("target")
+        if source.path.startswith("zoo:")
+        else Path(source.path)
+    )
+    if not path.is_file() or file_sha256(path) != source.sha256:
+        raise CsdError(
+            f"the weights that the bundle was exported from are not at {path}: give "
+            "--target-weights FILE, or leave eager out of --modes"
+        )
+    return EagerSampler(load_mar(path, bundle.manifest.target), threads)
+
+
+def bundle_classifier(bundle: Bundle, threads: int) -> ImageClassifier | None:
+    """Return the classifier of the zoo pair that a bundle holds, or None for other models."""
+    from ..models.zoo import zoo_entry
+
+    source = bundle.manifest.sources.get("target")
+    if source is None or not source.path.startswith("zoo:"):
+        return None
+    return ImageClassifier(zoo_entry(source.path.removeprefix("zoo:")).classifier, threads)

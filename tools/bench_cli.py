@@ -1,0 +1,173 @@
+"""`csd-bench`: how fast is each mode, and what does it cost in quality?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from ..runtime.bundle import Bundle
+from ..runtime.cli import add_decoding_arguments, decoding_options
+from ..runtime.cli_support import HelpFormatter, run_command
+from ..runtime.errors import CsdError, OptionError
+from ..runtime.files import check_writable, write_atomically
+
+MODES = ("eager", "target", "draft", "csd")
+DEFAULT_GAMMAS = "4,8,16,32"
+
+T = TypeVar("T")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    parser = argparse.ArgumentParser(
+        prog="csd-bench",
+        description="Compare decoding modes with PyTorch eager: interleaved, warmed up, medians "
+        "and percentiles, ratios. Also times the target at fewer AR steps, because that is what "
+        "a faster mode has to beat.",
+        epilog="example: csd-bench bundle --modes eager,target,csd --gammas 8 --json bench.json",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    parser.add_argument("--modes", default="eager,target,csd", help=f"of {', '.join(MODES)}")
+    parser.add_argument("--gammas", default=DEFAULT_GAMMAS, help="gamma values of csd")
+    parser.add_argument("--temperatures", default="",
+                        help="inner temperatures to sweep at the first gamma, as in 1,8,42")
+    parser.add_argument("--batch", type=int, default=1, help="images at once")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each mode")
+    parser.add_argument("--quality-images", type=int, default=0,
+                        help="images behind the class accuracy of each mode, 0 = not measured")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
+    parser.add_argument("--target-weights", type=Path,
+                        help="weights for eager (default: where the bundle was exported from)")
+    add_decoding_arguments(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw them")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `csd-bench`; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what was asked for."""
+    console = Console(highlight=False)
+    modes = _list("modes", args.modes, str)
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown:
+        raise OptionError(f"mode is {unknown[0]!r}: give some of {', '.join(MODES)}")
+    gammas = _list("gammas", args.gammas, int)
+    temperatures = _list("temperatures", args.temperatures, float) if args.temperatures else []
+    for name, least in (("batch", 1), ("repeats", 1), ("quality_images", 0)):
+        if getattr(args, name) < least:
+            value = getattr(args, name)
+            raise OptionError(f"{name.replace('_', '-')} is {value}: give at least {least}")
+    for path in (args.json, args.plot):
+        if path is not None:
+            check_writable(path)
+    bundle = Bundle.open(args.bundle)
+    if args.gammas == DEFAULT_GAMMAS:
+        gammas = [gamma for gamma in gammas if gamma <= bundle.manifest.max_gamma] or [1]
+    if "draft" not in bundle.manifest.models and args.modes == "eager,target,csd":
+        modes.remove("csd")
+    report = _measure(args, bundle, modes, gammas, temperatures, console)
+    console.print(results_table(report))
+    if args.json is not None:
+        with write_atomically(args.json) as stream:
+            stream.write((json.dumps(report, indent=1) + "\n").encode())
+    if args.plot is not None:
+        from .plots import plot_bench
+
+        plot_bench(report, args.plot)
+    return 0
+
+
+def _measure(
+    args: argparse.Namespace,
+    bundle: Bundle,
+    modes: list[str],
+    gammas: list[int],
+    temperatures: list[float],
+    console: Console,
+) -> dict[str, Any]:
+    from .bench import (
+        bundle_classifier,
+        eager_sampler,
+        make_cases,
+        measure,
+        measure_quality,
+    )
+    from .machine import describe_machine
+
+    options = decoding_options(args)
+    resolved = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
+    if "eager" in modes and not isinstance(resolved.head_steps, int):
+        raise OptionError("eager has no annealed head steps: leave eager out of --modes")
+    assert resolved.num_iter is not None
+    cases = make_cases(modes, gammas, temperatures, resolved, resolved.num_iter)
+    eager = eager_sampler(bundle, args.target_weights, args.threads) if "eager" in modes else None
+    with bundle.session(args.backend, args.threads) as session:
+        for case in cases:  # before minutes of work
+            if not case.eager:
+                session.check([0], case.options)
+        results = measure(
+            session, eager, cases,
+            batch=args.batch, repeats=args.repeats, seed=args.seed, report=console.print,
+        )  # fmt: skip
+        if args.quality_images:
+            classifier = bundle_classifier(bundle, args.threads)
+            if classifier is None:
+                raise CsdError("class accuracy needs a zoo bundle: leave out --quality-images")
+            measure_quality(
+                session, classifier, results,
+                images=args.quality_images, seed=args.seed, report=console.print,
+            )  # fmt: skip
+    baseline = next((result.median() for result in results if result.case.eager), None)
+    return {
+        "bundle": bundle.manifest.name,
+        "batch": args.batch,
+        "repeats": args.repeats,
+        "threads": args.threads,
+        "machine": describe_machine(),
+        "results": [result.to_dict(args.batch, baseline) for result in results],
+    }
+
+
+def _list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    try:
+        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise OptionError(f"{name} is {text!r}: give numbers with commas between") from error
+    if not values:
+        raise OptionError(f"{name} is empty: give at least one")
+    return values
+
+
+def results_table(report: dict[str, Any]) -> Table:
+    """Return the results as a table."""
+    table = Table(title=f"{report['bundle']}, batch {report['batch']}, {report['threads']} threads")
+    table.add_column("mode")
+    for column in ("s / image", "10-90 %", "x eager", "acceptance", "class accuracy"):
+        table.add_column(column, justify="right")
+    batch = report["batch"]
+    for row in report["results"]:
+        low, high = row["seconds_percentiles_10_90"]
+        speed_up, rate, accuracy = (
+            row[key] for key in ("speed_up_over_eager", "acceptance_rate", "accuracy")
+        )
+        table.add_row(
+            row["name"],
+            f"{row['seconds_per_image']:.3f}",
+            f"{low / batch:.3f}-{high / batch:.3f}",
+            "" if speed_up is None else f"{speed_up:.2f}",
+            "" if rate is None else f"{rate:.1%}",
+            "" if accuracy is None else f"{accuracy:.1%} of {row['accuracy_images']}",
+        )
+    return table

@@ -1,0 +1,58 @@
+"""Figures of measurements."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import CsdError
+from ..runtime.files import write_atomically
+
+
+def _pyplot() -> Any:
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise CsdError("plots need matplotlib: pip install 'csd[tools]'") from error
+    matplotlib.use("Agg")
+    return importlib.import_module("matplotlib.pyplot")
+
+
+def plot_bench(report: dict[str, Any], path: Path) -> None:
+    """Draw seconds an image, and class accuracy against them where it was measured.
+
+    Raises:
+        CsdError: matplotlib is not installed.
+    """
+    pyplot = _pyplot()
+    rows = report["results"]
+    with_accuracy = [row for row in rows if row["accuracy"] is not None]
+    figure, axes = pyplot.subplots(
+        1, 2 if with_accuracy else 1, figsize=(12 if with_accuracy else 6.5, 0.4 * len(rows) + 1.6),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    bars, names = axes[0][0], [row["name"] for row in rows]
+    seconds = [row["seconds_per_image"] for row in rows]
+    bars.barh(names, seconds, color="tab:blue")
+    for index, row in enumerate(rows):
+        ratio = row["speed_up_over_eager"]
+        label = f"{seconds[index]:.2f} s" + ("" if ratio is None else f", {ratio:.1f}x")
+        bars.text(seconds[index], index, " " + label, va="center")
+    bars.invert_yaxis()
+    bars.margins(x=0.25)
+    bars.set_xlabel(f"seconds an image, batch {report['batch']}")
+    if with_accuracy:
+        points = axes[0][1]
+        for row in with_accuracy:
+            points.plot(row["seconds_per_image"], row["accuracy"], "o", color="tab:blue")
+            points.annotate(
+                row["name"], (row["seconds_per_image"], row["accuracy"]),
+                xytext=(4, 4), textcoords="offset points", fontsize=8,
+            )  # fmt: skip
+        points.set_xlabel("seconds an image")
+        points.set_ylabel(f"class accuracy of {with_accuracy[0]['accuracy_images']} images")
+        points.margins(0.2)
+    with write_atomically(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
+    pyplot.close(figure)

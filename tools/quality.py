@@ -1,0 +1,41 @@
+"""How many generated images a classifier recognises as the class that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.backends import create_backend
+from ..runtime.images import to_uint8
+
+Float32 = NDArray[np.float32]
+
+
+class ImageClassifier:
+    """An ONNX classifier: `image [N, c, h, w]` in [-1, 1] -> `logits [N, classes]`.
+
+    Raises:
+        BackendError: onnxruntime is missing or cannot load the file.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._graph = create_backend("onnxruntime", threads).load(path)
+
+    def accuracy(self, images: Float32, labels: Sequence[int] | NDArray[np.integer]) -> float:
+        """Share of images `[N, c, h, w]` that are given their label."""
+        logits = self._graph.run({"image": images})["logits"]
+        return float((logits.argmax(axis=1) == np.asarray(labels)).mean())
+
+
+def as_shown(latents: Float32) -> Float32:
+    """Pixel latents as a viewer sees them: clipped and rounded to bytes, `[N, c, h, w]`."""
+    shown = to_uint8(latents).transpose(0, 3, 1, 2)
+    return shown.astype(np.float32) / 127.5 - 1
+
+
+def balanced_labels(count: int, classes: int) -> list[int]:
+    """Labels 0, 1, .. repeated until there are `count`."""
+    return [index % classes for index in range(count)]
