@@ -30,10 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
     parser.add_argument("--zoo", help="a shipped pair: fashion-mnist")
+    configs = f"JSON file or {', '.join(PRESETS)}"
     for role in ("target", "draft"):
-        parser.add_argument(f"--{role}", type=Path, help=f"weights of the {role} (.pth, .safetensors)")
         parser.add_argument(
-            f"--{role}-config", help=f"configuration of the {role}: JSON file or {', '.join(PRESETS)}"
+            f"--{role}", type=Path, help=f"weights of the {role} (.pth, .safetensors)"
+        )
+        parser.add_argument(
+            f"--{role}-config", help=f"configuration of the {role}: {configs}"
         )  # fmt: skip
     parser.add_argument("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt)")
     parser.add_argument("--head-steps", type=int, help="default number of head steps "

@@ -152,7 +152,10 @@ def _backbone(role: str, model: MAR, most: int) -> ExportGraph:
     return ExportGraph(
         f"{role}.backbone",
         BackboneGraph(model),
-        {"tokens": ("B", "V", channels), "visible": ("B", "V"), "query": ("B", "P"), "label": ("B",)},
+        {
+            "tokens": ("B", "V", channels), "visible": ("B", "V"),
+            "query": ("B", "P"), "label": ("B",),
+        },
         {"z": ("B", "P", config.condition_dim)},
         {"B": (1, 2, most), "V": (0, half, length), "P": (1, min(4, length), length)},
         feeds,

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ def check_parity(graph: ExportGraph, loaded: Graph) -> ParityResult:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
+def _quiet() -> Generator[io.StringIO]:
     """Hold back what PyTorch's exporter prints and logs."""
     chatter, level = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -42,11 +42,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError,
             zipfile.BadZipFile) as error:  # fmt: skip
-        raise WeightsError(f"cannot read weights {path}: {_first_line(error)}; fetch the file again") from error
+        raise WeightsError(
+            f"cannot read weights {path}: {_first_line(error)}; fetch the file again"
+        ) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
-        raise WeightsError(f"cannot read weights {path}: {_first_line(error)}; fetch the file again") from error
+        raise WeightsError(
+            f"cannot read weights {path}: {_first_line(error)}; fetch the file again"
+        ) from error
     if isinstance(state, Mapping):
         for key in _STATE_KEYS:
             if isinstance(state.get(key), Mapping):
@@ -95,7 +99,8 @@ def load_mar(path: str | Path, config: MARConfig) -> MAR:
     """Load a MAR model for inference (evaluation mode, float32, CPU).
 
     Args:
-        path: `.pth` with `{"model_ema": ...}` or `{"model": ...}`, or `.safetensors`; official keys.
+        path: `.pth` with `{"model_ema": ...}` or `{"model": ...}`, or `.safetensors`, with
+            official keys.
         config: the architecture.
 
     Raises:

@@ -133,7 +133,8 @@ def accept(
     """
     ratio = log_density_ratio(x, p, q, kind=kind, inner_temperature=inner_temperature)
     with np.errstate(divide="ignore"):
-        return np.log(np.asarray(u, dtype=np.float64)) < np.minimum(0.0, ratio), ratio
+        accepted = np.log(np.asarray(u, dtype=np.float64)) < np.minimum(0.0, ratio)
+    return np.asarray(accepted), ratio
 
 
 def residual_keep(x: ArrayLike, p: Density, q: Density, *, kind: AcceptanceKind) -> Float64:

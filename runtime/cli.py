@@ -25,23 +25,50 @@ from .stats import Progress
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how images are decoded."""
     defaults = GenerateOptions()
-    parser.add_argument("--verify", choices=VERIFICATIONS, default=defaults.verify,
-                        help="verify a whole block, or each drafted prefix")
-    parser.add_argument("--acceptance", choices=ACCEPTANCES, default=defaults.acceptance,
-                        help="the paper's equations, or the released code's")
-    parser.add_argument("--inner-temperature", type=float, default=defaults.inner_temperature,
-                        help="divides (x - mean)/std in the acceptance; 1 is the paper's formula")
-    parser.add_argument("--prefill", type=float, default=defaults.prefill,
-                        help="share of AR steps that the target decodes first")
-    parser.add_argument("--num-iter", type=int,
-                        help="AR steps (default: the smaller of 64 and the number of tokens)")
-    parser.add_argument("--head-steps", metavar="N[:M]",
-                        help="head steps, annealed to M if given (default: the bundle's)")
+    parser.add_argument(
+        "--verify",
+        choices=VERIFICATIONS,
+        default=defaults.verify,
+        help="verify a whole block, or each drafted prefix",
+    )
+    parser.add_argument(
+        "--acceptance",
+        choices=ACCEPTANCES,
+        default=defaults.acceptance,
+        help="the paper's equations, or the released code's",
+    )
+    parser.add_argument(
+        "--inner-temperature",
+        type=float,
+        default=defaults.inner_temperature,
+        help="divides (x - mean)/std in the acceptance; 1 is the paper's formula",
+    )
+    parser.add_argument(
+        "--prefill",
+        type=float,
+        default=defaults.prefill,
+        help="share of AR steps that the target decodes first",
+    )
+    parser.add_argument(
+        "--num-iter",
+        type=int,
+        help="AR steps (default: the smaller of 64 and the number of tokens)",
+    )
+    parser.add_argument(
+        "--head-steps",
+        metavar="N[:M]",
+        help="head steps, annealed to M if given (default: the bundle's)",
+    )
     parser.add_argument("--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none")
-    parser.add_argument("--cfg-schedule", choices=GUIDANCE_SCHEDULES,
-                        default=defaults.cfg_schedule, help="guidance over the AR steps")
-    parser.add_argument("--temperature", type=float, default=defaults.temperature,
-                        help="factor of the head's noise")
+    parser.add_argument(
+        "--cfg-schedule",
+        choices=GUIDANCE_SCHEDULES,
+        default=defaults.cfg_schedule,
+        help="guidance over the AR steps",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--backend", default="auto",
                         help="auto, onnxruntime, tensorrt or tensorrt_rtx")  # fmt: skip
@@ -73,20 +100,31 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    parser.add_argument("--labels", required=True,
-                        help="classes to generate, by index or name, as in 3,7,9")
+    parser.add_argument(
+        "--labels", required=True, help="classes to generate, by index or name, as in 3,7,9"
+    )
     parser.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
-    parser.add_argument("--mode", choices=MODES, default=defaults.mode,
-                        help="target alone, draft alone, or speculative decoding")
-    parser.add_argument("--gamma", type=int, default=defaults.gamma,
-                        help="AR steps drafted before one verification")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default=defaults.mode,
+        help="target alone, draft alone, or speculative decoding",
+    )
+    parser.add_argument(
+        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
+    )
     add_decoding_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG of all images")
     parser.add_argument("--columns", type=int, help="images in a row (default: about square)")
-    parser.add_argument("--save-latents", type=Path, metavar="FILE.npy",
-                        help="also save latents, float32 [B, c, h, w]")
-    parser.add_argument("--stats", type=Path, metavar="FILE.json",
-                        help="also save times, counts and versions")
+    parser.add_argument(
+        "--save-latents",
+        type=Path,
+        metavar="FILE.npy",
+        help="also save latents, float32 [B, c, h, w]",
+    )
+    parser.add_argument(
+        "--stats", type=Path, metavar="FILE.json", help="also save times, counts and versions"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")  # fmt: skip
     return parser
 
@@ -109,8 +147,8 @@ def run(args: argparse.Namespace) -> int:
     has_images = bundle.manifest.makes_images
     if not has_images and args.save_latents is None:
         raise OptionError(
-            f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents FILE, "
-            "or export with --decoder"
+            f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents "
+            "FILE, or export with --decoder"
         )
     with bundle.session(args.backend, args.threads) as session:
         result = _generate_with_bar(session, labels, options, args.seed, args.quiet)
@@ -190,7 +228,7 @@ def stats_report(
     }
 
 
-def _summary(result: GenerateResult, out: Path) -> str:
+def _summary(result: GenerateResult, out: Path | None) -> str:
     stats = result.stats
     rate = stats.acceptance_rate
     accepted = "" if rate is None else f", acceptance rate {rate:.1%}"
@@ -199,5 +237,3 @@ def _summary(result: GenerateResult, out: Path) -> str:
         f"{count} image{'s' if count > 1 else ''} in {stats.seconds:.2f} s "
         f"({stats.seconds / count:.2f} s an image){accepted}: {out}"
     )
-
-

@@ -17,9 +17,7 @@ def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def grid(
-    images: NDArray[np.uint8], columns: int | None = None, gap: int = 2
-) -> NDArray[np.uint8]:
+def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
     """Lay images `[B, H, W, 3]` out on white, `[rows * (H + gap) + gap, ..., 3]`.
 
     Args:

@@ -121,7 +121,9 @@ class Manifest:
             values = json.loads(text)
             version = values["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError("its manifest.json is not a manifest: export the bundle again") from error
+            raise BundleError(
+                "its manifest.json is not a manifest: export the bundle again"
+            ) from error
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise BundleError(
                 f"it has manifest schema {version}, this csd reads up to {SCHEMA_VERSION}: "

@@ -98,12 +98,10 @@ class RuntimeModel:
         with stats.timed(f"{self.role} backbone"):
             if guided:
                 nobody = np.full_like(labels, self.config.class_num)
-                tokens, visible, query, labels = (
-                    np.concatenate(pair)
-                    for pair in (
-                        (tokens, tokens), (visible, visible), (query, query), (labels, nobody),
-                    )
-                )  # fmt: skip
+                tokens = np.concatenate([tokens, tokens])
+                visible = np.concatenate([visible, visible])
+                query = np.concatenate([query, query])
+                labels = np.concatenate([labels, nobody])
             feeds = {"tokens": tokens, "visible": visible, "query": query, "label": labels}
             z = self._backbone.run(feeds)["z"]
             z = z.reshape(-1, self.config.condition_dim)
@@ -189,7 +187,7 @@ class RuntimeModel:
                 token2 = np.concatenate([token, token + count])
                 out = run({"x": x2, "step": step2, "token": token2, "mods": mods})
                 eps, v, scale = out["eps"], out["v"][:rows], scales[token]
-                eps = eps[rows:] + scale * (eps[:rows] - eps[rows:])
+                eps = np.asarray(eps[rows:] + scale * (eps[:rows] - eps[rows:]), dtype=np.float32)
             else:
                 out = run({"x": x, "step": step, "token": token, "mods": mods})
                 eps, v = out["eps"], out["v"]

@@ -94,7 +94,7 @@ def diffusion_tables(beta_schedule: str, steps: int = TRAIN_STEPS) -> DiffusionT
         OptionError: the name is unknown or `steps` is not in 1..1000.
     """
     timesteps = respaced_timesteps(steps)
-    alpha_bar = np.cumprod(1 - training_betas(beta_schedule))[timesteps]
+    alpha_bar = np.cumprod(1 - training_betas(beta_schedule), dtype=np.float64)[timesteps]
     return tables_from_alpha_bar(alpha_bar, timesteps)
 
 

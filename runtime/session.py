@@ -186,7 +186,7 @@ class Session:
         return wanted.astype(np.int64)
 
     def _decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Latents `[B, c, h, w]` -> images `[B, 3, H, W]` in [-1, 1]; no pixels without a decoder."""
+        """Latents `[B, c, h, w]` -> images `[B, 3, H, W]` in [-1, 1], empty ones without a decoder."""
         if self._decoder is None and self.bundle.manifest.target.image_kind == "latent":
             return np.empty((len(latents), 3, 0, 0), dtype=np.float32)
         if self._decoder is None:

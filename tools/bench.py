@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import CsdError
@@ -112,9 +111,7 @@ def make_cases(
     if "csd" in modes:
         speculative = dataclasses.replace(alone, mode="csd")
         for gamma in gammas:
-            cases.append(
-                Case(f"csd, gamma {gamma}", dataclasses.replace(speculative, gamma=gamma))
-            )
+            cases.append(Case(f"csd, gamma {gamma}", dataclasses.replace(speculative, gamma=gamma)))
         for value in temperatures:
             if value == options.inner_temperature:
                 continue
@@ -174,14 +171,9 @@ def measure_quality(
             continue
         report(f"quality of {result.case.name}: {images} images")
         made = session.generate(labels, result.case.options, seed=seed)
-        result.accuracy = classifier.accuracy(shown_images(made.latents), labels)
+        result.accuracy = classifier.accuracy(as_shown(made.latents), labels)
         result.accuracy_images = images
         result.acceptance_rate = made.stats.acceptance_rate
-
-
-def shown_images(latents: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixel latents as the classifier should see them."""
-    return as_shown(latents)
 
 
 def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSampler:
@@ -200,7 +192,8 @@ def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSa
         from ..models.zoo import zoo_entry
     except ImportError as error:
         raise CsdError(
-            f"mode eager needs {error.name}: pip install 'csd[export]', or leave eager out of --modes"
+            f"mode eager needs {error.name}: pip install 'csd[export]', or leave eager out of "
+            "--modes"
         ) from error
     source = bundle.manifest.sources["target"]
     path = weights or (

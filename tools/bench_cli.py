@@ -36,15 +36,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     parser.add_argument("--modes", default="eager,target,csd", help=f"of {', '.join(MODES)}")
     parser.add_argument("--gammas", default=DEFAULT_GAMMAS, help="gamma values of csd")
-    parser.add_argument("--temperatures", default="",
-                        help="inner temperatures to sweep at the first gamma, as in 1,8,42")
+    parser.add_argument(
+        "--temperatures",
+        default="",
+        help="inner temperatures to sweep at the first gamma, as in 1,8,42",
+    )
     parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each mode")
-    parser.add_argument("--quality-images", type=int, default=0,
-                        help="images behind the class accuracy of each mode, 0 = not measured")
+    parser.add_argument(
+        "--quality-images",
+        type=int,
+        default=0,
+        help="images behind the class accuracy of each mode, 0 = not measured",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
-    parser.add_argument("--target-weights", type=Path,
-                        help="weights for eager (default: where the bundle was exported from)")
+    parser.add_argument(
+        "--target-weights",
+        type=Path,
+        help="weights for eager (default: where the bundle was exported from)",
+    )
     add_decoding_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw them")  # fmt: skip

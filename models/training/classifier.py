@@ -40,8 +40,9 @@ def train_classifier(
     steps = epochs * (len(images) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+    order = torch.randperm(len(images))
     for step in range(steps):
-        if step % (len(images) // batch) == 0:
+        if step > 0 and step % (len(images) // batch) == 0:
             order = torch.randperm(len(images))
         chosen = order[(step * batch) % (len(images) // batch * batch) :][:batch]
         x = images[chosen] + token_noise * torch.rand(len(chosen), 1, 1, 1) * torch.randn(

@@ -181,9 +181,8 @@ def _train_step(
     # A short memory at first, so that the average does not remember the initial parameters.
     decay = min(recipe.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage]
-            list(state.ema.parameters()), list(state.model.parameters()), 1 - decay
-        )
+        for average, current in zip(state.ema.parameters(), state.model.parameters(), strict=True):
+            average.lerp_(current, 1 - decay)
     return mse.item(), bound.item(), norm.item()
 
 

@@ -75,8 +75,6 @@ class HeadSchedule:
             step: head step i of every row, or `[R]`.
         """
         rows = self._rows[step]
-        recip, recipm1, coef_x0, coef_x, base, slope = (
-            rows.T[..., None] if rows.ndim > 1 else rows
-        )
+        recip, recipm1, coef_x0, coef_x, base, slope = rows.T[..., None] if rows.ndim > 1 else rows
         x0hat = recip * x - recipm1 * eps
         return Transition(coef_x0 * x0hat + coef_x * x, base + slope * v, x0hat)

@@ -1,0 +1,122 @@
+"""`make demo`: from shipped weights to labelled images and a table of speeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ..export.cli import main as export
+from ..models.zoo import zoo_entry
+from ..runtime.bundle import Bundle
+from ..runtime.cli_support import HelpFormatter, run_command
+from ..runtime.errors import CsdError
+from ..runtime.files import write_atomically
+from ..runtime.manifest import MANIFEST_FILE
+from ..runtime.options import GenerateOptions
+from .bench import Case, eager_sampler, measure
+from .bench_cli import results_table
+from .machine import describe_machine
+
+ZOO = "fashion-mnist"
+ROWS = 4
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m csd.tools.demo",
+        description="Export the shipped pair, generate a labelled grid of images with csd, and "
+        "compare PyTorch eager, target and csd.",
+        epilog="example: python -m csd.tools.demo --out out",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), help="directory of all results")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each mode")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, generate, compare."""
+    console = Console(highlight=False)
+    args.out.mkdir(parents=True, exist_ok=True)
+    folder = args.out / "bundle"
+    if not (folder / MANIFEST_FILE).is_file():
+        code = export(["--zoo", ZOO, "--out", str(folder)])
+        if code:
+            raise CsdError("the export failed: see the lines above")
+    bundle, cfg = Bundle.open(folder), zoo_entry(ZOO).best_cfg
+    names = bundle.manifest.class_names or ()
+    speculative = GenerateOptions(mode="csd", cfg=cfg)
+    alone = GenerateOptions(mode="target", cfg=cfg)
+    with bundle.session(threads=args.threads) as session:
+        console.print(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
+        labels = [label for label in range(len(names)) for _ in range(ROWS)]
+        made = session.generate(labels, speculative, seed=0)
+        picture = labelled_grid(made.images.reshape(len(names), ROWS, *made.images.shape[1:]), names)
+        with write_atomically(args.out / "demo.png") as stream:
+            picture.save(stream, format="PNG")
+        results = measure(
+            session,
+            eager_sampler(bundle, None, args.threads),
+            [Case("eager", alone, eager=True), Case("target", alone), Case("csd", speculative)],
+            batch=1, repeats=args.repeats, seed=1, report=console.print,
+        )  # fmt: skip
+    baseline = results[0].median()
+    report = {
+        "bundle": bundle.manifest.name,
+        "batch": 1,
+        "repeats": args.repeats,
+        "threads": args.threads,
+        "machine": describe_machine(),
+        "results": [result.to_dict(1, baseline) for result in results],
+        "grid": {"labels": labels, "seed": 0, **made.stats.to_dict()},
+    }
+    with write_atomically(args.out / "demo.json") as stream:
+        stream.write((json.dumps(report, indent=1) + "\n").encode())
+    console.print(results_table(report))
+    console.print(f"images: {args.out / 'demo.png'}   figures: {args.out / 'demo.json'}")
+    return 0
+
+
+def labelled_grid(images: NDArray[np.uint8], names: Sequence[str]):  # noqa: ANN201
+    """Draw a column for each class, its name on top.
+
+    Args:
+        images: uint8 `[classes, rows, H, W, 3]`.
+        names: of the classes.
+
+    Returns:
+        A `PIL.Image.Image`.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    scale, gap, header = 3, 6, 20
+    classes, rows, height, width, _ = images.shape
+    cell_h, cell_w = height * scale + gap, width * scale + gap
+    canvas = Image.new("RGB", (classes * cell_w + gap, rows * cell_h + header), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for column, name in enumerate(names):
+        left = gap + column * cell_w
+        draw.text((left + (cell_w - gap) / 2, header / 2), name, "black", font, anchor="mm")
+        for row in range(rows):
+            tile = Image.fromarray(images[column, row]).resize(
+                (width * scale, height * scale), Image.Resampling.NEAREST
+            )
+            canvas.paste(tile, (left, header + row * cell_h))
+    return canvas
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
