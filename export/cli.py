@@ -43,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
                         "(default: the target's num_sampling_steps)")  # fmt: skip
     parser.add_argument("--max-batch", type=int, default=8, help="images in one call at most")
     parser.add_argument("--max-gamma", type=int, default=32, help="AR steps drafted at most")
+    parser.add_argument(
+        "--calibration-tokens",
+        type=int,
+        default=2048,
+        help="tokens that the fast head samplers are fitted on, 0 = none",
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     return parser
 
@@ -121,6 +127,7 @@ def _request(args: argparse.Namespace) -> ExportRequest:
         max_gamma=args.max_gamma,
         class_names=class_names,
         sources=sources,
+        calibration_tokens=args.calibration_tokens,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,13 +10,17 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..models.kl_decoder import KLDecoder
 from ..models.mar import MAR
-from ..runtime.backends import create_backend
+from ..runtime.backends import Graph, create_backend
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError, ExportError
 from ..runtime.manifest import (
     MANIFEST_FILE,
+    Calibration,
     GraphSpec,
     Manifest,
     ParityResult,
@@ -23,7 +28,9 @@ from ..runtime.manifest import (
     TensorSpec,
     file_sha256,
 )
+from ..runtime.model import RuntimeModel
 from ..runtime.version import version
+from .calibrate import calibrate
 from .graphs import ExportGraph, decoder_graph, model_graphs
 from .onnx_export import check_parity, export_onnx
 
@@ -50,6 +57,7 @@ class ExportRequest:
         max_batch: images in one call at most.
         max_gamma: AR steps in one verification at most.
         class_names: names of the labels, or None.
+        calibration_tokens: tokens that the head drafts are fitted on at least; 0 fits none.
         sources: where the weights came from.
 
     Raises:
@@ -65,6 +73,7 @@ class ExportRequest:
     max_gamma: int
     class_names: tuple[str, ...] | None
     sources: Mapping[str, Source]
+    calibration_tokens: int = 2048
 
     def __post_init__(self) -> None:
         target = self.target.config
@@ -78,6 +87,10 @@ class ExportRequest:
                     f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
                     f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
                 )
+        if self.calibration_tokens != 0 and self.calibration_tokens < 64:
+            raise ExportError(
+                f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
+            )
         for name in ("head_steps", "max_batch", "max_gamma"):
             most = 1000 if name == "head_steps" else 1024
             if not 1 <= getattr(self, name) <= most:
@@ -177,6 +190,7 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
         graphs.append(decoder_graph(request.decoder, request.target.config, request.max_batch))
     backend = create_backend("onnxruntime", threads=os.cpu_count() or 1)
     specs: dict[str, GraphSpec] = {}
+    loaded: dict[str, Graph] = {}
     parity: list[ParityResult] = []
     for index, graph in enumerate(graphs):
         report(f"[{index + 1}/{len(graphs)}] {graph.name}: exporting")
@@ -190,9 +204,13 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
         size = sum(file.stat().st_size for file in files) / 1e6
         report(f"[{index + 1}/{len(graphs)}] {graph.name}: {size:.1f} MB, checking")
         try:
-            parity.append(check_parity(graph, backend.load(files[0])))
+            loaded[graph.name] = backend.load(files[0])
+            parity.append(check_parity(graph, loaded[graph.name]))
         except BundleError as error:
             raise ExportError(str(error)) from error
+    calibration = None
+    if request.calibration_tokens:
+        calibration = _calibrate(request, models, loaded, folder, report)
     return Manifest(
         name=request.name,
         models={role: model.config for role, model in models.items()},
@@ -201,10 +219,37 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
         max_gamma=request.max_gamma,
         graphs=specs,
         class_names=request.class_names,
+        calibration=calibration,
         parity=tuple(parity),
         sources=dict(request.sources),
         created_by={"csd": version(), **{lib: installed(lib) for lib in ("torch", "onnx")}},
     )
+
+
+def _calibrate(
+    request: ExportRequest,
+    models: Mapping[str, MAR],
+    loaded: Mapping[str, Graph],
+    folder: Path,
+    report: Report,
+) -> Calibration:
+    """Fit the drafts of all heads and write them to one file."""
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for role, model in models.items():
+        report(f"{role}: fitting the head's draft")
+        names = ("backbone", "head_modulation", "head_step")
+        graphs = {name: loaded[f"{role}.{name}"] for name in names}
+        fitted = calibrate(
+            RuntimeModel(role, model.config, graphs), steps=request.head_steps,
+            tokens=request.calibration_tokens, batch=request.max_batch,
+        )  # fmt: skip
+        for field in dataclasses.fields(fitted):
+            arrays[f"{role}.{field.name}"] = getattr(fitted, field.name)
+        report(f"{role}: held-out acceptance of one transition {fitted.acceptance.mean():.1%}")
+    path = folder / "calibration.npz"
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    tokens = request.calibration_tokens
+    return Calibration(path.name, file_sha256(path), request.head_steps, tokens)
 
 
 def _specs(tensors: Mapping[str, tuple[int | str, ...]]) -> tuple[TensorSpec, ...]:

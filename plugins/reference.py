@@ -38,7 +38,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """What a denoising chain leaves for the density ratio, each `[N, C]`.
+    """What a denoising chain leaves for the density ratio, each `[N, C]`, kept as float64.
 
     Attributes:
         mean: mean of the last head step (i = 0).
@@ -46,9 +46,9 @@ class Density:
         sum_log_std: sum of log standard deviations of the steps i >= 1, without temperature.
     """
 
-    mean: Float64
-    std: Float64
-    sum_log_std: Float64
+    mean: NDArray[Any]
+    std: NDArray[Any]
+    sum_log_std: NDArray[Any]
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "sum_log_std"):
@@ -133,7 +133,7 @@ def accept(
     """
     ratio = log_density_ratio(x, p, q, kind=kind, inner_temperature=inner_temperature)
     with np.errstate(divide="ignore"):
-        accepted = np.log(np.asarray(u, dtype=np.float64)) < np.minimum(0.0, ratio)
+        accepted = np.less(np.log(np.asarray(u, dtype=np.float64)), np.minimum(0.0, ratio))
     return np.asarray(accepted), ratio
 
 
@@ -171,7 +171,7 @@ def resample(
     proposals = p.mean + p.std * normals
     kept = np.asarray(uniforms) < residual_keep(proposals, p, q, kind=kind)
     first = np.argmax(kept, axis=0)
-    return proposals[first, np.arange(proposals.shape[1])], kept.any(axis=0)
+    return proposals[first, np.arange(proposals.shape[1])], np.asarray(kept.any(axis=0))
 
 
 def continue_residual(

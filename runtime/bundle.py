@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .errors import BundleError
+from .head import AffineDraft
 from .manifest import MANIFEST_FILE, Manifest, file_sha256
 
 if TYPE_CHECKING:
@@ -46,8 +50,7 @@ class Bundle:
             manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
         except (BundleError, UnicodeDecodeError) as error:
             raise BundleError(f"cannot read bundle {path}: {error}") from error
-        hashes = {k: v for graph in manifest.graphs.values() for k, v in graph.files.items()}
-        for name, sha256 in hashes.items():
+        for name, sha256 in manifest.file_hashes.items():
             if not (path / name).is_file():
                 raise BundleError(f"bundle {path} lacks {name}: export it again with csd-export")
             if check_files and file_sha256(path / name) != sha256:
@@ -56,6 +59,21 @@ class Bundle:
                     "export it again with csd-export"
                 )
         return cls(path, manifest)
+
+    def head_draft(self, role: str) -> AffineDraft | None:
+        """Return the fitted draft of a model's head, or None for a bundle without calibration."""
+        calibration = self.manifest.calibration
+        if calibration is None:
+            return None
+        names = [field.name for field in dataclasses.fields(AffineDraft)]
+        try:
+            with np.load(self.path / calibration.file) as arrays:
+                return AffineDraft(**{name: arrays[f"{role}.{name}"] for name in names})
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(
+                f"bundle {self.path}: cannot read {calibration.file} ({error}): export it again "
+                "with csd-export"
+            ) from error
 
     def session(self, backend: str = "auto", threads: int = 2) -> Session:
         """Load the graphs. Use as a context manager.

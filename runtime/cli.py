@@ -16,7 +16,7 @@ from .errors import OptionError
 from .files import check_writable, write_atomically
 from .images import grid, save_png
 from .manifest import Manifest
-from .options import ACCEPTANCES, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
+from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
 from .schedule import GUIDANCE_SCHEDULES
 from .session import GenerateResult, Session
 from .stats import Progress
@@ -59,6 +59,18 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N[:M]",
         help="head steps, annealed to M if given (default: the bundle's)",
     )
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default=defaults.head,
+        help="head sampler; speculative keeps the law, parallel the sample",
+    )
+    parser.add_argument(
+        "--head-tolerance",
+        type=float,
+        default=defaults.head_tolerance,
+        help="of the parallel sampler, as a share of each head step's std",
+    )
     parser.add_argument("--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none")
     parser.add_argument(
         "--cfg-schedule",
@@ -86,6 +98,8 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
         "cfg": args.cfg,
         "cfg_schedule": args.cfg_schedule,
         "temperature": args.temperature,
+        "head": args.head,
+        "head_tolerance": args.head_tolerance,
     }
     return GenerateOptions(**{**values, **changes})
 

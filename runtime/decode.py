@@ -4,7 +4,7 @@
 | --- | --- |
 | gamma, drafted AR steps | `options.gamma` |
 | M_q, M_p | `draft`, `target` |
-| q(x), p(x) of the aligned chains | `drafted.density`, `aligned.density` |
+| q(x), p(x) of the aligned chains | `drafted.chains.density`, `aligned.chains.density` |
 | token pre-filling | `prefilled_steps` |
 """
 
@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plugins.reference import Density
 from . import ops
-from .model import Conditions, RuntimeModel
-from .noise import Noise
+from .model import ChainInputs, Chains, Conditions, RuntimeModel
+from .noise import Noise, Purpose
 from .ops import Float32, Int64
 from .options import GenerateOptions
 from .schedule import ARSchedule, annealed_head_steps
@@ -90,11 +89,10 @@ class Canvas:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Sampled tokens of some AR steps: `positions [B, P]`, `tokens [B * P, C]`, densities."""
+    """Sampled tokens of some AR steps: `positions [B, P]` and the chains of `B * P` tokens."""
 
     positions: Int64
-    tokens: Float32
-    density: Density
+    chains: Chains
 
 
 class Decoder:
@@ -139,7 +137,8 @@ class Decoder:
     def _alone(self, model: RuntimeModel, steps: range) -> None:
         """Decode AR steps with one model."""
         for step in steps:
-            self._put(self._predict(model, range(step, step + 1)))
+            prediction = self._predict(model, range(step, step + 1))
+            self._put(prediction.positions, prediction.chains.tokens)
             self.stats.ar_steps += 1
             self._advanced(1)
 
@@ -150,9 +149,9 @@ class Decoder:
         while step < total:
             block = range(step, min(step + self.plan.options.gamma, total))
             drafted = self._draft(draft, block)
-            aligned = self._predict(self.target, block)  # given the old prefix
+            aligned = self._predict(self.target, block, drafted)  # given the old prefix
             verdict = self._verify(drafted, aligned)
-            self._put(replace(drafted, tokens=verdict.tokens))
+            self._put(drafted.positions, verdict.tokens)
             self._count(block, verdict.accepted, kept=np.ones_like(verdict.accepted))
             step = block.stop
             self._advanced(len(block))
@@ -164,9 +163,9 @@ class Decoder:
         while step < total:
             block = range(step, min(step + self.plan.options.gamma, total))
             drafted = self._draft(draft, block)
-            aligned, bonus = self._predict_prefixes(block)
+            aligned, bonus = self._predict_prefixes(block, drafted)
             verdict = self._verify(drafted, aligned)
-            self._put(replace(drafted, tokens=verdict.tokens))
+            self._put(drafted.positions, verdict.tokens)
             # The first AR step with a rejection is kept, with its residual samples. What was
             # drafted after it came from a prefix that no longer exists, and is drafted again.
             step_of = self._per_row(list(range(total)), block)
@@ -175,7 +174,8 @@ class Decoder:
             self._count(block, verdict.accepted, kept=step_of < step)
             self._advanced(step - block.start)
             if bonus is not None and not len(rejected):
-                self._put(self._sample(self.target, bonus, range(step, step + 1)))
+                extra = self._sample(self.target, bonus, range(step, step + 1))
+                self._put(extra.positions, extra.chains.tokens)
                 self.stats.ar_steps += 1
                 step += 1
                 self._advanced(1)
@@ -185,7 +185,7 @@ class Decoder:
         parts: list[Prediction] = []
         for step in block:
             parts.append(self._predict(draft, range(step, step + 1)))
-            self._put(parts[-1])
+            self._put(parts[-1].positions, parts[-1].chains.tokens)
             self.stats.ar_steps += 1
         return self._merge(parts)
 
@@ -193,7 +193,7 @@ class Decoder:
         with self.stats.timed("accept/resample"):
             images, positions = ops.paired_images(self.canvas.images, drafted.positions)
             verdict = verify(
-                drafted.tokens, aligned.density, drafted.density,
+                drafted.chains.tokens, aligned.chains.density, drafted.chains.density,
                 images, positions, self.noise, self.plan.options,
             )  # fmt: skip
         self.stats.verifications += 1
@@ -206,7 +206,9 @@ class Decoder:
         self.stats.resampled += int((~accepted & kept).sum())
         self.stats.dropped += int((~kept).sum())
 
-    def _predict(self, model: RuntimeModel, block: range) -> Prediction:
+    def _predict(
+        self, model: RuntimeModel, block: range, aligned_with: Prediction | None = None
+    ) -> Prediction:
         """Predict all tokens of some AR steps, given what was known before the first."""
         visible, query = self._known(block.start), self._positions(block)
         conditions = model.condition(
@@ -214,9 +216,11 @@ class Decoder:
             self._per_row(self.plan.guidance, block).astype(np.float32),
             guided=self.plan.options.guided, stats=self.stats,
         )  # fmt: skip
-        return self._sample(model, conditions, block)
+        return self._sample(model, conditions, block, aligned_with)
 
-    def _predict_prefixes(self, block: range) -> tuple[Prediction, Conditions | None]:
+    def _predict_prefixes(
+        self, block: range, drafted: Prediction
+    ) -> tuple[Prediction, Conditions | None]:
         """Predict each AR step of a drafted block given its own prefix, in one backbone call.
 
         Also returns the conditions of the step after the block, or None where there is none.
@@ -236,27 +240,53 @@ class Decoder:
         )[np.flatnonzero(valid)]  # fmt: skip
         size = self._positions(block).shape[1]
         bonus = conditions[slice(size, None)] if len(steps) > len(block) else None
-        return self._sample(self.target, conditions[slice(size)], block), bonus
+        return self._sample(self.target, conditions[slice(size)], block, drafted), bonus
 
-    def _sample(self, model: RuntimeModel, conditions: Conditions, block: range) -> Prediction:
-        """Sample the tokens of some AR steps, each with its own number of head steps."""
+    def _sample(
+        self,
+        model: RuntimeModel,
+        conditions: Conditions,
+        block: range,
+        aligned_with: Prediction | None = None,
+    ) -> Prediction:
+        """Sample the tokens of some AR steps, each with its own number of head steps.
+
+        `aligned_with` gives the noise, and the trajectories that a parallel sampler starts from.
+        """
         positions = self._positions(block)
         images, flat = ops.paired_images(self.canvas.images, positions)
-        channels, temperature = model.config.token_dim, self.plan.options.temperature
         steps_of = self._per_row(self.plan.head_steps, block)
-        tokens = np.empty((len(flat), channels), dtype=np.float32)
-        density = Density.empty(len(flat), channels)
+        parts: list[tuple[Int64, Chains]] = []
         for steps in sorted(set(steps_of.tolist())):
             rows = np.flatnonzero(steps_of == steps)
-            tokens[rows], density[rows] = model.sample(
-                conditions[rows],
-                (
-                    self.noise.initial(images[rows], flat[rows], channels),
-                    self.noise.per_step(images[rows], flat[rows], steps, channels),
-                ),
-                steps, temperature, where=f"AR step {block.start}", stats=self.stats,
+            inputs = self._chain_inputs(model, images[rows], flat[rows], steps)
+            if aligned_with is not None:
+                leader = aligned_with.chains
+                inputs = replace(
+                    inputs,
+                    noise=(inputs.noise[0], leader.noise[rows, :steps]),
+                    start=leader.trajectory[rows, : steps + 1],
+                )
+            chains = model.sample(
+                conditions[rows], inputs, steps, self.plan.options,
+                where=f"AR step {block.start}", stats=self.stats,
             )  # fmt: skip
-        return Prediction(positions, tokens, density)
+            parts.append((rows, chains))
+        return Prediction(positions, Chains.scattered(parts))
+
+    def _chain_inputs(
+        self, model: RuntimeModel, images: Int64, positions: Int64, steps: int
+    ) -> ChainInputs:
+        channels = model.config.token_dim
+
+        def streams() -> list[np.random.Generator]:
+            pairs = zip(images.tolist(), positions.tolist(), strict=True)
+            return [self.noise.stream(Purpose.HEAD, *pair) for pair in pairs]
+
+        initial = self.noise.initial(images, positions, channels)
+        return ChainInputs(
+            (initial, self.noise.per_step(images, positions, steps, channels)), streams
+        )
 
     def _known(self, step: int) -> Int64:
         """Positions known before an AR step, `[B, V]`."""
@@ -273,23 +303,17 @@ class Decoder:
         row = np.repeat(values[block.start : block.stop], sizes)
         return np.tile(row, len(self.canvas.images))
 
-    def _put(self, prediction: Prediction) -> None:
-        ops.scatter(self.canvas.tokens, prediction.positions, prediction.tokens)
+    def _put(self, positions: Int64, tokens: Float32) -> None:
+        ops.scatter(self.canvas.tokens, positions, tokens)
 
     def _merge(self, parts: list[Prediction]) -> Prediction:
         """Join predictions of consecutive AR steps, image after image."""
-        batch = len(self.canvas.images)
-
-        def joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-            wide = np.concatenate([a.reshape(batch, -1, a.shape[-1]) for a in arrays], axis=1)
-            return wide.reshape(-1, wide.shape[-1])
-
-        return Prediction(
-            np.concatenate([part.positions for part in parts], axis=1),
-            joined([part.tokens for part in parts]),
-            Density(
-                joined([part.density.mean for part in parts]),
-                joined([part.density.std for part in parts]),
-                joined([part.density.sum_log_std for part in parts]),
-            ),
-        )
+        positions = np.concatenate([part.positions for part in parts], axis=1)
+        batch, total = positions.shape
+        rows = np.arange(batch * total).reshape(batch, total)
+        edges = np.cumsum([0, *(part.positions.shape[1] for part in parts)])
+        pieces = [
+            (rows[:, start:stop].reshape(-1), part.chains)
+            for start, stop, part in zip(edges, edges[1:], parts, strict=False)
+        ]
+        return Prediction(positions, Chains.scattered(pieces))

@@ -11,6 +11,7 @@
 | `class_names` | names of the labels, or null |
 | `max_batch`, `max_gamma` | limits that the graphs were exported and checked for |
 | `graphs` | by name: files with SHA-256, inputs, outputs, ranges of the named dimensions |
+| `calibration` | file of the fitted head drafts, or null |
 | `parity` | largest differences to PyTorch seen at export |
 | `sources` | where the weights came from, with SHA-256 |
 | `created_by` | versions of the libraries that wrote the bundle |
@@ -81,6 +82,16 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Fitted drafts of the heads: a NumPy archive with the arrays of `AffineDraft` by model."""
+
+    file: str
+    sha256: str
+    head_steps: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Content of `manifest.json`; the table at the head of this file explains the fields."""
 
@@ -91,6 +102,7 @@ class Manifest:
     max_gamma: int
     graphs: Mapping[str, GraphSpec]
     class_names: tuple[str, ...] | None = None
+    calibration: Calibration | None = None
     parity: tuple[ParityResult, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -100,6 +112,14 @@ class Manifest:
     def target(self) -> MARConfig:
         """Configuration of the target."""
         return self.models["target"]
+
+    @property
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 of every file of the bundle but the manifest."""
+        hashes = {k: v for graph in self.graphs.values() for k, v in graph.files.items()}
+        if self.calibration is not None:
+            hashes[self.calibration.file] = self.calibration.sha256
+        return hashes
 
     @property
     def makes_images(self) -> bool:
@@ -148,7 +168,7 @@ class Manifest:
             )
             for name, graph in values["graphs"].items()
         }
-        names = values["class_names"]
+        names, calibration = values["class_names"], values["calibration"]
         return cls(
             name=values["name"],
             models={k: MARConfig.from_dict(v) for k, v in values["models"].items()},
@@ -157,6 +177,7 @@ class Manifest:
             max_gamma=values["max_gamma"],
             graphs=graphs,
             class_names=None if names is None else tuple(names),
+            calibration=None if calibration is None else Calibration(**calibration),
             parity=tuple(ParityResult(**row) for row in values["parity"]),
             sources={k: Source(**v) for k, v in values["sources"].items()},
             created_by=dict(values["created_by"]),

@@ -11,7 +11,7 @@ With guidance the rows of `head_step` come in pairs, conditional then unconditio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,17 @@ from ..plugins.reference import Density
 from .backends import Graph
 from .config import MARConfig
 from .errors import NumericsError
-from .head import Evaluate, HeadSchedule, SequentialSampler
-from .head.sampler import HeadNoise
+from .head import (
+    AffineDraft,
+    Evaluate,
+    HeadNoise,
+    HeadReport,
+    HeadSchedule,
+    ParallelSampler,
+    SequentialSampler,
+    SpeculativeSampler,
+)
+from .options import GenerateOptions
 from .schedule import diffusion_tables
 from .stats import Stats
 
@@ -56,12 +65,87 @@ class Conditions:
         return len(self.z)
 
 
-class RuntimeModel:
-    """The graphs of one model and what they need to know."""
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Sampled tokens and the chains that led to them; S is the largest number of head steps.
 
-    def __init__(self, role: str, config: MARConfig, graphs: dict[str, Graph]) -> None:
+    Attributes:
+        tokens: `[N, C]`.
+        density: what the density ratio needs.
+        trajectory: states, `[N, S + 1, C]`; see `HeadReport.trajectory`.
+        noise: normals with which the sequential chain makes the trajectory, `[N, S, C]`.
+    """
+
+    tokens: Float32
+    density: Density
+    trajectory: Float32
+    noise: Float32
+
+    @classmethod
+    def scattered(cls, parts: Sequence[tuple[Int64, Chains]]) -> Chains:
+        """Join chains, given the rows that each part fills; they may differ in S."""
+        if len(parts) == 1:
+            return parts[0][1]
+        count = sum(len(rows) for rows, _ in parts)
+        steps = max(chains.noise.shape[1] for _, chains in parts)
+        channels = parts[0][1].tokens.shape[1]
+        out = cls(
+            np.empty((count, channels), dtype=np.float32),
+            Density.empty(count, channels),
+            np.zeros((count, steps + 1, channels), dtype=np.float32),
+            np.zeros((count, steps, channels), dtype=np.float32),
+        )
+        for rows, chains in parts:
+            out.tokens[rows] = chains.tokens
+            out.density[rows] = chains.density
+            out.trajectory[rows, : chains.trajectory.shape[1]] = chains.trajectory
+            out.noise[rows, : chains.noise.shape[1]] = chains.noise
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class ChainInputs:
+    """Randomness of N chains.
+
+    Attributes:
+        noise: `(initial [N, C], per_step [N, S, C])`.
+        streams: makes the generator of each chain for what the samplers draw besides.
+        start: trajectory to start the parallel sampler from, `[N, S + 1, C]`, or None.
+    """
+
+    noise: HeadNoise
+    streams: Callable[[], list[np.random.Generator]]
+    start: Float32 | None = None
+
+    def __getitem__(self, rows: slice) -> ChainInputs:
+        """Return some of the chains."""
+        start = None if self.start is None else self.start[rows]
+        return ChainInputs(
+            (self.noise[0][rows], self.noise[1][rows]), lambda: self.streams()[rows], start
+        )
+
+
+class RuntimeModel:
+    """The graphs of one model and what they need to know.
+
+    Args:
+        role: `target` or `draft`.
+        config: its configuration.
+        graphs: `backbone`, `head_modulation` and `head_step`.
+        draft: fitted predictor of the head's transitions, or None.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        config: MARConfig,
+        graphs: dict[str, Graph],
+        draft: AffineDraft | None = None,
+    ) -> None:
         self.role = role
         self.config = config
+        self.draft = draft
+        self.graphs = graphs
         self._backbone = graphs["backbone"]
         self._modulation = graphs["head_modulation"]
         self._step = graphs["head_step"]
@@ -116,46 +200,78 @@ class RuntimeModel:
     def sample(
         self,
         conditions: Conditions,
-        noise: HeadNoise,
+        inputs: ChainInputs,
         steps: int,
-        temperature: float,
+        options: GenerateOptions,
         *,
         where: str,
         stats: Stats,
-    ) -> tuple[Float32, Density]:
+    ) -> Chains:
         """Sample the head.
 
         Args:
             conditions: of N tokens.
-            noise: `(initial [N, C], per_step [N, S, C])`.
+            inputs: randomness of N chains.
             steps: S.
-            temperature: factor of the noise.
+            options: head sampler, tolerance and temperature.
             where: what is being sampled, for error messages.
             stats: where time and evaluations are counted.
-
-        Returns:
-            `(tokens [N, C], density)`.
         """
-        sampler = SequentialSampler(self.schedule(steps))
+        schedule = self.schedule(steps)
         tokens: list[Float32] = []
-        densities: list[tuple[Float32, Float32, Float32]] = []
+        reports: list[HeadReport] = []
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps):
                 part = conditions[rows]
-                evaluate = self.evaluator(part, sampler.schedule.timesteps, where)
-                drawn, report = sampler.sample(
-                    evaluate,
-                    n_tokens=len(part),
-                    channels=self.config.token_dim,
-                    temperature=temperature,
-                    noise=(noise[0][rows], noise[1][rows]),
+                evaluate = self.evaluator(part, schedule.timesteps, where)
+                drawn, report = self._run_sampler(
+                    schedule, evaluate, len(part), inputs[rows], options
                 )
                 tokens.append(drawn)
-                densities.append((report.mean, report.std, report.sum_log_std))
-                guided = 1 if conditions.unconditional is None else 2
-                stats.count_head(self.role, report.evaluations, report.row_evaluations * guided)
-        mean, std, sum_log_std = (np.concatenate(part) for part in zip(*densities, strict=True))
-        return np.concatenate(tokens), Density(mean, std, sum_log_std)
+                reports.append(report)
+                stats.count_head(self.role, report, guided=conditions.unconditional is not None)
+        density = Density(
+            np.concatenate([report.mean for report in reports]),
+            np.concatenate([report.std for report in reports]),
+            np.concatenate([report.sum_log_std for report in reports]),
+        )
+        trajectory = np.concatenate([report.trajectory for report in reports], axis=1)
+        return Chains(
+            np.concatenate(tokens),
+            density,
+            trajectory.transpose(1, 0, 2),
+            np.concatenate([report.noise[1] for report in reports]),
+        )
+
+    def _run_sampler(
+        self,
+        schedule: HeadSchedule,
+        evaluate: Evaluate,
+        count: int,
+        inputs: ChainInputs,
+        options: GenerateOptions,
+    ) -> tuple[Float32, HeadReport]:
+        fitted = self.draft if self.draft and self.draft.steps == schedule.steps else None
+        channels, temperature = self.config.token_dim, options.temperature
+        if inputs.start is not None and options.head != "sequential":
+            return ParallelSampler(schedule, options.head_tolerance, draft=fitted).sample(
+                evaluate, n_tokens=count, channels=channels, temperature=temperature,
+                noise=inputs.noise, start=inputs.start.transpose(1, 0, 2),
+            )  # fmt: skip
+        if options.head == "parallel":
+            return ParallelSampler(schedule, options.head_tolerance, draft=fitted).sample(
+                evaluate, n_tokens=count, channels=channels, temperature=temperature,
+                noise=inputs.noise,
+            )  # fmt: skip
+        if options.head == "speculative" or (options.head == "auto" and fitted is not None):
+            return SpeculativeSampler(schedule, draft=fitted).sample(
+                evaluate, n_tokens=count, channels=channels, temperature=temperature,
+                noise=inputs.noise, streams=inputs.streams(),
+            )  # fmt: skip
+        return SequentialSampler(schedule).sample(
+            evaluate, n_tokens=count, channels=channels, temperature=temperature,
+            noise=inputs.noise,
+        )  # fmt: skip
 
     def _chunks(self, conditions: Conditions, steps: int) -> Iterator[slice]:
         branches = 1 if conditions.unconditional is None else 2

@@ -14,6 +14,7 @@ from .schedule import GUIDANCE_SCHEDULES, TRAIN_STEPS
 MODES = ("target", "draft", "csd")
 VERIFICATIONS = ("block", "prefix")
 ACCEPTANCES = ("paper", "relaxed")
+HEADS = ("sequential", "speculative", "parallel", "auto")
 MAX_NUM_ITER = 64
 
 
@@ -33,6 +34,9 @@ class GenerateOptions:
         acceptance: `paper` or `relaxed`.
         inner_temperature: T of the acceptance.
         prefill: share of AR steps that the target decodes first.
+        head: head sampler: `sequential`, `speculative` (the same law in fewer evaluations),
+            `parallel` (the sequential sample within `head_tolerance`) or `auto`.
+        head_tolerance: of the parallel sampler, as a share of each head step's std.
 
     Raises:
         OptionError: a value is out of range.
@@ -49,12 +53,15 @@ class GenerateOptions:
     acceptance: str = "paper"
     inner_temperature: float = 42.0
     prefill: float = 0.05
+    head: str = "sequential"
+    head_tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         _one_of("cfg-schedule", self.cfg_schedule, GUIDANCE_SCHEDULES)
         _one_of("verify", self.verify, VERIFICATIONS)
         _one_of("acceptance", self.acceptance, ACCEPTANCES)
+        _one_of("head", self.head, HEADS)
         if self.num_iter is not None and self.num_iter < 1:
             raise OptionError(f"num-iter is {self.num_iter}: give at least 1")
         if self.gamma < 1:
@@ -67,6 +74,8 @@ class GenerateOptions:
                 raise OptionError(f"{name} is {value}: give a number above 0")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature is {self.temperature}: give a number above 0")
+        if not (math.isfinite(self.head_tolerance) and self.head_tolerance >= 0):
+            raise OptionError(f"head-tolerance is {self.head_tolerance}: give 0 or more")
         if not 0 <= self.prefill <= 1:
             raise OptionError(f"prefill is {self.prefill}: give a share from 0 to 1")
 

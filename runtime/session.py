@@ -69,7 +69,8 @@ class Session:
     def _load_model(self, role: str) -> RuntimeModel:
         names = ("backbone", "head_modulation", "head_step")
         graphs = {name: self._load(f"{role}.{name}") for name in names}
-        return RuntimeModel(role, self.bundle.manifest.models[role], graphs)
+        config, draft = self.bundle.manifest.models[role], self.bundle.head_draft(role)
+        return RuntimeModel(role, config, graphs, draft)
 
     def __enter__(self) -> Session:
         return self
@@ -186,7 +187,7 @@ class Session:
         return wanted.astype(np.int64)
 
     def _decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Latents `[B, c, h, w]` -> images `[B, 3, H, W]` in [-1, 1], empty ones without a decoder."""
+        """Latents `[B, c, h, w]` -> images `[B, 3, H, W]`, empty ones without a decoder."""
         if self._decoder is None and self.bundle.manifest.target.image_kind == "latent":
             return np.empty((len(latents), 3, 0, 0), dtype=np.float32)
         if self._decoder is None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .head import HeadReport
+
 PARTS = (
     "draft backbone",
     "draft head",
@@ -55,6 +57,8 @@ class Stats:
             target's last step instead.
         head_evaluations: batched head calls by model.
         head_rows: head network rows by model.
+        head_tokens: tokens sampled by model.
+        head_rounds: sequential evaluations summed over tokens, by model.
         drafted_by_step: verified draft tokens by AR step.
         accepted_by_step: accepted draft tokens by AR step.
     """
@@ -71,6 +75,8 @@ class Stats:
     unreachable: int = 0
     head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
     head_rows: dict[str, int] = field(default_factory=dict[str, int])
+    head_tokens: dict[str, int] = field(default_factory=dict[str, int])
+    head_rounds: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
         self.drafted_by_step = np.zeros(self.num_iter, dtype=np.int64)
@@ -90,10 +96,17 @@ class Stats:
         finally:
             self.parts[part] += time.perf_counter() - began
 
-    def count_head(self, model: str, evaluations: int, rows: int) -> None:
-        """Add head evaluations of a model."""
-        self.head_evaluations[model] = self.head_evaluations.get(model, 0) + evaluations
-        self.head_rows[model] = self.head_rows.get(model, 0) + rows
+    def count_head(self, model: str, report: HeadReport, *, guided: bool) -> None:
+        """Add what a head sampler of a model took; guidance doubles the rows."""
+        rows = report.row_evaluations * (2 if guided else 1)
+        counts = (
+            (self.head_evaluations, report.evaluations),
+            (self.head_rows, rows),
+            (self.head_tokens, len(report.rounds)),
+            (self.head_rounds, int(report.rounds.sum())),
+        )
+        for counter, amount in counts:
+            counter[model] = counter.get(model, 0) + amount
 
     def count_verified(self, step_of: NDArray[np.int64], accepted: NDArray[np.bool_]) -> None:
         """Add verified draft tokens, given each one's AR step and whether it was accepted."""
@@ -122,6 +135,10 @@ class Stats:
             "acceptance_rate_by_ar_step": by_step,
             "head_evaluations": dict(self.head_evaluations),
             "head_rows": dict(self.head_rows),
+            "head_rounds_per_token": {
+                model: rounds / self.head_tokens[model]
+                for model, rounds in self.head_rounds.items()
+            },
         }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from ..export.cli import main as export
@@ -64,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
         labels = [label for label in range(len(names)) for _ in range(ROWS)]
         made = session.generate(labels, speculative, seed=0)
-        picture = labelled_grid(made.images.reshape(len(names), ROWS, *made.images.shape[1:]), names)
+        picture = labelled_grid(
+            made.images.reshape(len(names), ROWS, *made.images.shape[1:]), names
+        )
         with write_atomically(args.out / "demo.png") as stream:
             picture.save(stream, format="PNG")
         results = measure(
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def labelled_grid(images: NDArray[np.uint8], names: Sequence[str]):  # noqa: ANN201
+def labelled_grid(images: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
     """Draw a column for each class, its name on top.
 
     Args:
@@ -98,10 +101,8 @@ def labelled_grid(images: NDArray[np.uint8], names: Sequence[str]):  # noqa: ANN
         names: of the classes.
 
     Returns:
-        A `PIL.Image.Image`.
+        A picture.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     scale, gap, header = 3, 6, 20
     classes, rows, height, width, _ = images.shape
     cell_h, cell_w = height * scale + gap, width * scale + gap

@@ -1,6 +1,20 @@
 """Samplers of the diffusion head."""
 
-from .sampler import Evaluate, HeadReport, SequentialSampler
+from .draft import AffineDraft, Trajectories, fit_affine_draft
+from .parallel import ParallelSampler
+from .sampler import Evaluate, HeadNoise, HeadReport, SequentialSampler
 from .schedule import HeadSchedule
+from .speculative import SpeculativeSampler
 
-__all__ = ["Evaluate", "HeadReport", "HeadSchedule", "SequentialSampler"]
+__all__ = [
+    "AffineDraft",
+    "Evaluate",
+    "HeadNoise",
+    "HeadReport",
+    "HeadSchedule",
+    "ParallelSampler",
+    "SequentialSampler",
+    "SpeculativeSampler",
+    "Trajectories",
+    "fit_affine_draft",
+]

@@ -1,4 +1,4 @@
-"""The sequential sampler of a diffusion head, and what every head sampler returns.
+"""What the head samplers share, and the sequential one.
 
 A sampler draws N tokens given `evaluate`, the batched network:
 `evaluate(x [R, C], step [R], token [R]) -> (eps [R, C], v [R, C])`, where `step` is the head step
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .schedule import Float32, HeadSchedule, Int64
+from ..errors import NumericsError
+from .schedule import Float32, HeadSchedule, Int64, Transition
 
 Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
 HeadNoise = tuple[Float32, Float32]
@@ -30,6 +30,10 @@ class HeadReport:
         mean: mean of the last head step (i = 0), `[N, C]`.
         std: its standard deviation, temperature included, `[N, C]`.
         sum_log_std: sum over i >= 1 of the log standard deviations without temperature, `[N, C]`.
+        trajectory: states, `[S + 1, N, C]`: entry S is the initial noise, entry 0 the tokens,
+            entry i + 1 what head step i was evaluated at.
+        noise: the noise `(initial [N, C], per_step [N, S, C])` with which the sequential chain
+            makes this trajectory; entry 0 of S is not used by any chain.
     """
 
     rounds: Int64
@@ -38,6 +42,8 @@ class HeadReport:
     mean: Float32
     std: Float32
     sum_log_std: Float32
+    trajectory: Float32
+    noise: HeadNoise
 
 
 def draw_noise(
@@ -52,21 +58,44 @@ def draw_noise(
     Raises:
         ValueError: neither `rng` nor `noise` is given, or the shapes do not fit.
     """
+    shape = (n_tokens, schedule.steps, channels)
     if noise is None:
         if rng is None:
             raise ValueError("give rng or noise")
         initial = rng.standard_normal((n_tokens, channels), dtype=np.float32)
-        shape = (n_tokens, schedule.steps, channels)
         return initial, rng.standard_normal(shape, dtype=np.float32)
     initial, per_step = (np.asarray(a, dtype=np.float32) for a in noise)
-    if initial.shape != (n_tokens, channels) or per_step.shape != (
-        n_tokens, schedule.steps, channels,
-    ):  # fmt: skip
+    if initial.shape != (n_tokens, channels) or per_step.shape != shape:
         raise ValueError(
             f"noise has shapes {initial.shape} and {per_step.shape}, not "
-            f"{(n_tokens, channels)} and {(n_tokens, schedule.steps, channels)}"
+            f"{(n_tokens, channels)} and {shape}"
         )
     return initial, per_step
+
+
+def evaluated(
+    schedule: HeadSchedule, evaluate: Evaluate, x: Float32, step: Int64, token: Int64
+) -> tuple[Transition, Float32]:
+    """Evaluate rows and return their transitions and variance shares.
+
+    Raises:
+        NumericsError: an output, or the transition that it makes, is not finite.
+    """
+    eps, v = evaluate(x, step, token)
+    with np.errstate(over="ignore", invalid="ignore"):
+        transition = schedule.transition(x, eps, v, step)
+        # A sum is finite only if its terms are, and costs less than looking at each.
+        checksum = transition.mean.sum() + transition.log_std.sum()
+    if not np.isfinite(checksum):
+        fine = np.isfinite(transition.mean).all(axis=1) & np.isfinite(transition.log_std).all(
+            axis=1
+        )
+        if not fine.all():
+            raise NumericsError(
+                f"the head's output is not finite at head step {int(step[~fine][0])}: check the "
+                "weights, or lower temperature or cfg"
+            )
+    return transition, v
 
 
 class SequentialSampler:
@@ -96,20 +125,24 @@ class SequentialSampler:
             noise: `(initial [N, C], per_step [N, S, C])`, entry i of S for head step i.
 
         Raises:
+            NumericsError: an output of the network is not finite.
             ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
         """
         steps = self.schedule.steps
-        x, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
+        initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
         token = np.arange(n_tokens, dtype=np.int64)
-        sum_log_std = np.zeros_like(x)
-        scale = np.float32(temperature)
-        for i in range(steps - 1, -1, -1):
-            eps, v = evaluate(x, np.full(n_tokens, i, dtype=np.int64), token)
-            mean, log_std, _ = self.schedule.transition(x, eps, v, i)
-            if i == 0:
-                break
+        states = np.empty((steps + 1, n_tokens, channels), dtype=np.float32)
+        sum_log_std, scale = np.zeros_like(initial), np.float32(temperature)
+        states[steps] = initial
+        for i in range(steps - 1, 0, -1):
+            step = np.full(n_tokens, i, dtype=np.int64)
+            (mean, log_std, _), _ = evaluated(self.schedule, evaluate, states[i + 1], step, token)
             sum_log_std += log_std
-            x = mean + scale * np.exp(log_std) * per_step[:, i]
+            states[i] = mean + scale * np.exp(log_std) * per_step[:, i]
+        (mean, log_std, _), _ = evaluated(
+            self.schedule, evaluate, states[1], np.zeros(n_tokens, dtype=np.int64), token
+        )
+        states[0] = mean
         report = HeadReport(
             rounds=np.full(n_tokens, steps, dtype=np.int64),
             row_evaluations=steps * n_tokens,
@@ -117,5 +150,7 @@ class SequentialSampler:
             mean=mean,
             std=scale * np.exp(log_std),
             sum_log_std=sum_log_std,
+            trajectory=states,
+            noise=(initial, per_step),
         )
         return mean, report

@@ -32,18 +32,17 @@ class HeadSchedule:
 
     def __init__(self, tables: DiffusionTables) -> None:
         self.tables = tables
-        self._rows = np.stack(
-            [
-                tables.recip,
-                tables.recipm1,
-                tables.coef_x0,
-                tables.coef_x,
-                # logvar / 2 = (log_beta + log_posterior)/4 + v (log_beta - log_posterior)/4
-                (tables.log_beta + tables.log_posterior) / 4,
-                (tables.log_beta - tables.log_posterior) / 4,
-            ],
-            axis=1,
-        ).astype(np.float32)
+        columns = [
+            tables.recip,
+            tables.recipm1,
+            tables.coef_x0,
+            tables.coef_x,
+            # logvar / 2 = (log_beta + log_posterior)/4 + v (log_beta - log_posterior)/4
+            (tables.log_beta + tables.log_posterior) / 4,
+            (tables.log_beta - tables.log_posterior) / 4,
+        ]
+        # [S, 1] each: indexing with [R] gives [R, 1], with a number [1]; both broadcast on [R, C].
+        self._columns = [column.astype(np.float32)[:, None] for column in columns]
 
     @classmethod
     def cosine(cls, steps: int = 100) -> HeadSchedule:
@@ -65,6 +64,15 @@ class HeadSchedule:
         """Training timestep of each head step, `[S]` in 0..999."""
         return self.tables.timesteps
 
+    @property
+    def mean_coefficients(self) -> tuple[Float32, Float32]:
+        """Weights of x0hat and of x in a transition's mean, `[S, 1]` each."""
+        return self._columns[2], self._columns[3]
+
+    def log_std(self, v: Float32, step: Int64 | int) -> Float32:
+        """Log standard deviation of transitions with variance share `v [..., C]`."""
+        return self._columns[4][step] + self._columns[5][step] * v
+
     def transition(self, x: Float32, eps: Float32, v: Float32, step: Int64 | int) -> Transition:
         """Return mean, log std and x0hat of `p(x_{i-1} | x_i)`.
 
@@ -74,7 +82,10 @@ class HeadSchedule:
             v: predicted variance share `[R, C]`.
             step: head step i of every row, or `[R]`.
         """
-        rows = self._rows[step]
-        recip, recipm1, coef_x0, coef_x, base, slope = rows.T[..., None] if rows.ndim > 1 else rows
-        x0hat = recip * x - recipm1 * eps
-        return Transition(coef_x0 * x0hat + coef_x * x, base + slope * v, x0hat)
+        recip, recipm1 = self._columns[0][step], self._columns[1][step]
+        return self.from_x0hat(x, recip * x - recipm1 * eps, v, step)
+
+    def from_x0hat(self, x: Float32, x0hat: Float32, v: Float32, step: Int64 | int) -> Transition:
+        """As `transition`, from the predicted clean token in place of the predicted noise."""
+        coef_x0, coef_x = self._columns[2][step], self._columns[3][step]
+        return Transition(coef_x0 * x0hat + coef_x * x, self.log_std(v, step), x0hat)

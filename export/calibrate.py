@@ -1,0 +1,103 @@
+"""Fit the head's drafts: record chains of the exported model and regress (`runtime.head.draft`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..runtime.decode import Canvas, Decoder, Plan
+from ..runtime.head import AffineDraft, Evaluate, Trajectories, fit_affine_draft
+from ..runtime.head.schedule import Float32, Int64
+from ..runtime.model import Conditions, RuntimeModel
+from ..runtime.noise import SeededNoise
+from ..runtime.options import GenerateOptions
+from ..runtime.stats import Stats
+
+# Enough AR steps that contexts of all fill levels occur, few enough to be quick.
+AR_STEPS = 16
+
+
+@dataclass
+class _Recorder:
+    """Collects every evaluation of the head, by head step."""
+
+    calls: dict[int, list[tuple[Float32, Float32, Float32]]] = field(
+        default_factory=dict[int, list[tuple[Float32, Float32, Float32]]]
+    )
+
+    def wrap(self, evaluate: Evaluate) -> Evaluate:
+        """Return `evaluate`, recording calls whose rows share one head step."""
+
+        def recorded(x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
+            eps, v = evaluate(x, step, token)
+            self.calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
+            return eps, v
+
+        return recorded
+
+
+class _RecordingModel(RuntimeModel):
+    """A model whose head evaluations are recorded."""
+
+    def __init__(self, model: RuntimeModel) -> None:
+        super().__init__(model.role, model.config, model.graphs)
+        self.recorder = _Recorder()
+
+    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> Evaluate:
+        """See `RuntimeModel.evaluator`."""
+        return self.recorder.wrap(super().evaluator(conditions, timesteps, where))
+
+
+def record_chains(
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int
+) -> Trajectories:
+    """Generate images of random classes and record the chains of at least `tokens` tokens.
+
+    Args:
+        model: whose head to record.
+        steps: S.
+        tokens: how many tokens at least.
+        batch: images at once.
+        seed: of classes, orders and noise.
+    """
+    config = model.config
+    recording = _RecordingModel(model)
+    count = math.ceil(tokens / config.seq_len)
+    options = GenerateOptions(
+        mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps
+    )
+    plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
+    images = np.arange(count, dtype=np.int64)
+    canvas = Canvas(
+        np.zeros((count, config.seq_len, config.token_dim), dtype=np.float32),
+        noise.orders(images, config.seq_len),
+        np.random.default_rng(seed).integers(config.class_num, size=count),
+        images,
+    )
+    stats = Stats(plan.schedule.num_iter)
+    for part in canvas.split(batch):
+        Decoder(part, recording, None, plan, noise, stats, lambda _: None).run()
+    schedule = model.schedule(steps)
+    calls = [recording.recorder.calls[i] for i in range(steps)]
+    x, eps, v = (
+        np.stack([np.concatenate([call[k] for call in step]) for step in calls]) for k in range(3)
+    )
+    # [S, 1] as the head step of [S, n, C]: every table then broadcasts.
+    transition = schedule.transition(x, eps, v, np.arange(steps)[:, None])
+    return Trajectories(x, transition.mean, transition.log_std, transition.x0hat, v)
+
+
+def calibrate(
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0
+) -> AffineDraft:
+    """Fit the draft of a model's head at S = `steps`. Arguments as for `record_chains`."""
+    chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed)
+    # Images come one after another: shuffle, so that the held-out tokens are of all contexts.
+    order = np.random.default_rng(seed).permutation(chains.x.shape[1])
+    shuffled = Trajectories(
+        chains.x[:, order], chains.mean[:, order], chains.log_std[:, order],
+        chains.x0hat[:, order], chains.v[:, order],
+    )  # fmt: skip
+    return fit_affine_draft(model.schedule(steps), shuffled)

@@ -1,0 +1,325 @@
+"""The speculative sampler: the law of the sequential chain in fewer sequential evaluations.
+
+Each round drafts a window of transitions without the network, evaluates the target at all of them
+in one batch, and keeps the longest prefix that passes the acceptance test; the first transition
+that fails is replaced by a sample of the residual. Every transition is exactly p-distributed,
+whatever the drafts are (docs/fast-head.md has the proof).
+
+| notation | here |
+| --- | --- |
+| K | `width`, the longest window of a round |
+| y_0 = x_i, y_1, .., y_K | `drafted.states` |
+| q(y_{j+1} given y_j) | `drafted.mean`, `drafted.log_std` |
+| p(y_{j+1} given y_j) | `target.mean`, `target.log_std` |
+| n_j, u_j | `normals`, `uniforms` at index i - j |
+
+The normals and the uniform of a (token, head step) are drawn once. A drafted transition beyond a
+rejection is discarded before anything was decided with its numbers, so the next draft at that head
+step may use them again; with per-token streams a token does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...plugins.reference import Density, continue_residual, resample
+from ..errors import NumericsError
+from .draft import AffineDraft, Rollout, log_acceptance
+from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
+from .schedule import Float32, HeadSchedule, Int64
+
+RESIDUAL_POOL = 8
+DEFAULT_WINDOW = 16
+
+
+class _Drafted(NamedTuple):
+    """Proposed transitions of a round, `[n, K(+1 for states), C]`."""
+
+    states: Float32
+    mean: Float32
+    log_std: Float32
+
+
+class _Target(NamedTuple):
+    """The network's transitions at the proposed states, `[n, K, C]`."""
+
+    mean: Float32
+    log_std: Float32
+    x0hat: Float32
+    v: Float32
+
+
+@dataclass(eq=False)
+class _Chains:
+    """All N chains on their way; `index` is the next head step of each, -1 when finished."""
+
+    index: Int64
+    x: Float32
+    x0hat: Float32
+    v: Float32
+    states: Float32
+    noise: Float32
+    sum_log_std: Float32
+    mean: Float32
+    std: Float32
+    rounds: Int64
+    rows: int = 0
+    calls: int = 0
+
+
+class SpeculativeSampler:
+    """Exact sampling with drafted transitions.
+
+    Args:
+        schedule: the head schedule.
+        window: number K of transitions drafted in a round: one number, or one for each head step
+            that a round may start at, `[S]`. None takes the draft's calibrated windows.
+        draft: fitted predictor; None freezes the last verified prediction.
+
+    Raises:
+        ValueError: the window is below 1, or the draft belongs to another number of head steps.
+    """
+
+    def __init__(
+        self,
+        schedule: HeadSchedule,
+        window: int | Sequence[int] | Int64 | None = None,
+        draft: AffineDraft | None = None,
+    ) -> None:
+        self.schedule = schedule
+        self.draft = draft
+        if draft is not None and draft.steps != schedule.steps:
+            raise ValueError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
+        if window is None:
+            window = DEFAULT_WINDOW if draft is None else draft.windows()
+        windows = np.broadcast_to(np.asarray(window, dtype=np.int64), (schedule.steps,))
+        if (windows < 1).any():
+            raise ValueError(f"window is {windows.min()}: give at least 1")
+        # A round that starts at index i has i + 1 transitions left.
+        self._windows = np.minimum(windows, np.arange(1, schedule.steps + 1))
+
+    def sample(
+        self,
+        evaluate: Evaluate,
+        *,
+        n_tokens: int,
+        channels: int,
+        rng: np.random.Generator | None = None,
+        temperature: float = 1.0,
+        noise: HeadNoise | None = None,
+        streams: Sequence[np.random.Generator] | None = None,
+    ) -> tuple[Float32, HeadReport]:
+        """Draw tokens `[N, C]`.
+
+        Args:
+            evaluate: the batched network.
+            n_tokens: N.
+            channels: C.
+            rng: source of all randomness that is not given.
+            temperature: factor of the noise of every step.
+            noise: `(initial [N, C], per_step [N, S, C])` to draft with.
+            streams: a generator for each token, for uniforms and residual draws.
+
+        Raises:
+            NumericsError: an output of the network is not finite.
+            ValueError: randomness is missing, or shapes do not fit.
+        """
+        steps = self.schedule.steps
+        initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
+        if streams is not None:
+            uniforms = np.array([stream.random(steps) for stream in streams])
+        elif rng is not None:
+            uniforms = rng.random((n_tokens, steps))
+            streams = [rng] * n_tokens
+        else:
+            raise ValueError("give rng or streams")
+        run = _Run(
+            self.schedule,
+            self.draft or AffineDraft.frozen(steps, channels),
+            self._windows, evaluate, per_step, uniforms, streams, float(temperature),
+        )  # fmt: skip
+        chains = run.start(initial, with_evaluation=self.draft is None and steps > 1)
+        while (active := np.flatnonzero(chains.index >= 0)).size:
+            run.round(chains, active)
+        report = HeadReport(
+            rounds=chains.rounds,
+            row_evaluations=chains.rows,
+            evaluations=chains.calls,
+            mean=chains.mean,
+            std=chains.std,
+            sum_log_std=chains.sum_log_std,
+            trajectory=chains.states,
+            noise=(initial, chains.noise),
+        )
+        return chains.mean, report
+
+
+class _Run:
+    """What does not change between the rounds of one call."""
+
+    def __init__(
+        self,
+        schedule: HeadSchedule,
+        draft: AffineDraft,
+        windows: Int64,
+        evaluate: Evaluate,
+        per_step: Float32,
+        uniforms: NDArray[np.float64],
+        streams: Sequence[np.random.Generator],
+        temperature: float,
+    ) -> None:
+        self.schedule, self.draft, self.windows = schedule, draft, windows
+        self.evaluate, self.per_step, self.streams = evaluate, per_step, streams
+        self.temperature = temperature
+        self.rollout = Rollout(schedule, draft)
+        with np.errstate(divide="ignore"):
+            self.log_uniforms = np.log(uniforms)
+
+    def start(self, initial: Float32, *, with_evaluation: bool) -> _Chains:
+        """Return chains at their first head step, with a first guess of x0hat and v."""
+        count, steps = len(initial), self.schedule.steps
+        x0hat, v = self.draft.first(initial)
+        chains = _Chains(
+            index=np.full(count, steps - 1, dtype=np.int64),
+            x=initial.copy(), x0hat=x0hat, v=v,
+            states=np.empty((steps + 1, *initial.shape), dtype=np.float32),
+            noise=self.per_step.copy(),
+            sum_log_std=np.zeros_like(initial),
+            mean=np.empty_like(initial), std=np.empty_like(initial),
+            rounds=np.zeros(count, dtype=np.int64),
+        )  # fmt: skip
+        chains.states[steps] = initial
+        if with_evaluation:  # a frozen draft has nothing else to start from
+            token = np.arange(count, dtype=np.int64)
+            transition, chains.v = evaluated(
+                self.schedule, self.evaluate, initial, chains.index, token
+            )
+            chains.x0hat = transition.x0hat
+            chains.rounds += 1
+            chains.rows, chains.calls = count, 1
+        return chains
+
+    def round(self, chains: _Chains, active: Int64) -> None:
+        """Draft, evaluate, accept a prefix, resample what failed."""
+        windows = self.windows[chains.index[active]]
+        width = int(windows.max())
+        offsets = np.arange(width)
+        inside = offsets < windows[:, None]
+        # Beyond the end of a chain transitions are drafted and ignored.
+        index = np.maximum(chains.index[active, None] - offsets, 0)
+        normals = self.per_step[active[:, None], index]
+        drafted = _Drafted(
+            *self.rollout(
+                index, chains.x[active], chains.x0hat[active], chains.v[active],
+                normals, self.temperature,
+            )
+        )  # fmt: skip
+        target = self._evaluate(chains, active, index, inside, drafted)
+        ratio, standard = log_acceptance(
+            normals, drafted.mean, drafted.log_std, target.mean, target.log_std, self.temperature
+        )
+        passed = self.log_uniforms[active[:, None], index] < ratio
+        # The transition at index 0 is deterministic: nothing to accept there.
+        passed &= inside & (index > 0)
+        accepted = np.where(passed.all(axis=1), width, np.argmin(passed, axis=1))
+        self._settle(chains, active, index, accepted, windows, drafted, target, standard)
+
+    def _evaluate(
+        self, chains: _Chains, active: Int64, index: Int64, inside: NDArray[np.bool_],
+        drafted: _Drafted,
+    ) -> _Target:  # fmt: skip
+        """Evaluate the network at y_0 .. y_{K-1}."""
+        count, width = index.shape
+        before = drafted.states[:, :-1]
+        chains.rounds[active] += 1
+        chains.calls += 1
+        if inside.all():
+            chains.rows += count * width
+            transition, v = evaluated(
+                self.schedule, self.evaluate, before.reshape(count * width, -1),
+                index.reshape(-1), np.repeat(active, width),
+            )  # fmt: skip
+            return _Target(*(part.reshape(before.shape) for part in (*transition, v)))
+        rows, columns = np.nonzero(inside)
+        chains.rows += len(rows)
+        transition, v = evaluated(
+            self.schedule, self.evaluate, before[rows, columns], index[rows, columns], active[rows]
+        )
+        target = _Target(*(np.zeros_like(before) for _ in range(4)))
+        for full, part in zip(target, (*transition, v), strict=True):
+            full[rows, columns] = part
+        return target
+
+    def _settle(
+        self,
+        chains: _Chains,
+        active: Int64,
+        index: Int64,
+        accepted: Int64,
+        windows: Int64,
+        drafted: _Drafted,
+        target: _Target,
+        standard: NDArray[np.float64],
+    ) -> None:
+        """Write accepted transitions, residual samples and finished tokens into the chains."""
+        arange, scale = np.arange(len(active)), np.float32(self.temperature)
+        # The last transition that counts: the one that was not accepted, or the window's last.
+        last = np.minimum(accepted, windows - 1)
+        at = arange, last
+        step = index[at]
+        mean, std = target.mean[at], scale * np.exp(target.log_std[at])
+        emitted = drafted.states[arange, last + 1]
+        finished = step == 0
+        emitted[finished] = mean[finished]
+        rejected = np.flatnonzero((accepted < windows) & ~finished)
+        if rejected.size:
+            places = rejected, last[rejected]
+            emitted[rejected] = self._residual(
+                Density(mean[rejected], std[rejected], np.zeros_like(mean[rejected])),
+                Density(
+                    drafted.mean[places],
+                    scale * np.exp(drafted.log_std[places]),
+                    np.zeros_like(mean[rejected]),
+                ),
+                active[rejected],
+            )
+            standard[places] = (emitted[rejected] - mean[rejected]) / std[rejected]
+
+        counted = np.arange(index.shape[1]) <= last[:, None]
+        rows, columns = np.nonzero(counted & (index > 0))  # index 0 draws nothing
+        places = index[rows, columns], active[rows]
+        chains.states[places] = drafted.states[rows, columns + 1]
+        chains.states[step, active] = emitted
+        chains.noise[places[::-1]] = standard[rows, columns]
+        np.add.at(chains.sum_log_std, places[1], target.log_std[rows, columns])
+
+        done = active[finished]
+        chains.mean[done], chains.std[done] = mean[finished], std[finished]
+        chains.index[active] = step - 1
+        chains.x[active] = emitted
+        chains.x0hat[active], chains.v[active] = self.draft.move(
+            step, emitted - mean, drafted.states[at], target.x0hat[at], target.v[at]
+        )
+
+    def _residual(self, p: Density, q: Density, tokens: Int64) -> NDArray[np.float64]:
+        """Sample `max(0, p - q)/Z` of the rejected transitions of some tokens, `[n, C]`."""
+        count, channels = p.mean.shape
+        normals = np.empty((RESIDUAL_POOL, count, channels))
+        uniforms = np.empty((RESIDUAL_POOL, count))
+        for row, token in enumerate(tokens.tolist()):
+            normals[:, row] = self.streams[token].standard_normal((RESIDUAL_POOL, channels))
+            uniforms[:, row] = self.streams[token].random(RESIDUAL_POOL)
+        samples, hit = resample(p, q, normals, uniforms)
+        for row in np.flatnonzero(~hit).tolist():
+            sample = continue_residual(p[row], q[row], self.streams[int(tokens[row])])
+            if sample is None:
+                raise NumericsError(
+                    "the residual of a rejected head transition was not hit: use --head sequential"
+                )
+            samples[row] = sample
+        return samples

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# PyTorch reads this when it is imported. Models as small as these only lose by threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from csd.runtime import Bundle
+from csd.runtime.session import Session
+
+from .helpers import DATA, edit_manifest, tiny_config
+
+BundleMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def recorded() -> dict[str, np.ndarray]:
+    with np.load(DATA / "reference.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> dict[str, Any]:
+    from csd.models import load_mar
+
+    return {r: load_mar(DATA / f"{r}.pth", tiny_config(r)) for r in ("target", "draft")}
+
+
+@pytest.fixture(scope="session")
+def config_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("configs")
+    for role in ("target", "draft"):
+        text = json.dumps(tiny_config(role).to_dict())
+        (folder / f"{role}.json").write_text(text, encoding="utf-8")
+    return {role: folder / f"{role}.json" for role in ("target", "draft")}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, config_files: dict[str, Path]) -> Path:
+    from csd.export.cli import main
+
+    out = tmp_path_factory.mktemp("tiny") / "bundle"
+    argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", out]
+    for role in ("target", "draft"):
+        argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
+    assert main([str(part) for part in argv]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_session(tiny_bundle: Path) -> Iterator[Session]:
+    with Bundle.open(tiny_bundle).session() as session:
+        yield session
+
+
+@pytest.fixture
+def make_bundle(tiny_bundle: Path, tmp_path: Path) -> BundleMaker:
+    """Copy the tiny bundle, with a change of its manifest."""
+
+    def make(change: Callable[[dict[str, Any]], object] | None = None, name: str = "copy") -> Path:
+        out = tmp_path / name
+        shutil.copytree(tiny_bundle, out)
+        if change is not None:
+            edit_manifest(out, change)
+        return out
+
+    return make

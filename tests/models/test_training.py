@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from csd.models.training.__main__ import build_parser, run
+from csd.models.training.data import load_images, read_idx
+from csd.models.training.loss import DiffusionLoss
+from csd.models.training.trainer import Recipe, train
+from csd.runtime import CsdError, MARConfig
+from csd.runtime.cli_support import run_command
+
+from ..helpers import failure, run_python
+from ..mar_reference import respaced
+
+CONFIG = MARConfig(
+    img_size=8, vae_stride=1, patch_size=2, vae_embed_dim=1, class_num=3, buffer_size=2,
+    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, decoder_embed_dim=16,
+    decoder_depth=1, decoder_num_heads=2, diffloss_d=1, diffloss_w=16, beta_schedule="linear",
+    image_kind="pixel",
+)  # fmt: skip
+RECIPE = Recipe(steps=6, batch=4, warmup=2, head_repeats=2, seed=5)
+IMAGES = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(20) % 3
+
+
+def _train(folder, recipe=RECIPE, config=CONFIG, images=IMAGES, **options):
+    folder.mkdir(exist_ok=True)
+    return train(
+        config, recipe, images, LABELS,
+        checkpoint=folder / "checkpoint", log=folder / "log.jsonl",
+        device=torch.device("cpu"), bf16=False, **{"save_every": 2, "log_every": 2, **options},
+    )  # fmt: skip
+
+
+def _assert_equal(left, right):
+    assert list(left) == list(right)
+    for name, tensor in left.items():
+        np.testing.assert_array_equal(tensor, right[name], err_msg=name)
+
+
+def _gaussian_kl(mean_a, var_a, mean_b, var_b):
+    """KL(a || b) of scalar Gaussians."""
+    return 0.5 * (math.log(var_b / var_a) - 1 + (var_a + (mean_a - mean_b) ** 2) / var_b)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("t", [0, 1, 2, 300, 998])
+def test_loss_equals_the_mean_squared_error_and_the_bound_written_out(name, t):
+    rng = np.random.default_rng(t)
+    eps, v, x0, noise = rng.standard_normal((4, 6)) * [[1], [0.4], [1], [1]]
+    _, alpha_bar = respaced(name, 1000)
+    share, before = alpha_bar[t], alpha_bar[t - 1] if t else 1.0
+    beta = 1 - share / before
+    x_t = math.sqrt(share) * x0 + math.sqrt(1 - share) * noise
+    bound = []
+    for c in range(6):
+        x0hat = (x_t[c] - math.sqrt(1 - share) * eps[c]) / math.sqrt(share)
+
+        def posterior_mean(start, now=x_t[c]):
+            a = beta * math.sqrt(before) / (1 - share)
+            return a * start + (1 - before) * math.sqrt(1 - beta) / (1 - share) * now
+
+        clipped = max(t, 1)
+        beta_c = 1 - alpha_bar[clipped] / alpha_bar[clipped - 1]
+        posterior = beta_c * (1 - alpha_bar[clipped - 1]) / (1 - alpha_bar[clipped])
+        variance = beta ** ((v[c] + 1) / 2) * posterior ** ((1 - v[c]) / 2)
+        if t == 0:
+            density = math.exp(-0.5 * (x0[c] - posterior_mean(x0hat)) ** 2 / variance)
+            bound.append(-math.log(density / math.sqrt(2 * math.pi * variance)))
+        else:
+            bound.append(
+                _gaussian_kl(posterior_mean(x0[c]), posterior, posterior_mean(x0hat), variance)
+            )
+    loss = DiffusionLoss(name, torch.device("cpu"))
+    args = (torch.tensor(a, dtype=torch.float32)[None] for a in (eps, v, x0, x_t))
+    mse, bits = loss(*args, torch.tensor([t]), torch.tensor(noise, dtype=torch.float32)[None])
+    assert mse.item() == pytest.approx(np.mean((eps - noise) ** 2), rel=1e-5)
+    assert bits.item() == pytest.approx(np.mean(bound) / math.log(2), rel=2e-3, abs=1e-5)
+
+
+def test_noised_tokens_keep_the_share_of_signal_of_their_timestep():
+    _, alpha_bar = respaced("cosine", 1000)
+    x0, noise = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 500, 999])
+    x_t = DiffusionLoss("cosine", torch.device("cpu")).noised(x0, t, noise)
+    for row, share in enumerate(alpha_bar[i] for i in t):
+        wanted = math.sqrt(share) * x0[row] + math.sqrt(1 - share) * noise[row]
+        np.testing.assert_allclose(x_t[row], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_bound_moves_the_variance_but_not_the_mean():
+    rng = torch.Generator().manual_seed(0)
+    eps, v, x0, noise = torch.randn(4, 5, 3, generator=rng).unbind()
+    eps.requires_grad_()
+    v.requires_grad_()
+    loss = DiffusionLoss("linear", torch.device("cpu"))
+    t = torch.tensor([0, 1, 10, 500, 999])
+    _, bound = loss(eps, v, x0, loss.noised(x0, t, noise), t, noise)
+    bound.backward()
+    assert eps.grad is None or eps.grad.abs().max() == 0
+    assert (v.grad != 0).all()
+
+
+def test_the_rate_warms_up_linearly_and_ends_at_zero_on_a_cosine():
+    recipe = Recipe(steps=110, learning_rate=2.0, warmup=10)
+    assert [recipe.rate(s) for s in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
+    assert recipe.rate(10) == pytest.approx(2.0)
+    assert recipe.rate(60) == pytest.approx(1.0)
+    assert recipe.rate(110) == pytest.approx(0.0)
+    rates = [recipe.rate(s) for s in range(9, 111)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_same_seed_trains_the_same_model_and_another_seed_another_one(tmp_path):
+    models = [
+        _train(tmp_path / name, Recipe(steps=3, batch=4, warmup=1, seed=seed)).state_dict()
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    _assert_equal(models[0], models[1])
+    assert (models[0]["z_proj.weight"] != models[2]["z_proj.weight"]).any()
+
+
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, capsys):
+    whole = _train(tmp_path / "whole")
+    calls = []
+
+    class Interrupted(torch.optim.AdamW):
+        def step(self, *args, **kwargs):
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return super().step(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _train(tmp_path / "parts")
+    capsys.readouterr()
+    resumed = _train(tmp_path / "parts")
+    assert "resumed from" in capsys.readouterr().out
+    _assert_equal(whole.state_dict(), resumed.state_dict())
+    ends = [torch.load(tmp_path / n / "checkpoint", weights_only=True) for n in ("whole", "parts")]
+    _assert_equal(ends[0]["model"], ends[1]["model"])
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    first = {k: v.clone() for k, v in _train(tmp_path / "run").state_dict().items()}
+    _assert_equal(first, _train(tmp_path / "run").state_dict())
+
+
+def test_the_average_differs_from_the_model_and_both_have_learned(tmp_path):
+    _train(tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoint", weights_only=True)
+    name = "diffloss.net.final_layer.linear.weight"  # zero at first
+    assert state["model"][name].abs().max() > 0
+    assert state["model_ema"][name].abs().max() > 0
+    assert (state["model"][name] != state["model_ema"][name]).any()
+
+
+def test_training_lowers_the_loss(tmp_path):
+    images = IMAGES[:1].expand(20, -1, -1, -1)  # one image to learn by heart
+    recipe = Recipe(steps=60, batch=8, warmup=5, learning_rate=5e-3, token_noise=0.0)
+    _train(tmp_path / "run", recipe, images=images, log_every=20)
+    lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line)["eps_mse"] for line in lines]
+    assert len(losses) == 3
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_log_has_a_line_for_each_interval(tmp_path):
+    _train(tmp_path / "run")
+    lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["step"] for record in records] == [2, 4, 6]
+    for key in ("eps_mse", "bound_bits", "gradient_norm", "learning_rate", "seconds"):
+        assert all(math.isfinite(record[key]) for record in records)
+    assert records[0]["learning_rate"] == pytest.approx(RECIPE.rate(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"learning_rate": 0.5}, "learning_rate = 0.001, not 0.5"), ({"seed": 6}, "seed = 5, not 6")],
+)
+def test_a_checkpoint_of_another_recipe_is_refused_by_the_value_that_differs(
+    change, named, tmp_path
+):
+    _train(tmp_path / "run")
+    values = {name: getattr(RECIPE, name) for name in Recipe.__dataclass_fields__}
+    with pytest.raises(CsdError, match=named):
+        _train(tmp_path / "run", Recipe(**{**values, **change}))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    _train(tmp_path / "run")
+    other = MARConfig.from_dict({**CONFIG.to_dict(), "diffloss_w": 24})
+    with pytest.raises(CsdError, match="diffloss_w = 16, not 24"):
+        _train(tmp_path / "run", config=other)
+
+
+def test_a_damaged_checkpoint_is_reported_as_an_error_of_the_user(tmp_path):
+    _train(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CsdError, match="checkpoint"):
+        _train(tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(tmp_path):
+    with pytest.raises(CsdError, match=r"not finite at step 1: lower --learning-rate"):
+        _train(tmp_path / "run", images=IMAGES * math.nan)
+
+
+def _idx(shape, values, kind=8):
+    return struct.pack(f">HBB{len(shape)}I", 0, kind, len(shape), *shape) + bytes(values)
+
+
+def test_idx_files_are_read_in_their_shape(tmp_path):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(_idx((2, 3), range(6))))
+    np.testing.assert_array_equal(read_idx(tmp_path / "x.gz"), [[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"not gzip at all",
+        gzip.compress(b""),
+        gzip.compress(b"\0\0"),
+        gzip.compress(_idx((2, 3), range(5))),
+        gzip.compress(_idx((2, 3), range(6), kind=13)),
+        gzip.compress(_idx((2, 3), range(6)))[:-9],
+        gzip.compress(_idx((2, 3), range(6)))[:15] + b"\xff" * 20,
+        gzip.compress(_idx((100,), range(100)))[:20] + b"\0" * 40,
+    ],
+    ids=["empty", "text", "no header", "half a header", "short", "floats", "truncated", "garbage",
+         "zeros"],
+)  # fmt: skip
+def test_damaged_idx_files_are_reported_with_a_remedy(raw, tmp_path):
+    (tmp_path / "x.gz").write_bytes(raw)
+    with pytest.raises(CsdError, match=r"cannot read .*x\.gz: .*install the data set again"):
+        read_idx(tmp_path / "x.gz")
+
+
+def test_missing_data_names_the_package_that_brings_it(tmp_path):
+    with pytest.raises(CsdError, match="apt-get install dataset-fashion-mnist"):
+        load_images(tmp_path, "train")
+
+
+def test_images_lie_in_minus_one_to_one(tmp_path):
+    pixels = gzip.compress(_idx((1, 2, 2), [0, 255, 51, 204]))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(pixels)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(_idx((1,), [7])))
+    images, labels = load_images(tmp_path, "t10k")
+    np.testing.assert_allclose(images, [[[[-1, 1], [-0.6, 0.6]]]], atol=1e-6)
+    assert labels.tolist() == [7]
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 600), ("t10k", 40)):
+        pixels, labels = rng.integers(256, size=(count, 28, 28)), rng.integers(10, size=count)
+        for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            raw = _idx(array.shape, array.astype(np.uint8).tobytes())
+            (tmp_path / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(raw))
+    return tmp_path
+
+
+def _command(argv):
+    return run_command(run, build_parser(), [str(part) for part in argv])
+
+
+def test_the_command_trains_and_writes_weights_that_load(data):
+    code = "import runpy; runpy.run_module('csd.models.training', run_name='__main__')"
+    argv = ["draft", "--data", data, "--out", data / "out", "--steps", 2, "--batch", 2]
+    done = run_python(code, *argv, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    from csd.models import load_mar
+
+    model = load_mar(data / "out/draft.safetensors", MARConfig.load(data / "out/draft.json"))
+    assert model.config == MARConfig.load("fashion_mnist_draft")
+
+
+def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
+    from csd.tools.quality import ImageClassifier
+
+    argv = ["classifier", "--data", data, "--out", data, "--epochs", 1, "--threads", 1]
+    assert _command(argv) == 0
+    classifier = ImageClassifier(data / "classifier.onnx", threads=1)
+    assert 0 <= classifier.accuracy(np.zeros((5, 1, 28, 28), np.float32), [0] * 5) <= 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["draft", "--data", "nowhere"], "no data at nowhere/train-images"),
+        (["draft", "--device", "quantum"], "no device 'quantum'"),
+        (["draft", "--device", "cuda:99"], "no device 'cuda:99'"),
+        (["draft", "--steps", "0"], "steps is 0"),
+        (["draft", "--batch", "0"], "batch is 0"),
+        (["draft", "--threads", "0"], "threads is 0"),
+        (["draft", "--learning-rate", "nan"], "learning-rate is nan"),
+        (["classifier", "--epochs", "0"], "epochs is 0"),
+    ],
+)
+def test_bad_arguments_of_the_command_are_one_line(argv, message, data, capsys):
+    if "--data" not in argv:
+        argv = [*argv, "--data", data]
+    assert message in failure(_command, ["--threads", 1, *argv, "--out", data / "out"], capsys)
+
+
+def test_the_help_shows_defaults_and_an_example():
+    text = build_parser().format_help()
+    assert "example: python -m csd.models.training" in text
+    assert "(default: 7000)" in text

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from csd.runtime import ConfigError, MARConfig
+
+from ..helpers import DATA, tiny_config
+
+
+def test_the_released_constructor_arguments_are_a_configuration():
+    config = tiny_config("target")
+    assert config.num_sampling_steps == 20  # a string in the file, as released
+    assert (config.grid_size, config.seq_len, config.token_dim) == (4, 16, 16)
+    assert config.latent_shape == (16, 4, 4)
+    assert config.condition_dim == 64
+    assert config.modulation_dim == (3 * 3 + 2) * 96
+
+
+def test_patches_multiply_channels_and_divide_tokens():
+    config = MARConfig(img_size=48, vae_stride=3, patch_size=4, vae_embed_dim=5)
+    assert (config.grid_size, config.seq_len, config.token_dim) == (4, 16, 80)
+    assert config.latent_shape == (5, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "heads", "head_depth", "head_width"),
+    [
+        ("mar_base", 768, 12, 12, 6, 1024),
+        ("mar_large", 1024, 16, 16, 8, 1280),
+        ("mar_huge", 1280, 20, 16, 12, 1536),
+    ],
+)
+def test_presets_have_the_published_sizes(name, width, depth, heads, head_depth, head_width):
+    config = MARConfig.load(name)
+    for part in ("encoder", "decoder"):
+        sizes = [getattr(config, f"{part}_{field}") for field in ("embed_dim", "depth", "num_heads")]
+        assert sizes == [width, depth, heads]
+    assert (config.diffloss_d, config.diffloss_w) == (head_depth, head_width)
+    assert (config.seq_len, config.token_dim, config.class_num) == (256, 16, 1000)
+    assert (config.buffer_size, config.beta_schedule) == (64, "cosine")
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_zoo_presets_make_49_tokens_of_16_channels(role):
+    config = MARConfig.load(f"fashion_mnist_{role}")
+    assert (config.seq_len, config.token_dim, config.class_num) == (49, 16, 10)
+    assert config.image_kind == "pixel"
+
+
+def test_a_configuration_survives_json(tmp_path):
+    config = MARConfig.load("mar_base")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    assert MARConfig.load(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder_depth": 0}, "encoder_depth is 0: give a whole number above 0"),
+        ({"encoder_depth": 2.0}, "encoder_depth is 2.0"),
+        ({"encoder_depth": True}, "encoder_depth is True"),
+        ({"encoder_depth": None}, "encoder_depth is None"),
+        ({"class_num": "ten"}, "class_num is 'ten'"),
+        ({"mlp_ratio": 0}, "mlp_ratio is 0: give a number above 0"),
+        ({"mlp_ratio": "4"}, "mlp_ratio is '4'"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio is nan"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio is inf"),
+        ({"norm_eps": -1e-6}, "norm_eps is -1e-06"),
+        ({"latent_scale": float("inf")}, "latent_scale is inf"),
+        ({"encoder_num_heads": 5}, "encoder_embed_dim 64 is not a multiple of encoder_num_heads 5"),
+        ({"decoder_num_heads": 7}, "decoder_embed_dim 64 is not a multiple of decoder_num_heads 7"),
+        ({"patch_size": 3}, "img_size 64 is not a multiple of vae_stride x patch_size = 48"),
+        ({"num_sampling_steps": 1001}, "num_sampling_steps is 1001: at most 1000"),
+        ({"num_sampling_steps": "ddim50"}, "num_sampling_steps is 'ddim50'"),
+        ({"num_sampling_steps": "²"}, "num_sampling_steps is '²'"),
+        ({"num_sampling_steps": "0"}, "num_sampling_steps is 0"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid': give one of cosine, linear"),
+        ({"beta_schedule": ["cosine"]}, "beta_schedule is"),
+        ({"image_kind": "video"}, "image_kind is 'video': give one of latent, pixel"),
+        ({"image_kind": "pixel"}, r"vae_embed_dim 1 \(grey\) or 3 \(RGB\), not 16"),
+        ({"depth": 3, "width": 4}, "unknown configuration key 'depth'; known keys: .*vae_stride"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(change, message):
+    values = {**tiny_config("target").to_dict(), **change}
+    with pytest.raises(ConfigError, match=message):
+        MARConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot read configuration .*: give|give a JSON object"),
+        ("{", "give a JSON object"),
+        ("[1, 2]", "is not a JSON object of constructor arguments"),
+        ('"mar_base"', "is not a JSON object"),
+        ("null", "is not a JSON object"),
+        ('{"target": {}}', "unknown configuration key 'target'"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        MARConfig.load(tmp_path / "config.json")
+
+
+def test_a_binary_file_is_no_configuration():
+    with pytest.raises(ConfigError, match="cannot read configuration"):
+        MARConfig.load(DATA / "target.pth")
+
+
+def test_an_unknown_name_is_answered_with_the_presets(tmp_path):
+    with pytest.raises(ConfigError, match="'mar_tiny': give a JSON file or one of mar_base"):
+        MARConfig.load("mar_tiny")
+    with pytest.raises(ConfigError, match="no configuration"):
+        MARConfig.load(tmp_path)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from csd.runtime import FixedNoise, OptionError, SeededNoise
+from csd.runtime.noise import MAX_SEED, Purpose
+
+IMAGES, POSITIONS = np.array([0, 0, 1, 5]), np.array([0, 3, 3, 2])
+SIGNIFICANCE = 1e-3
+
+
+def test_noise_is_a_function_of_image_and_position_whatever_the_order_of_work():
+    noise, order = SeededNoise(7), np.array([2, 0, 3, 1])
+    for draw in (
+        lambda i, p: noise.initial(i, p, 4),
+        lambda i, p: noise.per_step(i, p, 3, 4),
+        noise.accept,
+    ):
+        together = draw(IMAGES, POSITIONS)
+        np.testing.assert_array_equal(draw(IMAGES[order], POSITIONS[order]), together[order])
+        alone = [draw(IMAGES[k : k + 1], POSITIONS[k : k + 1]) for k in range(4)]
+        np.testing.assert_array_equal(np.concatenate(alone), together)
+    orders = noise.orders(np.array([4, 0]), 9)
+    np.testing.assert_array_equal(noise.orders(np.array([0]), 9)[0], orders[1])
+
+
+def test_every_image_token_purpose_and_seed_has_its_own_numbers():
+    drawn = [
+        SeededNoise(seed).stream(purpose, image, position).random()
+        for seed in (0, 1, MAX_SEED)
+        for purpose in Purpose
+        for image in range(3)
+        for position in range(3)
+    ]
+    assert len(set(drawn)) == len(drawn)
+    again = SeededNoise(0).stream(Purpose.ORDER, 0, 0).random()
+    assert again == drawn[0]
+
+
+def test_fewer_head_steps_are_the_first_entries_of_more():
+    noise = SeededNoise(3)
+    longer = noise.per_step(IMAGES, POSITIONS, 10, 4)
+    np.testing.assert_array_equal(noise.per_step(IMAGES, POSITIONS, 4, 4), longer[:, :4])
+
+
+def test_streams_do_not_overlap():
+    rows = [SeededNoise(0).stream(Purpose.PER_STEP, 0, p).random(500) for p in range(20)]
+    values = np.concatenate(rows)
+    assert len(np.unique(values)) == len(values)
+
+
+def test_normals_are_standard_and_neighbours_are_independent():
+    images, positions = np.repeat(np.arange(20), 50), np.tile(np.arange(50), 20)
+    normals = SeededNoise(11).per_step(images, positions, 4, 5).reshape(1000, 20)
+    assert stats.kstest(normals.reshape(-1), "norm").pvalue > SIGNIFICANCE
+    assert stats.pearsonr(normals[1:].reshape(-1), normals[:-1].reshape(-1)).pvalue > SIGNIFICANCE
+    initial = SeededNoise(11).initial(images, positions, 20)
+    assert stats.pearsonr(initial.reshape(-1), normals.reshape(-1)).pvalue > SIGNIFICANCE
+    uniforms = SeededNoise(11).accept(images, positions)
+    assert stats.kstest(uniforms, "uniform").pvalue > SIGNIFICANCE
+
+
+def test_orders_are_uniform_permutations():
+    orders = SeededNoise(2).orders(np.arange(3000), 5)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(5), (3000, 1)))
+    for column in orders.T:
+        assert stats.chisquare(np.bincount(column, minlength=5)).pvalue > SIGNIFICANCE
+
+
+def test_the_numbers_of_a_seed_never_change():
+    noise = SeededNoise(12345)
+    assert noise.orders(np.array([2]), 6).tolist() == [[0, 3, 2, 1, 4, 5]]
+    np.testing.assert_allclose(noise.initial(np.array([1]), np.array([2]), 2), [[-0.0219244, -0.4587356]])
+    assert noise.accept(np.array([1]), np.array([2])).tolist() == pytest.approx([0.601948057614])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(OptionError, match=r"seed is .*: give a whole number from 0"):
+        SeededNoise(seed)
+
+
+def _fixed(images=2, length=4, steps=3, channels=5):
+    rng = np.random.default_rng(0)
+    orders = np.stack([rng.permutation(length) for _ in range(images)])
+    shape = (images, length)
+    return orders, rng.normal(size=(*shape, channels)), rng.normal(size=(*shape, steps, channels))
+
+
+def test_fixed_noise_gives_back_what_it_was_given():
+    orders, initial, per_step = _fixed()
+    noise = FixedNoise(orders, initial, per_step)
+    images, positions = np.array([1, 0]), np.array([2, 3])
+    np.testing.assert_array_equal(noise.orders(np.array([1]), 4), orders[1:])
+    np.testing.assert_array_equal(
+        noise.initial(images, positions, 5), initial[images, positions].astype(np.float32)
+    )
+    np.testing.assert_array_equal(
+        noise.per_step(images, positions, 2, 5),
+        per_step[images, positions, :2].astype(np.float32),
+    )
+    seeded = SeededNoise(0)
+    np.testing.assert_array_equal(
+        noise.accept(images, positions), seeded.accept(images, positions)
+    )
+
+
+def _shape_of(position, change):
+    arrays = list(_fixed())
+    arrays[position] = change(arrays[position])
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        _shape_of(0, lambda a: a[:1]),
+        _shape_of(0, lambda a: a[0]),
+        _shape_of(1, lambda a: a[:, :3]),
+        _shape_of(1, lambda a: a[..., :4]),
+        _shape_of(1, lambda a: a[..., None]),
+        _shape_of(2, lambda a: a[:, :, 0]),
+        _shape_of(2, lambda a: a[:1]),
+    ],
+)
+def test_fixed_noise_whose_shapes_do_not_fit_is_refused(arrays):
+    with pytest.raises(OptionError, match=r"fixed noise has shapes .*: give \[B, L\]"):
+        FixedNoise(*arrays)
+
+
+@pytest.mark.parametrize("row", [[0, 1, 2, 2], [1, 2, 3, 4], [-1, 0, 1, 2]])
+def test_fixed_orders_that_are_no_permutations_are_refused(row):
+    _, *normals = _fixed(images=1)
+    with pytest.raises(OptionError, match="not permutations"):
+        FixedNoise(np.array([row]), *normals)
+
+
+def test_fixed_noise_for_other_images_tokens_steps_or_channels_is_refused():
+    noise = FixedNoise(*_fixed())
+    one = np.array([0])
+    with pytest.raises(OptionError, match="for 2 images of 4 tokens: give it for 3 images of 4"):
+        noise.orders(np.array([2]), 4)
+    with pytest.raises(OptionError, match="give it for 1 images of 9"):
+        noise.orders(one, 9)
+    with pytest.raises(OptionError, match="3 head steps, the run has 4"):
+        noise.per_step(one, one, 4, 5)
+    with pytest.raises(OptionError, match="5 channels, the model has 6"):
+        noise.initial(one, one, 6)
