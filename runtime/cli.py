@@ -60,12 +60,6 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="head steps, annealed to M if given (default: the bundle's)",
     )
     parser.add_argument(
-        "--head",
-        choices=HEADS,
-        default=defaults.head,
-        help="head sampler; speculative keeps the law, parallel the sample",
-    )
-    parser.add_argument(
         "--head-tolerance",
         type=float,
         default=defaults.head_tolerance,
@@ -98,7 +92,6 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
         "cfg": args.cfg,
         "cfg_schedule": args.cfg_schedule,
         "temperature": args.temperature,
-        "head": args.head,
         "head_tolerance": args.head_tolerance,
     }
     return GenerateOptions(**{**values, **changes})
@@ -127,6 +120,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
     )
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default=defaults.head,
+        help="head sampler; speculative keeps the law, parallel the sample",
+    )
     add_decoding_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG of all images")
     parser.add_argument("--columns", type=int, help="images in a row (default: about square)")
@@ -150,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Generate what was asked for."""
-    options = decoding_options(args, mode=args.mode, gamma=args.gamma)
+    options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     for path in (args.out, args.save_latents, args.stats):

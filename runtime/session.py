@@ -24,6 +24,9 @@ from .stats import Progress, ProgressCallback, Stats
 from .version import version
 
 
+MAX_THREADS = 256
+
+
 @dataclass(frozen=True, eq=False)
 class GenerateResult:
     """What `generate` returns.
@@ -51,8 +54,8 @@ class Session:
     """
 
     def __init__(self, bundle: Bundle, backend: str = "auto", threads: int = 2) -> None:
-        if threads < 1:
-            raise OptionError(f"threads is {threads}: give at least 1")
+        if not 1 <= threads <= MAX_THREADS:
+            raise OptionError(f"threads is {threads}: give 1 to {MAX_THREADS}")
         self.bundle = bundle
         self._backend = create_backend(backend, threads)
         self._models = {role: self._load_model(role) for role in bundle.manifest.models}

@@ -43,6 +43,8 @@ class Measurement:
         accuracy_images: number of images behind `accuracy`.
         parts: seconds by part of the last repeat.
         head_evaluations: batched head calls by model of the last repeat.
+        head_rounds: sequential head evaluations a token, by model, of the last repeat.
+        head_rows: head network rows a token, by model, of the last repeat.
     """
 
     case: Case
@@ -52,6 +54,8 @@ class Measurement:
     accuracy_images: int = 0
     parts: dict[str, float] = field(default_factory=dict[str, float])
     head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
+    head_rounds: dict[str, float] = field(default_factory=dict[str, float])
+    head_rows: dict[str, float] = field(default_factory=dict[str, float])
 
     def median(self) -> float:
         """Median seconds of a batch."""
@@ -72,6 +76,8 @@ class Measurement:
             "accuracy_images": self.accuracy_images,
             "seconds_by_part": self.parts,
             "head_evaluations": self.head_evaluations,
+            "head_rounds_per_token": self.head_rounds,
+            "head_rows_per_token": self.head_rows,
         }
 
 
@@ -82,6 +88,7 @@ def fewer_steps(num_iter: int) -> list[int]:
 
 def make_cases(
     modes: Sequence[str],
+    heads: Sequence[str],
     gammas: Sequence[int],
     temperatures: Sequence[float],
     options: GenerateOptions,
@@ -91,32 +98,36 @@ def make_cases(
 
     Args:
         modes: of `eager`, `target`, `draft`, `csd`.
+        heads: head samplers of all modes but `eager`.
         gammas: for `csd`.
-        temperatures: inner temperatures for `csd` at the first gamma.
+        temperatures: inner temperatures for `csd` at the first gamma, beside the options' own.
         options: everything else.
         num_iter: AR steps.
     """
-    alone = dataclasses.replace(options, mode="target", num_iter=num_iter)
-    cases: list[Case] = []
-    if "eager" in modes:
-        cases.append(Case("eager", alone, eager=True))
-    if "target" in modes:
-        cases.append(Case("target", alone))
-        for steps in fewer_steps(num_iter):
-            cases.append(
-                Case(f"target, {steps} AR steps", dataclasses.replace(alone, num_iter=steps))
-            )
-    if "draft" in modes:
-        cases.append(Case("draft", dataclasses.replace(alone, mode="draft")))
-    if "csd" in modes:
-        speculative = dataclasses.replace(alone, mode="csd")
-        for gamma in gammas:
-            cases.append(Case(f"csd, gamma {gamma}", dataclasses.replace(speculative, gamma=gamma)))
-        for value in temperatures:
-            if value == options.inner_temperature:
-                continue
-            changed = dataclasses.replace(speculative, gamma=gammas[0], inner_temperature=value)
-            cases.append(Case(f"csd, gamma {gammas[0]}, T {value:g}", changed))
+    base = dataclasses.replace(options, mode="target", num_iter=num_iter)
+    cases = [Case("eager", base, eager=True)] if "eager" in modes else []
+    for head in heads:
+        suffix = "" if head == "sequential" else f", head {head}"
+        alone = dataclasses.replace(base, head=head)
+        if "target" in modes:
+            cases.append(Case(f"target{suffix}", alone))
+            cases += [
+                Case(f"target{suffix}, {n} AR steps", dataclasses.replace(alone, num_iter=n))
+                for n in fewer_steps(num_iter)
+            ]
+        if "draft" in modes:
+            cases.append(Case(f"draft{suffix}", dataclasses.replace(alone, mode="draft")))
+        if "csd" in modes:
+            own = options.inner_temperature
+            settings = [(gamma, own) for gamma in gammas]
+            settings += [(gammas[0], value) for value in temperatures if value != own]
+            cases += [
+                Case(
+                    f"csd{suffix}, gamma {gamma}, T {value:g}",
+                    dataclasses.replace(alone, mode="csd", gamma=gamma, inner_temperature=value),
+                )
+                for gamma, value in settings
+            ]
     return cases
 
 
@@ -150,6 +161,9 @@ def measure(
                 result.acceptance_rate = stats.acceptance_rate
                 result.parts = stats.parts
                 result.head_evaluations = stats.head_evaluations
+                for role, tokens in stats.head_tokens.items():
+                    result.head_rounds[role] = stats.head_rounds[role] / tokens
+                    result.head_rows[role] = stats.head_rows[role] / tokens
             if repeat > 0:
                 result.seconds.append(seconds)
     return results

@@ -16,6 +16,7 @@ from ..runtime.cli import add_decoding_arguments, decoding_options
 from ..runtime.cli_support import HelpFormatter, run_command
 from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import check_writable, write_atomically
+from ..runtime.options import HEADS
 
 MODES = ("eager", "target", "draft", "csd")
 DEFAULT_GAMMAS = "4,8,16,32"
@@ -35,6 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     parser.add_argument("--modes", default="eager,target,csd", help=f"of {', '.join(MODES)}")
+    parser.add_argument(
+        "--heads", default="sequential", help=f"head samplers to compare, of {', '.join(HEADS)}"
+    )
     parser.add_argument("--gammas", default=DEFAULT_GAMMAS, help="gamma values of csd")
     parser.add_argument(
         "--temperatures",
@@ -70,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
     """Measure what was asked for."""
     console = Console(highlight=False)
     modes = _list("modes", args.modes, str)
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown:
-        raise OptionError(f"mode is {unknown[0]!r}: give some of {', '.join(MODES)}")
+    heads = _list("heads", args.heads, str)
+    for name, values, known in (("mode", modes, MODES), ("head", heads, HEADS)):
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            raise OptionError(f"{name} is {unknown[0]!r}: give some of {', '.join(known)}")
     gammas = _list("gammas", args.gammas, int)
     temperatures = _list("temperatures", args.temperatures, float) if args.temperatures else []
     for name, least in (("batch", 1), ("repeats", 1), ("quality_images", 0)):
@@ -87,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         gammas = [gamma for gamma in gammas if gamma <= bundle.manifest.max_gamma] or [1]
     if "draft" not in bundle.manifest.models and args.modes == "eager,target,csd":
         modes.remove("csd")
-    report = _measure(args, bundle, modes, gammas, temperatures, console)
+    report = _measure(args, bundle, modes, heads, gammas, temperatures, console)
     console.print(results_table(report))
     if args.json is not None:
         with write_atomically(args.json) as stream:
@@ -103,6 +109,7 @@ def _measure(
     args: argparse.Namespace,
     bundle: Bundle,
     modes: list[str],
+    heads: list[str],
     gammas: list[int],
     temperatures: list[float],
     console: Console,
@@ -121,7 +128,7 @@ def _measure(
     if "eager" in modes and not isinstance(resolved.head_steps, int):
         raise OptionError("eager has no annealed head steps: leave eager out of --modes")
     assert resolved.num_iter is not None
-    cases = make_cases(modes, gammas, temperatures, resolved, resolved.num_iter)
+    cases = make_cases(modes, heads, gammas, temperatures, resolved, resolved.num_iter)
     eager = eager_sampler(bundle, args.target_weights, args.threads) if "eager" in modes else None
     with bundle.session(args.backend, args.threads) as session:
         for case in cases:  # before minutes of work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             raise CsdError("the export failed: see the lines above")
     bundle, cfg = Bundle.open(folder), zoo_entry(ZOO).best_cfg
     names = bundle.manifest.class_names or ()
-    speculative = GenerateOptions(mode="csd", cfg=cfg)
+    speculative = GenerateOptions(mode="csd", cfg=cfg, head="auto")
     alone = GenerateOptions(mode="target", cfg=cfg)
     with bundle.session(threads=args.threads) as session:
         console.print(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
@@ -73,7 +74,12 @@ def run(args: argparse.Namespace) -> int:
         results = measure(
             session,
             eager_sampler(bundle, None, args.threads),
-            [Case("eager", alone, eager=True), Case("target", alone), Case("csd", speculative)],
+            [
+                Case("eager", alone, eager=True),
+                Case("target", alone),
+                Case("target, head auto", replace(alone, head="auto")),
+                Case("csd, head auto", speculative),
+            ],
             batch=1, repeats=args.repeats, seed=1, report=console.print,
         )  # fmt: skip
     baseline = results[0].median()

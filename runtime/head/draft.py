@@ -111,7 +111,7 @@ class AffineDraft:
 
     def first(self, x: Float32) -> tuple[Float32, Float32]:
         """Guess `(x0hat, v)` at index S - 1 from the initial noise `[N, C]`."""
-        x0hat = x @ self.start[:-1] + self.start[-1]
+        x0hat: Float32 = x @ self.start[:-1] + self.start[-1]
         return x0hat, np.broadcast_to(self.share[-1], x.shape).copy()
 
     def move(
@@ -120,7 +120,8 @@ class AffineDraft:
         """Guess `(x0hat, v)` after the transition at index `step [N]`; all others `[N, C]`."""
         features = np.concatenate([innovation, x, x0hat, v], axis=1)[:, None]
         change = np.matmul(features, self.weight[step])[:, 0] + self.bias[step]
-        return x0hat + change, v + (self.share[np.maximum(step - 1, 0)] - self.share[step])
+        change_v: Float32 = self.share[np.maximum(step - 1, 0)] - self.share[step]
+        return x0hat + change, v + change_v
 
 
 class Rollout:
@@ -169,7 +170,7 @@ class Rollout:
         """
         count, width, channels = normals.shape
         share = self.draft.share
-        v_along = v[:, None] + (share[index] - share[index[:, :1]])
+        v_along: Float32 = v[:, None] + np.subtract(share[index], share[index[:, :1]])
         log_std = self.schedule.log_std(v_along, index)
         innovation = np.float32(temperature) * np.exp(log_std) * normals
         constant = np.concatenate([innovation, v_along], axis=2)[:, :, None]
@@ -255,8 +256,8 @@ def _ridge(
 def _survival(schedule: HeadSchedule, draft: AffineDraft, held: Trajectories) -> Float32:
     """Probability that drafts from index i on survive j + 1 acceptances, along recorded chains.
 
-    A draft follows the recorded states in place of its own, so no evaluation is needed; the first
-    round of a chain drafts from index S - 1 without a verified prediction, like `AffineDraft.first`.
+    A draft follows the recorded states in place of its own, so no evaluation is needed. The first
+    round of a chain has no verified prediction and drafts from `AffineDraft.first`.
     """
     steps, count, _ = held.x.shape
     out = np.zeros((steps, HORIZON), dtype=np.float32)

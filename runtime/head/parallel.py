@@ -4,7 +4,7 @@ For given noise the chain `x_{i-1} = mean_i(x_i) + std_i(x_i) n_i` is a determin
 sweep evaluates the network at all states of a trajectory in one batch and runs the recursion with
 the outputs corrected linearly,
 
-    x0hat_i(x) = x0hat_i(x_old) + (x - x_old) J_i,
+    x0hat_i(x) = x0hat_i(x_old) + (x - x_old) J_i,    std_i(x) = std_i(x_old),
 
 a quasi-Newton step (J = 0 is Picard's). The first transition of a sweep is exact, because its
 state does not move, so k sweeps settle at least k transitions and the iteration ends. Relatives:
@@ -18,6 +18,18 @@ import numpy as np
 from .draft import AffineDraft
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
 from .schedule import Float32, HeadSchedule, Int64
+
+
+class _Drive:
+    """The noise term of transitions, computed as the sequential sampler does."""
+
+    def __init__(self, per_step: Float32, temperature: float) -> None:
+        self._normals = per_step.copy()
+        self._normals[:, 0] = 0  # the last head step draws nothing
+        self._temperature = np.float32(temperature)
+
+    def __call__(self, std: Float32, token: Int64 | slice, index: Int64 | int) -> Float32:
+        return self._temperature * std * self._normals[token, index]
 
 
 class ParallelSampler:
@@ -55,9 +67,15 @@ class ParallelSampler:
             raise ValueError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
         self.schedule = schedule
         self.tolerance = tolerance
-        self.jacobian = jacobian
         self.draft = draft
+        self._jacobian = jacobian
         self._window = min(window or schedule.steps, schedule.steps)
+        # d x_{i-1} / d x_i, [S, C, C] or [S, 1] where it is a multiple of the identity
+        coef_x0, coef_x = schedule.mean_coefficients
+        self._slope = coef_x
+        if jacobian is not None:
+            identity = np.eye(jacobian.shape[2], dtype=np.float32)
+            self._slope = coef_x[:, None] * identity + coef_x0[:, None] * jacobian
 
     def sample(
         self,
@@ -87,10 +105,9 @@ class ParallelSampler:
         """
         steps = self.schedule.steps
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
-        scaled = np.float32(temperature) * per_step
-        scaled[:, 0] = 0  # the last head step adds no noise
+        drive = _Drive(per_step, temperature)
         if start is None:
-            states = self._drafted(initial, scaled)
+            states = self._drafted(initial, drive)
         else:
             states = np.array(start, dtype=np.float32)
             if states.shape != (steps + 1, n_tokens, channels):
@@ -101,7 +118,7 @@ class ParallelSampler:
         sum_log_std, std = np.zeros_like(initial), np.zeros_like(initial)
         rows = calls = 0
         while (active := np.flatnonzero(index >= 0)).size:
-            log_std, settled, count = self._sweep(evaluate, states, scaled, index[active], active)
+            log_std, settled, count = self._sweep(evaluate, states, drive, index[active], active)
             offsets = np.arange(log_std.shape[1])
             places = index[active, None] - offsets
             counted = (offsets < settled[:, None]) & (places > 0)
@@ -129,7 +146,7 @@ class ParallelSampler:
         self,
         evaluate: Evaluate,
         states: Float32,
-        scaled: Float32,
+        drive: _Drive,
         index: Int64,
         active: Int64,
     ) -> tuple[Float32, Int64, int]:
@@ -144,34 +161,41 @@ class ParallelSampler:
         valid = offsets <= index[:, None]
         rows, columns = np.nonzero(valid)
         before = states[places + 1, active[:, None]]  # [n, K, C]
-        transition, v_rows = evaluated(
+        transition, _ = evaluated(
             self.schedule, evaluate, before[rows, columns], places[rows, columns], active[rows]
         )
-        x0hat, v, log_std = (np.zeros_like(before) for _ in range(3))
-        x0hat[rows, columns], v[rows, columns] = transition.x0hat, v_rows
+        old_mean, log_std = np.zeros_like(before), np.zeros_like(before)
+        old_mean[rows, columns] = transition.mean
         log_std[rows, columns] = transition.log_std
         std = np.exp(log_std)
-        noise = std * scaled[active[:, None], places]
+        after = self._recursion(places, before, old_mean + drive(std, active[:, None], places))
+        moved = np.abs(after - states[places, active[:, None]]) <= self.tolerance * std
+        states[places[rows, columns], active[rows]] = after[rows, columns]
 
-        x, still = before[:, 0], np.ones(len(active), dtype=np.bool_)
-        settled = np.zeros(len(active), dtype=np.int64)
-        for j in range(width):
-            # Transition j is settled if the states before it have not moved.
-            settled += still & valid[:, j]
-            guess = x0hat[:, j]
-            if self.jacobian is not None and j > 0:
-                moved = (x - before[:, j])[:, None]
-                guess = guess + np.matmul(moved, self.jacobian[places[:, j]])[:, 0]
-            mean = self.schedule.from_x0hat(x, guess, v[:, j], places[:, j]).mean
-            x = mean + noise[:, j]
-            here = valid[:, j]
-            old = states[places[here, j], active[here]]
-            states[places[here, j], active[here]] = x[here]
-            size = np.abs(x[here] - old) <= self.tolerance * std[here, j]
-            still[here] &= size.all(axis=1)
+        # Transition j is settled if no state before it has moved since it was evaluated.
+        still = moved.all(axis=2) & valid
+        still = np.concatenate([np.ones_like(still[:, :1]), still[:, :-1]], axis=1) & valid
+        settled = np.where(still.all(axis=1), width, np.argmin(still, axis=1))
         return log_std, settled, len(rows)
 
-    def _drafted(self, initial: Float32, scaled: Float32) -> Float32:
+    def _recursion(self, places: Int64, before: Float32, fixed: Float32) -> Float32:
+        """Run `x' = fixed + (x - before) slope` through a window, `[n, K, C]` each.
+
+        `fixed` is where the old states lead, noise included; the first state has not moved.
+        """
+        out = np.empty_like(fixed)
+        x = before[:, 0]
+        slopes = self._slope[places]
+        for j in range(fixed.shape[1]):
+            change = x - before[:, j]
+            if self._jacobian is None:
+                out[:, j] = fixed[:, j] + change * slopes[:, j]
+            else:
+                out[:, j] = fixed[:, j] + np.matmul(change[:, None], slopes[:, j])[:, 0]
+            x = out[:, j]
+        return out
+
+    def _drafted(self, initial: Float32, drive: _Drive) -> Float32:
         """Start from a chain drafted without the network, `[S + 1, N, C]`."""
         steps, count = self.schedule.steps, len(initial)
         states = np.empty((steps + 1, *initial.shape), dtype=np.float32)
@@ -181,7 +205,7 @@ class ParallelSampler:
             x0hat, v = self.draft.first(initial)
         for i in range(steps - 1, -1, -1):
             mean, log_std, _ = self.schedule.from_x0hat(x, x0hat, v, i)
-            innovation = np.exp(log_std) * scaled[:, i]
+            innovation = drive(np.exp(log_std), slice(None), i)
             if self.draft is not None and i > 0:
                 step = np.full(count, i, dtype=np.int64)
                 x0hat, v = self.draft.move(step, innovation, x, x0hat, v)
