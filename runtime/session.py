@@ -23,7 +23,6 @@ from .options import GenerateOptions
 from .stats import Progress, ProgressCallback, Stats
 from .version import version
 
-
 MAX_THREADS = 256
 
 
