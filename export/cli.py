@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ..runtime.cli_support import HelpFormatter, run_command
+from ..runtime.cli_support import Parser, run_command
 from ..runtime.config import PRESETS, MARConfig
 from ..runtime.errors import ExportError
 from ..runtime.manifest import Manifest, Source, file_sha256
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="csd-export",
         description="Export a target and a draft model to a bundle that the torch-free runtime "
         "reads, and check every graph against PyTorch.",
-        epilog="example: csd-export --zoo fashion-mnist --out bundle",
-        formatter_class=HelpFormatter,
+        example="csd-export --zoo fashion-mnist --out bundle",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
     parser.add_argument("--zoo", help="a shipped pair: fashion-mnist")

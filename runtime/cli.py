@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle
-from .cli_support import HelpFormatter, run_command
+from .cli_support import Parser, run_command
 from .errors import OptionError
 from .files import check_writable, write_atomically
 from .images import grid, save_png
@@ -100,11 +100,10 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
 def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     defaults = GenerateOptions()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="csd-generate",
         description="Generate images from a bundle, without PyTorch.",
-        epilog="example: csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
-        formatter_class=HelpFormatter,
+        example="csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     parser.add_argument(

@@ -6,6 +6,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from .errors import CsdError
 
@@ -13,7 +14,23 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class Parser(argparse.ArgumentParser):
+    """A parser whose help shows defaults and whose errors are one line."""
+
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"example: {example}",
+            formatter_class=_HelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Report a bad command line and exit with code 2."""
+        self.exit(EXIT_ERROR, f"{self.prog}: error: {message}: see {self.prog} --help\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows each default, except where there is none to show."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:

@@ -40,6 +40,8 @@ Int64 = NDArray[np.int64]
 
 # adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk.
 MODULATION_BYTES = 256 << 20
+# Below this number of head steps `auto` samples sequentially: most drafts are rejected there.
+FEW_HEAD_STEPS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +265,8 @@ class RuntimeModel:
                 evaluate, n_tokens=count, channels=channels, temperature=temperature,
                 noise=inputs.noise,
             )  # fmt: skip
-        if options.head == "speculative" or (options.head == "auto" and fitted is not None):
+        few = options.head == "auto" and schedule.steps < FEW_HEAD_STEPS
+        if options.head in ("speculative", "auto") and not few:
             return SpeculativeSampler(schedule, draft=fitted).sample(
                 evaluate, n_tokens=count, channels=channels, temperature=temperature,
                 noise=inputs.noise, streams=inputs.streams(),

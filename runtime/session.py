@@ -90,6 +90,18 @@ class Session:
         self._models.clear()
         self._decoder = None
 
+    def model(self, role: str) -> RuntimeModel:
+        """Return the loaded `target` or `draft`.
+
+        Raises:
+            OptionError: the bundle has no such model, or the session is closed.
+        """
+        if role not in self._models:
+            raise OptionError(
+                f"this session has no {role}: open one of a bundle exported with --{role}"
+            )
+        return self._models[role]
+
     def versions(self) -> dict[str, str]:
         """Versions of csd, Python, NumPy and the backend's library."""
         return {

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..runtime.bundle import Bundle
 from ..runtime.cli import add_decoding_arguments, decoding_options
-from ..runtime.cli_support import HelpFormatter, run_command
+from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import check_writable, write_atomically
 from ..runtime.options import HEADS
@@ -26,13 +26,12 @@ T = TypeVar("T")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="csd-bench",
         description="Compare decoding modes with PyTorch eager: interleaved, warmed up, medians "
         "and percentiles, ratios. Also times the target at fewer AR steps, because that is what "
         "a faster mode has to beat.",
-        epilog="example: csd-bench bundle --modes eager,target,csd --gammas 8 --json bench.json",
-        formatter_class=HelpFormatter,
+        example="csd-bench bundle --modes eager,target,csd --gammas 8 --json bench.json",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     parser.add_argument("--modes", default="eager,target,csd", help=f"of {', '.join(MODES)}")

@@ -16,7 +16,7 @@ from rich.console import Console
 from ..export.cli import main as export
 from ..models.zoo import zoo_entry
 from ..runtime.bundle import Bundle
-from ..runtime.cli_support import HelpFormatter, run_command
+from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import MANIFEST_FILE
@@ -31,12 +31,11 @@ ROWS = 4
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m csd.tools.demo",
         description="Export the shipped pair, generate a labelled grid of images with csd, and "
         "compare PyTorch eager, target and csd.",
-        epilog="example: python -m csd.tools.demo --out out",
-        formatter_class=HelpFormatter,
+        example="python -m csd.tools.demo --out out",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="directory of all results")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each mode")

@@ -16,7 +16,7 @@ from ..models.training.data import DEFAULT_DATA, load_images
 from ..models.training.trainer import Recipe, first_step_error
 from ..models.zoo import zoo_entry
 from ..runtime.bundle import Bundle
-from ..runtime.cli_support import HelpFormatter, run_command
+from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import OptionError
 from ..runtime.files import check_writable, write_atomically
 from ..runtime.images import grid, save_png
@@ -30,12 +30,11 @@ ZOO = "fashion-mnist"
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m csd.tools.zoo_eval",
         description="How many images of target and draft are recognised as the class that was "
         "asked for, by guidance scale; standard deviations of tokens, generated and real.",
-        epilog="example: python -m csd.tools.zoo_eval bundle --images 300 --json zoo.json",
-        formatter_class=HelpFormatter,
+        example="python -m csd.tools.zoo_eval bundle --images 300 --json zoo.json",
     )
     parser.add_argument("bundle", type=Path, help="bundle of the fashion-mnist zoo")
     parser.add_argument("--images", type=int, default=300, help="images of each model and scale")

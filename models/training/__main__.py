@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ...runtime.cli_support import HelpFormatter, run_command
+from ...runtime.cli_support import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError
 from .classifier import accuracy, export_classifier, train_classifier
@@ -19,12 +19,11 @@ from .trainer import Recipe, train
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m csd.models.training",
         description="Train the draft, the target or the classifier of the fashion-mnist zoo. "
         "A run that was interrupted resumes from its last checkpoint when started again.",
-        epilog="example: python -m csd.models.training target --out zoo --steps 7000",
-        formatter_class=HelpFormatter,
+        example="python -m csd.models.training target --out zoo --steps 7000",
     )
     parser.add_argument("what", choices=("target", "draft", "classifier"), help="what to train")
     parser.add_argument("--out", type=Path, required=True, help="directory of weights and logs")
