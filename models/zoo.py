@@ -47,7 +47,7 @@ class ZooEntry:
 
 
 ZOO = {
-    "fashion-mnist": ZooEntry("fashion-mnist", _FOLDER / "fashion_mnist", FASHION_CLASSES, 2.0),
+    "fashion-mnist": ZooEntry("fashion-mnist", _FOLDER / "fashion_mnist", FASHION_CLASSES, 5.0),
 }
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -45,15 +47,24 @@ def config_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, config_files: dict[str, Path]) -> Path:
+def tiny_export(
+    tmp_path_factory: pytest.TempPathFactory, config_files: dict[str, Path]
+) -> tuple[Path, str]:
+    """The bundle of the fixtures' models, and what its export printed."""
     from csd.export.cli import main
 
     out = tmp_path_factory.mktemp("tiny") / "bundle"
     argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", out]
     for role in ("target", "draft"):
         argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
-    assert main([str(part) for part in argv]) == 0
-    return out
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([str(part) for part in argv]) == 0
+    return out, printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_export: tuple[Path, str]) -> Path:
+    return tiny_export[0]
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +101,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small file system cannot be mounted here")
     yield place
     subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture(scope="session")
+def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the shipped pair."""
+    from csd.export.cli import main
+
+    out = tmp_path_factory.mktemp("zoo") / "bundle"
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["--zoo", "fashion-mnist", "--out", str(out)]) == 0
+    return out

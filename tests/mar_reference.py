@@ -96,7 +96,7 @@ class Reference:
         self, z: Tensor, x: Tensor, noise: Tensor, temperature: float, other: Tensor | None = None,
         scale: float = 1.0,
     ) -> Chain:  # fmt: skip
-        """Ancestral sampling: `z [N, D]`, `x [N, C]`, `noise [N, S, C]`; `other` is unconditional."""
+        """Ancestral sampling: `z [N, D]`, `x [N, C]`, `noise [N, S, C]`; `other` for guidance."""
         steps = noise.shape[1]
         timesteps, alpha_bar = respaced(self.config.beta_schedule, steps)
         x, total = x.double(), torch.zeros(x.shape, dtype=torch.float64)

@@ -169,7 +169,7 @@ def _list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
 def results_table(report: dict[str, Any]) -> Table:
     """Return the results as a table."""
     table = Table(title=f"{report['bundle']}, batch {report['batch']}, {report['threads']} threads")
-    table.add_column("mode")
+    table.add_column("mode", no_wrap=True)
     for column in ("s / image", "10-90 %", "x eager", "acceptance", "class accuracy"):
         table.add_column(column, justify="right")
     batch = report["batch"]

@@ -144,7 +144,9 @@ def test_decoders_of_other_architectures_equal_the_plain_definition(
 
 
 def test_a_model_without_a_decoder_is_refused_with_a_remedy():
-    with pytest.raises(CsdError, match=r"holds no KL decoder .*: give the autoencoder's checkpoint"):
+    with pytest.raises(
+        CsdError, match=r"holds no KL decoder .*: give the autoencoder's checkpoint"
+    ):
         load_kl_decoder(DATA / "target.pth")
 
 

@@ -169,7 +169,7 @@ def test_training_lowers_the_loss(tmp_path):
     recipe = Recipe(steps=60, batch=8, warmup=5, learning_rate=5e-3, token_noise=0.0)
     _train(tmp_path / "run", recipe, images=images, log_every=20)
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    losses = [json.loads(line)["eps_mse"] for line in lines]
+    losses = [record["eps_mse"] for record in map(json.loads, lines) if "eps_mse" in record]
     assert len(losses) == 3
     assert losses[-1] < 0.8 * losses[0]
 
@@ -177,7 +177,7 @@ def test_training_lowers_the_loss(tmp_path):
 def test_the_log_has_a_line_for_each_interval(tmp_path):
     _train(tmp_path / "run")
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = [record for record in map(json.loads, lines) if "eps_mse" in record]
     assert [record["step"] for record in records] == [2, 4, 6]
     for key in ("eps_mse", "bound_bits", "gradient_norm", "learning_rate", "seconds"):
         assert all(math.isfinite(record[key]) for record in records)

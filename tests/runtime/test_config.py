@@ -35,7 +35,9 @@ def test_patches_multiply_channels_and_divide_tokens():
 def test_presets_have_the_published_sizes(name, width, depth, heads, head_depth, head_width):
     config = MARConfig.load(name)
     for part in ("encoder", "decoder"):
-        sizes = [getattr(config, f"{part}_{field}") for field in ("embed_dim", "depth", "num_heads")]
+        sizes = [
+            getattr(config, f"{part}_{field}") for field in ("embed_dim", "depth", "num_heads")
+        ]
         assert sizes == [width, depth, heads]
     assert (config.diffloss_d, config.diffloss_w) == (head_depth, head_width)
     assert (config.seq_len, config.token_dim, config.class_num) == (256, 16, 1000)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -33,7 +34,7 @@ class PlainCSD:
         left = masked_after(16, num_iter)
         self.guidance = [1 + (cfg - 1) * (16 - m) / 16 for m in left]
         edges = [16, *left[:-1], 0]
-        self.at = [self.order[b:a] for a, b in zip(edges, edges[1:], strict=False)]
+        self.at = [self.order[b:a] for a, b in itertools.pairwise(edges)]
         self.known = [self.order[a:] for a in edges[:-1]]
 
     def predict(self, role, tokens, prefix, step):
@@ -127,9 +128,7 @@ def test_prefix_verification_drops_what_followed_a_rejection_and_drafts_it_again
 ):
     bounds = ARSchedule(16, NUM_ITER).bounds
     rejected = recorded["orders"][0, bounds[1][0] : bounds[1][1]]  # all of AR step 1
-    options = GenerateOptions(
-        mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.0, verify="prefix"
-    )
+    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.0, verify="prefix")
     stats = tiny_session.generate(
         recorded["labels"][:1], options, noise=_scripted(recorded, rejected)
     ).stats
@@ -193,9 +192,7 @@ def test_prefix_verification_shows_the_target_every_drafted_prefix_in_one_call(r
         if graph == "target_backbone":
             calls.append({name: value.copy() for name, value in feeds.items()})
 
-    options = GenerateOptions(
-        mode="csd", num_iter=NUM_ITER, gamma=4, prefill=0.0, verify="prefix"
-    )
+    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=4, prefill=0.0, verify="prefix")
     with watched(watch) as session:
         noise = _scripted(recorded, [])
         tokens = session.generate(recorded["labels"][:1], options, noise=noise).tokens[0]
@@ -351,7 +348,10 @@ def test_a_backbone_that_is_not_finite_is_named_with_its_place(watched, mode):
                 outputs["z"][0, 0, 0] = np.nan
 
     options = GenerateOptions(mode=mode, num_iter=NUM_ITER, gamma=3, prefill=0.05, head_steps=2)
-    with watched(spoil) as session, pytest.raises(NumericsError, match=r"target\.backbone") as error:
+    with (
+        watched(spoil) as session,
+        pytest.raises(NumericsError, match=r"target\.backbone") as error,
+    ):
         session.generate([1], options)
     assert "AR step 1" in str(error.value)
 

@@ -103,9 +103,7 @@ def test_fixed_noise_gives_back_what_it_was_given():
         per_step[images, positions, :2].astype(np.float32),
     )
     seeded = SeededNoise(0)
-    np.testing.assert_array_equal(
-        noise.accept(images, positions), seeded.accept(images, positions)
-    )
+    np.testing.assert_array_equal(noise.accept(images, positions), seeded.accept(images, positions))
 
 
 def _shape_of(position, change):

@@ -90,9 +90,7 @@ def test_tables_equal_the_formulas_of_the_design(name, steps):
         assert tables.beta[i] == pytest.approx(beta, rel=1e-6)
         assert tables.recip[i] == pytest.approx(math.sqrt(1 / now))
         assert tables.recipm1[i] == pytest.approx(math.sqrt(1 / now - 1), rel=1e-6)
-        assert tables.coef_x0[i] == pytest.approx(
-            beta * math.sqrt(before) / (1 - now), rel=1e-6
-        )
+        assert tables.coef_x0[i] == pytest.approx(beta * math.sqrt(before) / (1 - now), rel=1e-6)
         assert tables.coef_x[i] == pytest.approx(
             (1 - before) * math.sqrt(1 - beta) / (1 - now), rel=1e-6
         )

@@ -122,7 +122,11 @@ def test_images_are_the_decoded_latents(recorded, tiny_session, fixed, graphs):
 def test_densities_of_the_first_step_are_the_recorded_ones(
     recorded, tiny_models, graphs, where, cfg, kind
 ):
-    schedule, orders, labels = HeadSchedule.cosine(HEAD_STEPS), recorded["orders"], recorded["labels"]
+    schedule, orders, labels = (
+        HeadSchedule.cosine(HEAD_STEPS),
+        recorded["orders"],
+        recorded["labels"],
+    )
     start, stop = ARSchedule(16, NUM_ITER).bounds[0]
     scale = ARSchedule(16, NUM_ITER).guidance(float(cfg), kind)[0]
     positions = np.sort(orders[:, start:stop], axis=1)
@@ -153,7 +157,9 @@ def test_densities_of_the_first_step_are_the_recorded_ones(
         return (outs[0][0] if len(outs) == 1 else eps), outs[0][1]
 
     images = np.repeat(np.arange(3), positions.shape[1])
-    noise = tuple(recorded[name][images, positions.reshape(-1)] for name in ("noise", "inter_noise"))
+    noise = tuple(
+        recorded[name][images, positions.reshape(-1)] for name in ("noise", "inter_noise")
+    )
     _, report = SequentialSampler(schedule).sample(
         evaluate, n_tokens=len(images), channels=16, noise=noise
     )
@@ -186,7 +192,7 @@ def test_the_first_verified_block_of_the_fixtures_is_reproduced(recorded, tiny_s
 # Patches, an odd buffer, odd sizes, widths that differ, another epsilon: nothing of the fixtures.
 OTHER = MARConfig(
     img_size=30, vae_stride=3, patch_size=2, vae_embed_dim=3, image_kind="pixel",
-    encoder_embed_dim=48, encoder_depth=3, encoder_num_heads=3,
+    encoder_embed_dim=48, encoder_depth=2, encoder_num_heads=3,
     decoder_embed_dim=40, decoder_depth=1, decoder_num_heads=5, mlp_ratio=2.5,
     class_num=7, buffer_size=5, diffloss_d=2, diffloss_w=56, num_sampling_steps=13, norm_eps=1e-5,
 )  # fmt: skip
@@ -354,6 +360,8 @@ def test_noise_that_does_not_fit_the_run_is_refused(tiny_session, fixed, recorde
         tiny_session.generate([1, 2, 3, 4], EVERY_MODE["target"], noise=fixed)
     with pytest.raises(OptionError, match="20 head steps, the run has 21"):
         tiny_session.generate([1], GenerateOptions(mode="target", head_steps=21), noise=fixed)
-    thin = FixedNoise(recorded["orders"], recorded["noise"][..., 1:], recorded["inter_noise"][..., 1:])
+    thin = FixedNoise(
+        recorded["orders"], recorded["noise"][..., 1:], recorded["inter_noise"][..., 1:]
+    )
     with pytest.raises(OptionError, match="15 channels, the model has 16"):
         tiny_session.generate([1], EVERY_MODE["target"], noise=thin)

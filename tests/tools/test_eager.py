@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from csd.runtime import FixedNoise, GenerateOptions, SeededNoise
+from csd.tools.eager import EagerSampler
+
+from ..helpers import HEAD_STEPS, NUM_ITER, assert_parity
+
+
+@pytest.fixture
+def sampler(tiny_models):
+    return EagerSampler(tiny_models["target"], threads=1)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("kind", ["linear", "constant"])
+def test_eager_reproduces_the_recorded_decodes(recorded, sampler, cfg, kind):
+    noise = FixedNoise(recorded["orders"], recorded["noise"], recorded["inter_noise"])
+    options = GenerateOptions(
+        mode="target", num_iter=NUM_ITER, head_steps=HEAD_STEPS, cfg=cfg, cfg_schedule=kind
+    )
+    latents = sampler.generate(recorded["labels"], options, noise)
+    assert_parity(latents, recorded[f"ar_latents_{cfg}_{kind}"], "latents")
+
+
+def test_eager_and_the_runtime_make_the_same_images_of_a_seed(sampler, tiny_session):
+    options = GenerateOptions(mode="target", num_iter=5, head_steps=7, cfg=1.7, temperature=0.9)
+    labels = np.array([3, 10, 0])
+    latents = sampler.generate(labels, options, SeededNoise(8))
+    expected = tiny_session.generate(labels, options, seed=8).latents
+    assert_parity(latents, expected, "latents")
+
+
+def test_eager_evaluates_the_whole_head_at_every_head_step(sampler, monkeypatch):
+    calls, head = [], sampler.model.head
+
+    def counted(x, t, z):
+        calls.append((len(x), int(t[0])))
+        return head(x, t, z)
+
+    monkeypatch.setattr(sampler.model, "head", counted)
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0)
+    sampler.generate(np.array([1, 2]), options, SeededNoise(0))
+    sizes = (2 * 2 * 5, 2 * 2 * 11)  # guidance, images, tokens of an AR step
+    assert calls == [(size, t) for size in sizes for t in (999, 500, 0)]
