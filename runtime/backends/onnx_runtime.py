@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..errors import BackendError
 from .base import Array
 
-
 # Handing work to a second thread costs more than it saves on matrices of a few hundred columns:
 # the shipped head at 33 rows took 0.30 ms with one thread and 0.58 ms with two.
 ONE_THREAD_BYTES = 8 << 20
