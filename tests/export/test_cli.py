@@ -314,7 +314,9 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
         Bundle.open(bundle)
 
 
-def test_a_really_full_disk_is_one_line_and_leaves_nothing(target, small_disk, capsys):
+def test_a_really_full_disk_is_one_line_and_leaves_nothing(
+    target, small_disk, capsys, exported_before
+):
     argv = [*target, "--calibration-tokens", 0, "--out", small_disk / "bundle"]
     message = failure(main, argv, capsys)
     assert "No space left on device" in message

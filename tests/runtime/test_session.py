@@ -29,6 +29,9 @@ EVERY_MODE = {
     "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0),
     "relaxed": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=4, acceptance="relaxed"),
     "annealed": GenerateOptions(mode="target", num_iter=NUM_ITER, head_steps=(20, 5)),
+    "speculative": GenerateOptions(mode="target", num_iter=NUM_ITER, head="speculative"),
+    "parallel": GenerateOptions(mode="target", num_iter=NUM_ITER, head="parallel"),
+    "auto": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
 }
 every_mode = pytest.mark.parametrize("options", EVERY_MODE.values(), ids=EVERY_MODE)
 
