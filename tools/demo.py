@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         example="python -m csd.tools.demo --out out",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="directory of all results")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each mode")
+    parser.add_argument("--repeats", type=int, default=2, help="timed runs of each mode")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     return parser
 
