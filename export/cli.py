@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
     try:
         from .writer import check_destination, write_bundle
+
+        for needed in ("onnx", "onnxscript"):  # torch imports them when it exports
+            importlib.import_module(needed)
     except ImportError as error:
         raise ExportError(
             f"csd-export needs {error.name}: pip install 'csd[export,cpu]'"
@@ -121,7 +125,11 @@ def _request(args: argparse.Namespace) -> ExportRequest:
         target=models["target"],
         draft=models.get("draft"),
         decoder=decoder,
-        head_steps=args.head_steps or models["target"].config.num_sampling_steps,
+        head_steps=(
+            models["target"].config.num_sampling_steps
+            if args.head_steps is None
+            else args.head_steps
+        ),
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
         class_names=class_names,

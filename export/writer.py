@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -130,7 +131,9 @@ def write_bundle(request: ExportRequest, out: Path, *, force: bool, report: Repo
         ExportError: `out` is in the way, or a graph cannot be exported.
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
+    out = Path(os.path.abspath(out))  # "." and ".." have no name to rename to
     check_destination(out, force)
+    made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -141,6 +144,9 @@ def write_bundle(request: ExportRequest, out: Path, *, force: bool, report: Repo
         _move_into_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:  # those that hold nothing go again
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     return Bundle(out, manifest)
 
 

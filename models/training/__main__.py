@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from ...runtime.cli_support import Parser, run_command
 from ...runtime.config import MARConfig
-from ...runtime.errors import CsdError
+from ...runtime.errors import CsdError, OptionError
 from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, load_images
 from .trainer import Recipe, train
@@ -80,6 +81,11 @@ def _train_classifier(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for."""
+    for name in ("steps", "batch", "epochs", "threads"):
+        if getattr(args, name) < 1:
+            raise OptionError(f"{name} is {getattr(args, name)}: give at least 1")
+    if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
+        raise OptionError(f"learning-rate is {args.learning_rate}: give a number above 0")
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.what == "classifier":

@@ -251,7 +251,13 @@ def _save(state: _State, path: Path, config: MARConfig, recipe: Recipe) -> None:
 def _resume(
     state: _State, path: Path, config: MARConfig, recipe: Recipe, device: torch.device
 ) -> None:
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise CsdError(
+            f"cannot read the checkpoint {path} ({reason}): delete it to start over"
+        ) from error
     for name, wanted in (("config", config.to_dict()), ("recipe", dataclasses.asdict(recipe))):
         found = content[name]
         changed = [key for key in wanted if found.get(key) != wanted[key]]
