@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ class Bundle:
         try:
             with np.load(self.path / calibration.file) as arrays:
                 return AffineDraft(**{name: arrays[f"{role}.{name}"] for name in names})
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"bundle {self.path}: cannot read {calibration.file} ({error}): export it again "
                 "with csd-export"

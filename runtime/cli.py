@@ -16,6 +16,7 @@ from .errors import OptionError
 from .files import check_writable, write_atomically
 from .images import grid, save_png
 from .manifest import Manifest
+from .noise import SeededNoise
 from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
 from .schedule import GUIDANCE_SCHEDULES
 from .session import GenerateResult, Session
@@ -163,6 +164,10 @@ def run(args: argparse.Namespace) -> int:
             "FILE, or export with --decoder"
         )
     with bundle.session(args.backend, args.threads) as session:
+        # Before the bar is drawn, so that an error is the only line.
+        options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
+        session.check(labels, options)
+        SeededNoise(args.seed)
         result = _generate_with_bar(session, labels, options, args.seed, args.quiet)
         versions = session.versions()
     if has_images:
@@ -191,7 +196,7 @@ def parse_labels(text: str, manifest: Manifest) -> list[int]:
     for part in (entry.strip() for entry in text.split(",")):
         if part in names:
             labels.append(names[part])
-        elif part.isdigit() and int(part) <= classes:
+        elif part.isdecimal() and int(part) <= classes:
             labels.append(int(part))
         else:
             known = f" or one of {', '.join(names)}" if names else ""

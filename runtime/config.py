@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class MARConfig:
     def __post_init__(self) -> None:
         steps: Any = self.num_sampling_steps
         if isinstance(steps, str):  # the released constructor takes a string
-            if not steps.isdigit():
+            if not steps.isdecimal():
                 raise ConfigError(
                     f"num_sampling_steps is {steps!r}: give a whole number of DDPM steps, "
                     "1 to 1000 (DDIM and sectioned respacing are not supported)"
@@ -69,7 +70,9 @@ class MARConfig:
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                     raise ConfigError(f"{field.name} is {value!r}: give a whole number above 0")
             elif field.type == "float" and not (
-                isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and 0 < value < math.inf
             ):
                 raise ConfigError(f"{field.name} is {value!r}: give a number above 0")
         for part in ("encoder", "decoder"):

@@ -214,7 +214,7 @@ class Decoder:
         conditions = model.condition(
             ops.gather(self.canvas.tokens, visible), visible, query, self.canvas.labels,
             self._per_row(self.plan.guidance, block).astype(np.float32),
-            guided=self.plan.options.guided, stats=self.stats,
+            guided=self.plan.options.guided, where=f"AR step {block.start}", stats=self.stats,
         )  # fmt: skip
         return self._sample(model, conditions, block, aligned_with)
 
@@ -236,7 +236,7 @@ class Decoder:
             ops.gather_padded(self.canvas.tokens[0], visible), visible, query,
             np.repeat(self.canvas.labels, len(steps)),
             np.repeat([self.plan.guidance[s] for s in steps], query.shape[1]).astype(np.float32),
-            guided=self.plan.options.guided, stats=self.stats,
+            guided=self.plan.options.guided, where=f"AR step {block.start}", stats=self.stats,
         )[np.flatnonzero(valid)]  # fmt: skip
         size = self._positions(block).shape[1]
         bonus = conditions[slice(size, None)] if len(steps) > len(block) else None

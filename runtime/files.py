@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ def write_atomically(path: Path) -> Generator[BinaryIO]:
         OSError: the directory is missing or not writable, or the disk is full; `path` is then as
             it was before.
     """
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
@@ -32,6 +36,10 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: a file cannot be created at `path`.
     """
-    with write_atomically(path.with_name(f".{path.name}.probe")):
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    probe = path.with_name(f".{path.name}.probe")
+    with write_atomically(probe):
         pass
-    path.with_name(f".{path.name}.probe").unlink()
+    probe.unlink()

@@ -29,6 +29,7 @@ from typing import Any
 
 from .config import MARConfig
 from .errors import BundleError, ConfigError
+from .schedule import TRAIN_STEPS
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -54,6 +55,10 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profile: Mapping[str, tuple[int, int, int]]
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("a graph has no files")
 
     @property
     def onnx_file(self) -> str:
@@ -108,6 +113,15 @@ class Manifest:
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        if "target" not in self.models:
+            raise ValueError("models lacks target")
+        most = {"head_steps": TRAIN_STEPS, "max_batch": None, "max_gamma": None}
+        for name, limit in most.items():
+            value: Any = getattr(self, name)
+            if type(value) is not int or value < 1 or (limit is not None and value > limit):
+                raise ValueError(f"{name} is {value!r}")
+
     @property
     def target(self) -> MARConfig:
         """Configuration of the target."""
@@ -151,7 +165,7 @@ class Manifest:
             )
         try:
             return cls._from_dict(values)
-        except (KeyError, TypeError, ValueError, ConfigError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ConfigError, AttributeError) as error:
             raise BundleError(
                 f"its manifest.json is damaged ({type(error).__name__}: {error}): "
                 "export the bundle again"

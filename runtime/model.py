@@ -165,6 +165,7 @@ class RuntimeModel:
         scale: Float32,
         *,
         guided: bool,
+        where: str,
         stats: Stats,
     ) -> Conditions:
         """Run the backbone.
@@ -176,6 +177,7 @@ class RuntimeModel:
             labels: `[B]`.
             scale: guidance scale of each query, `[B * P]`.
             guided: run the unconditional branch too.
+            where: what is being predicted, for error messages.
             stats: where time is counted.
 
         Returns:
@@ -193,8 +195,8 @@ class RuntimeModel:
             z = z.reshape(-1, self.config.condition_dim)
         if not np.isfinite(z).all():
             raise NumericsError(
-                f"{self.role}.backbone returned values that are not finite: "
-                "check the weights, or export with higher precision"
+                f"{self.role}.backbone returned values that are not finite at {where}: check the "
+                "weights"
             )
         half = len(z) // 2
         return Conditions(z[:half], z[half:], scale) if guided else Conditions(z, None, scale)

@@ -66,6 +66,8 @@ class GenerateOptions:
             raise OptionError(f"num-iter is {self.num_iter}: give at least 1")
         if self.gamma < 1:
             raise OptionError(f"gamma is {self.gamma}: give at least 1")
+        if isinstance(self.head_steps, tuple) and len(self.head_steps) != 2:
+            raise OptionError(f"head-steps is {self.head_steps}: give one number, or two to anneal")
         for steps in self._given_head_steps():
             if not 1 <= steps <= TRAIN_STEPS:
                 raise OptionError(f"head-steps is {steps}: give 1 to {TRAIN_STEPS}")
@@ -120,7 +122,7 @@ def parse_head_steps(text: str) -> int | tuple[int, int]:
         OptionError: the text is neither.
     """
     parts = text.split(":")
-    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise OptionError(f"head-steps is {text!r}: give N, or N:M to anneal, as in 50:5")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 

@@ -15,7 +15,7 @@ from . import ops
 from .backends import Graph, create_backend
 from .bundle import Bundle
 from .decode import Canvas, Decoder, Plan
-from .errors import BundleError, OptionError
+from .errors import BundleError, NumericsError, OptionError
 from .images import to_uint8
 from .model import RuntimeModel
 from .noise import Noise, SeededNoise
@@ -208,7 +208,13 @@ class Session:
             return np.repeat(latents, 3, axis=1) if latents.shape[1] == 1 else latents
         size = self.bundle.manifest.max_batch
         parts = [latents[start : start + size] for start in range(0, len(latents), size)]
-        return np.concatenate([self._decoder.run({"latents": part})["image"] for part in parts])
+        images = np.concatenate([self._decoder.run({"latents": part})["image"] for part in parts])
+        if not np.isfinite(images).all():
+            raise NumericsError(
+                "decoder returned values that are not finite: check its weights, and that it "
+                "belongs to the model"
+            )
+        return images
 
 
 class _Reporter:

@@ -80,7 +80,16 @@ def collect_conditions(
         label = rng.integers(config.class_num, size=1)
         scale = np.full(1, cfg, dtype=np.float32)
         parts.append(
-            model.condition(given, visible, query, label, scale, guided=cfg != 1.0, stats=Stats(1))
+            model.condition(
+                given,
+                visible,
+                query,
+                label,
+                scale,
+                guided=cfg != 1.0,
+                where="a measurement",
+                stats=Stats(1),
+            )
         )
     guided = [part.unconditional for part in parts if part.unconditional is not None]
     return Conditions(
