@@ -209,7 +209,12 @@ def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSa
             f"mode eager needs {error.name}: pip install 'csd[export]', or leave eager out of "
             "--modes"
         ) from error
-    source = bundle.manifest.sources["target"]
+    source = bundle.manifest.sources.get("target")
+    if source is None:
+        raise CsdError(
+            "the bundle does not say which weights it was exported from: export it again, as "
+            "--target-weights is checked against them, or leave eager out of --modes"
+        )
     path = weights or (
         zoo_entry(source.path.removeprefix("zoo:")).weights("target")
         if source.path.startswith("zoo:")
