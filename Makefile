@@ -20,7 +20,7 @@ demo: $(VENV)/.installed-demo
 	$(RUN) -m csd.tools.demo --out out
 
 test: $(VENV)/.installed-test lint
-	$(RUN) -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal --cov --cov-report=term
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

@@ -18,7 +18,8 @@ from ..runtime.errors import ExportError
 from ..runtime.manifest import ParityResult
 from .graphs import ExportGraph
 
-OPSET = 18
+# The first with Gelu as one operator; TensorRT reads it from 10.0 on.
+OPSET = 20
 # Protobuf cannot hold more than 2 GiB in one file.
 EXTERNAL_DATA_BYTES = 1_800_000_000
 # Largest difference to PyTorch, as a share of the largest output (at least 1).

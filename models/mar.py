@@ -33,18 +33,20 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rows: Tensor | None, bias: Tensor | None) -> Tensor:
-        """`x [B, N, W]`, `rows [B, P]` (None: all), `bias [B, 1, 1, N]` -> `[B, P, W]`."""
+        """`x [B, N, W]`, `rows [B, P]` (None: all), `bias [B, 1, 1, N]` -> `[B * P, W]`."""
         batch, _, width = x.shape
+        flat = x.reshape(-1, width)
         if rows is None:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            q, k, v = self.qkv(flat).chunk(3, dim=-1)
         else:
             weight, offset = self.qkv.weight, self.qkv.bias
-            q = F.linear(gather_rows(x, rows), weight[:width], offset[:width])
-            k, v = F.linear(x, weight[width:], offset[width:]).chunk(2, dim=-1)
+            asked = gather_rows(x, rows).reshape(-1, width)
+            q = F.linear(asked, weight[:width], offset[:width])
+            k, v = F.linear(flat, weight[width:], offset[width:]).chunk(2, dim=-1)
         size = width // self.heads
         q, k, v = (t.reshape(batch, -1, self.heads, size).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).reshape(batch, -1, width))
+        return self.proj(out.transpose(1, 2).reshape(-1, width))
 
 
 class MLP(nn.Module):
@@ -73,8 +75,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rows: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """`x [B, N, W]` -> `[B, N, W]`, or `[B, P, W]` for `rows [B, P]`."""
         kept = x if rows is None else gather_rows(x, rows)
-        x = kept + self.attn(self.norm1(x), rows, bias)
-        return x + self.mlp(self.norm2(x))
+        # Matrices rather than batches of them: a runtime then joins each product with its bias.
+        flat = kept.reshape(-1, x.shape[-1]) + self.attn(self.norm1(x), rows, bias)
+        return (flat + self.mlp(self.norm2(flat))).reshape(kept.shape)
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -218,24 +218,33 @@ def continue_residual(
     if not total > 0 or not np.isfinite(total):
         return None
     channels, tries, batch = len(p.mean), 0, 16
+    pairs = (channels + 1) // 2
     while tries < max_tries:
-        y = rng.standard_normal((2, batch, channels))  # plain tries, tilted tries
-        chosen = rng.choice(len(masses), size=batch, p=masses / total)
-        sign = np.where(rng.random(batch) < 0.5, -1.0, 1.0)
-        for degrees, lowest in ((3, 0), (2, channels)):
-            rows = np.flatnonzero((chosen >= lowest) & (chosen < lowest + channels))
-            size = np.sqrt(rng.chisquare(degrees, len(rows)))
-            y[1, rows, chosen[rows] - lowest] = sign[rows] * size
+        # Normals come from uniforms, so that any implementation can draw the same ones.
+        u = rng.random((batch, 2 * pairs + 6))
+        y = np.stack(_normal_pairs(u[:, 0 : 2 * pairs : 2], u[:, 1 : 2 * pairs : 2]), axis=2)
+        y = y.reshape(batch, 2 * pairs)[:, :channels]
+        component, sign, size, first, second, keep = u[:, 2 * pairs :].T
+        tilted = np.arange(batch) % 2 == 1
+        chosen = np.searchsorted(np.cumsum(masses), component * total, side="right")
+        rows = np.flatnonzero(tilted & (chosen < 2 * channels))
+        squares = -2 * np.log1p(-size[rows])
+        squares += (chosen[rows] < channels) * _normal_pairs(first[rows], second[rows])[0] ** 2
+        y[rows, chosen[rows] % channels] = np.where(sign[rows] < 0.5, -1, 1) * np.sqrt(squares)
         ratio = np.sum(a * y**2 + b * y, axis=-1) + d
-        keep = -np.expm1(-np.maximum(ratio, 0.0))
-        keep[1] /= np.sum(quadratic * y[1] ** 2 + linear * np.abs(y[1]), axis=-1) + constant
-        kept = (rng.random((2, batch)) < keep).T.reshape(-1)
+        bound = np.sum(quadratic * y**2 + linear * np.abs(y), axis=-1) + constant
+        kept = keep * np.where(tilted, bound, 1.0) < -np.expm1(-np.maximum(ratio, 0.0))
         if kept.any():
-            first = int(np.argmax(kept))
-            return p.mean + p.std * y[first % 2, first // 2]
-        tries += 2 * batch
+            return p.mean + p.std * y[int(np.argmax(kept))]
+        tries += batch
         batch = min(2 * batch, 4096)
     return None
+
+
+def _normal_pairs(u: Float64, w: Float64) -> tuple[Float64, Float64]:
+    """Two independent normals from two uniforms in [0, 1) (Box and Muller, 1958)."""
+    radius, angle = np.sqrt(-2 * np.log1p(-u)), 2 * math.pi * w
+    return radius * np.cos(angle), radius * np.sin(angle)
 
 
 def accepted_prefix(accepted: ArrayLike) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -259,14 +259,10 @@ class Decoder:
         parts: list[tuple[Int64, Chains]] = []
         for steps in sorted(set(steps_of.tolist())):
             rows = np.flatnonzero(steps_of == steps)
-            inputs = self._chain_inputs(model, images[rows], flat[rows], steps)
-            if aligned_with is not None:
-                leader = aligned_with.chains
-                inputs = replace(
-                    inputs,
-                    noise=(inputs.noise[0], leader.noise[rows, :steps]),
-                    start=leader.trajectory[rows, : steps + 1],
-                )
+            inputs = self._chain_inputs(
+                model, images[rows], flat[rows], steps,
+                None if aligned_with is None else aligned_with.chains[rows],
+            )  # fmt: skip
             chains = model.sample(
                 conditions[rows], inputs, steps, self.plan.options,
                 where=f"AR step {block.start}", stats=self.stats,
@@ -275,7 +271,12 @@ class Decoder:
         return Prediction(positions, Chains.scattered(parts))
 
     def _chain_inputs(
-        self, model: RuntimeModel, images: Int64, positions: Int64, steps: int
+        self,
+        model: RuntimeModel,
+        images: Int64,
+        positions: Int64,
+        steps: int,
+        leader: Chains | None,
     ) -> ChainInputs:
         channels = model.config.token_dim
 
@@ -284,9 +285,11 @@ class Decoder:
             return [self.noise.stream(Purpose.HEAD, *pair) for pair in pairs]
 
         initial = self.noise.initial(images, positions, channels)
-        return ChainInputs(
-            (initial, self.noise.per_step(images, positions, steps, channels)), streams
-        )
+        if leader is None:
+            per_step = self.noise.per_step(images, positions, steps, channels)
+            return ChainInputs((initial, per_step), streams)
+        noise = initial, leader.noise[:, :steps]
+        return ChainInputs(noise, streams, leader.trajectory[:, : steps + 1])
 
     def _known(self, step: int) -> Int64:
         """Positions known before an AR step, `[B, V]`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from .options import GenerateOptions
 from .schedule import diffusion_tables
 from .stats import Stats
 
+Sampler = SequentialSampler | SpeculativeSampler | ParallelSampler
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -82,6 +84,12 @@ class Chains:
     density: Density
     trajectory: Float32
     noise: Float32
+
+    def __getitem__(self, rows: Int64) -> Chains:
+        """Return some of the tokens."""
+        return Chains(
+            self.tokens[rows], self.density[rows], self.trajectory[rows], self.noise[rows]
+        )
 
     @classmethod
     def scattered(cls, parts: Sequence[tuple[Int64, Chains]]) -> Chains:
@@ -151,10 +159,15 @@ class RuntimeModel:
         self._backbone = graphs["backbone"]
         self._modulation = graphs["head_modulation"]
         self._step = graphs["head_step"]
+        self._schedules: dict[int, HeadSchedule] = {}
+        self._samplers: dict[tuple[str, int, float], Sampler] = {}
 
     def schedule(self, steps: int) -> HeadSchedule:
         """Head schedule of this model with S = `steps`."""
-        return HeadSchedule(diffusion_tables(self.config.beta_schedule, steps))
+        if steps not in self._schedules:
+            tables = diffusion_tables(self.config.beta_schedule, steps)
+            self._schedules[steps] = HeadSchedule(tables)
+        return self._schedules[steps]
 
     def condition(
         self,
@@ -255,28 +268,35 @@ class RuntimeModel:
         inputs: ChainInputs,
         options: GenerateOptions,
     ) -> tuple[Float32, HeadReport]:
-        fitted = self.draft if self.draft and self.draft.steps == schedule.steps else None
-        channels, temperature = self.config.token_dim, options.temperature
-        if inputs.start is not None and options.head != "sequential":
-            return ParallelSampler(schedule, options.head_tolerance, draft=fitted).sample(
-                evaluate, n_tokens=count, channels=channels, temperature=temperature,
-                noise=inputs.noise, start=inputs.start.transpose(1, 0, 2),
-            )  # fmt: skip
-        if options.head == "parallel":
-            return ParallelSampler(schedule, options.head_tolerance, draft=fitted).sample(
-                evaluate, n_tokens=count, channels=channels, temperature=temperature,
-                noise=inputs.noise,
-            )  # fmt: skip
-        few = options.head == "auto" and schedule.steps < FEW_HEAD_STEPS
-        if options.head in ("speculative", "auto") and not few:
-            return SpeculativeSampler(schedule, draft=fitted).sample(
-                evaluate, n_tokens=count, channels=channels, temperature=temperature,
-                noise=inputs.noise, streams=inputs.streams(),
-            )  # fmt: skip
-        return SequentialSampler(schedule).sample(
-            evaluate, n_tokens=count, channels=channels, temperature=temperature,
-            noise=inputs.noise,
-        )  # fmt: skip
+        kind = "parallel" if inputs.start is not None else options.head
+        if options.head == "sequential" or (kind == "auto" and schedule.steps < FEW_HEAD_STEPS):
+            kind = "sequential"
+        sampler = self._sampler(kind, schedule, options.head_tolerance)
+        common: dict[str, Any] = {
+            "n_tokens": count,
+            "channels": self.config.token_dim,
+            "temperature": options.temperature,
+            "noise": inputs.noise,
+        }
+        if isinstance(sampler, ParallelSampler):
+            start = None if inputs.start is None else inputs.start.transpose(1, 0, 2)
+            return sampler.sample(evaluate, **common, start=start)
+        if isinstance(sampler, SpeculativeSampler):
+            return sampler.sample(evaluate, **common, streams=inputs.streams())
+        return sampler.sample(evaluate, **common)
+
+    def _sampler(self, kind: str, schedule: HeadSchedule, tolerance: float) -> Sampler:
+        key = kind, schedule.steps, tolerance
+        if key not in self._samplers:
+            fitted = self.draft if self.draft and self.draft.steps == schedule.steps else None
+            if kind == "parallel":
+                sampler = ParallelSampler(schedule, tolerance, draft=fitted)
+            elif kind == "sequential":
+                sampler = SequentialSampler(schedule)
+            else:
+                sampler = SpeculativeSampler(schedule, draft=fitted)
+            self._samplers[key] = sampler
+        return self._samplers[key]
 
     def _chunks(self, conditions: Conditions, steps: int) -> Iterator[slice]:
         branches = 1 if conditions.unconditional is None else 2
@@ -297,7 +317,8 @@ class RuntimeModel:
         z = conditions.z
         if conditions.unconditional is not None:
             z = np.concatenate([z, conditions.unconditional])
-        mods = self._modulation.run({"z": z, "timestep": timesteps})["mods"]
+        feeds = {"z": z, "timestep": timesteps}
+        mods = self._modulation.run(feeds, rows=len(z) * len(timesteps))["mods"]
         count, scales = len(conditions), conditions.scale[:, None]
         run = self._step.run
 
@@ -306,14 +327,15 @@ class RuntimeModel:
                 rows = len(x)
                 x2, step2 = np.concatenate([x, x]), np.concatenate([step, step])
                 token2 = np.concatenate([token, token + count])
-                out = run({"x": x2, "step": step2, "token": token2, "mods": mods})
+                feeds = {"x": x2, "step": step2, "token": token2, "mods": mods}
+                out = run(feeds, rows=2 * rows)
                 eps, v, scale = out["eps"], out["v"][:rows], scales[token]
                 eps = np.asarray(eps[rows:] + scale * (eps[:rows] - eps[rows:]), dtype=np.float32)
             else:
-                out = run({"x": x, "step": step, "token": token, "mods": mods})
+                out = run({"x": x, "step": step, "token": token, "mods": mods}, rows=len(x))
                 eps, v = out["eps"], out["v"]
             # A sum is finite only if its terms are, and costs less than looking at each.
-            if not np.isfinite(eps.sum() + v.sum()):
+            if not np.isfinite(np.add.reduce(eps, axis=None) + np.add.reduce(v, axis=None)):
                 self._report_not_finite(eps, v, step, where)
             return eps, v
 

@@ -8,9 +8,10 @@ row of a longer draw is the first row of a shorter one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +75,32 @@ class SeededNoise:
 
     def stream(self, purpose: Purpose, image: int, position: int = 0) -> np.random.Generator:
         """Return the stream of one (image, token, purpose)."""
-        # The low counter word advances within the stream; the others name it.
-        counter = np.array([0, position, image, 0], dtype=np.uint64)
-        key = np.array([self.seed, int(purpose)], dtype=np.uint64)
+        counter, key = (np.array(words, dtype=np.uint64)
+                        for words in self._names(purpose, image, position))  # fmt: skip
         return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+    def _names(
+        self, purpose: Purpose, image: int, position: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Philox counter and key of a stream: its low counter word advances within it."""
+        return (0, position, image, 0), (self.seed, int(purpose))
+
+    def _passing(
+        self, purpose: Purpose, images: Int64, positions: Int64
+    ) -> Iterator[np.random.Generator]:
+        """The streams of paired entries, each valid until the next one is asked for.
+
+        One generator is set to each stream in turn: making one takes as long as drawing from it.
+        """
+        bits = np.random.Philox(0)
+        state: Any = {**bits.state, "buffer_pos": 4, "has_uint32": 0}
+        generator = np.random.Generator(bits)
+        for image, position in zip(images.tolist(), positions.tolist(), strict=True):
+            state["state"]["counter"][:], state["state"]["key"][:] = self._names(
+                purpose, image, position
+            )
+            bits.state = state
+            yield generator
 
     def orders(self, images: Int64, seq_len: int) -> Int64:
         """See `Noise.orders`."""
@@ -95,16 +118,15 @@ class SeededNoise:
 
     def accept(self, images: Int64, positions: Int64) -> NDArray[np.float64]:
         """See `Noise.accept`."""
-        pairs = zip(images, positions, strict=True)
-        return np.array([self.stream(Purpose.ACCEPT, int(b), int(p)).random() for b, p in pairs])
+        streams = self._passing(Purpose.ACCEPT, images, positions)
+        return np.array([stream.random() for stream in streams])
 
     def _normals(
         self, purpose: Purpose, images: Int64, positions: Int64, shape: tuple[int, ...]
     ) -> Float32:
         out = np.empty((len(positions), *shape), dtype=np.float32)
-        for row, (image, position) in enumerate(zip(images, positions, strict=True)):
-            stream = self.stream(purpose, int(image), int(position))
-            stream.standard_normal(out=out[row], dtype=np.float32)
+        for row, stream in zip(out, self._passing(purpose, images, positions), strict=True):
+            stream.standard_normal(out=row, dtype=np.float32)
         return out
 
 

@@ -12,6 +12,7 @@ learned-range variances); AR step sizes follow MaskGIT's cosine schedule as MAR 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,13 +133,18 @@ def masked_counts(seq_len: int, num_iter: int) -> list[int]:
         raise OptionError(
             f"num-iter is {num_iter}: give 1 to {seq_len}, the number of tokens of an image"
         )
+    return list(_masked_counts(seq_len, num_iter))
+
+
+@functools.cache
+def _masked_counts(seq_len: int, num_iter: int) -> tuple[int, ...]:
     counts: list[int] = []
     masked = seq_len
     for step in range(num_iter):
         wanted = math.floor(seq_len * np.cos(math.pi / 2.0 * (step + 1) / num_iter))
         masked = max(1, min(masked - 1, wanted))
         counts.append(masked)
-    return counts
+    return tuple(counts)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ Array = NDArray[Any]
 class Graph(Protocol):
     """A loaded network."""
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Run on named input arrays and return the named outputs."""
+    def run(self, feeds: Mapping[str, Array], rows: int = 0) -> dict[str, NDArray[np.float32]]:
+        """Run on named input arrays and return the named outputs.
+
+        `rows` is how many rows the weights multiply, where the caller knows: a hint for threads.
+        """
         ...
 
 

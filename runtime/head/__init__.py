@@ -2,8 +2,9 @@
 
 from .draft import AffineDraft, Trajectories, fit_affine_draft
 from .parallel import ParallelSampler
-from .sampler import Evaluate, HeadNoise, HeadReport, SequentialSampler
+from .sampler import Evaluate, HeadNoise, HeadReport
 from .schedule import HeadSchedule
+from .sequential import SequentialSampler
 from .speculative import SpeculativeSampler
 
 __all__ = [

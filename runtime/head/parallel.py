@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .draft import AffineDraft
+from . import native
+from .draft import AffineDraft, Rollout
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
 from .schedule import Float32, HeadSchedule, Int64
 
@@ -72,10 +73,11 @@ class ParallelSampler:
         self._window = min(window or schedule.steps, schedule.steps)
         # d x_{i-1} / d x_i, [S, C, C] or [S, 1] where it is a multiple of the identity
         coef_x0, coef_x = schedule.mean_coefficients
-        self._slope = coef_x
+        self._slope: Float32 = coef_x
         if jacobian is not None:
             identity = np.eye(jacobian.shape[2], dtype=np.float32)
-            self._slope = coef_x[:, None] * identity + coef_x0[:, None] * jacobian
+            slope = coef_x[:, None] * identity + coef_x0[:, None] * jacobian
+            self._slope = slope.astype(np.float32)
 
     def sample(
         self,
@@ -107,12 +109,18 @@ class ParallelSampler:
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
         drive = _Drive(per_step, temperature)
         if start is None:
-            states = self._drafted(initial, drive)
+            states = self._drafted(initial, per_step, temperature)
         else:
-            states = np.array(start, dtype=np.float32)
+            states = np.array(start, dtype=np.float32, order="C")
             if states.shape != (steps + 1, n_tokens, channels):
                 raise ValueError(f"start is {states.shape}, not {(steps + 1, n_tokens, channels)}")
             states[steps] = initial
+        if native.available():
+            report = native.iterate(
+                self.schedule, self._window, self.tolerance, self._slope, evaluate,
+                (initial, per_step), states, temperature,
+            )  # fmt: skip
+            return report.mean, report
         index = np.full(n_tokens, steps - 1, dtype=np.int64)
         rounds = np.zeros(n_tokens, dtype=np.int64)
         sum_log_std, std = np.zeros_like(initial), np.zeros_like(initial)
@@ -195,19 +203,16 @@ class ParallelSampler:
             x = out[:, j]
         return out
 
-    def _drafted(self, initial: Float32, drive: _Drive) -> Float32:
+    def _drafted(self, initial: Float32, per_step: Float32, temperature: float) -> Float32:
         """Start from a chain drafted without the network, `[S + 1, N, C]`."""
-        steps, count = self.schedule.steps, len(initial)
-        states = np.empty((steps + 1, *initial.shape), dtype=np.float32)
-        states[steps] = x = initial
-        x0hat, v = np.zeros_like(initial), np.zeros_like(initial)
-        if self.draft is not None:
-            x0hat, v = self.draft.first(initial)
-        for i in range(steps - 1, -1, -1):
-            mean, log_std, _ = self.schedule.from_x0hat(x, x0hat, v, i)
-            innovation = drive(np.exp(log_std), slice(None), i)
-            if self.draft is not None and i > 0:
-                step = np.full(count, i, dtype=np.int64)
-                x0hat, v = self.draft.move(step, innovation, x, x0hat, v)
-            states[i] = x = mean + innovation
-        return states
+        steps, count, channels = self.schedule.steps, *initial.shape
+        draft = self.draft or AffineDraft.frozen(steps, channels)
+        if native.available():
+            return native.drafted_trajectory(self.schedule, draft, (initial, per_step), temperature)
+        index = np.broadcast_to(np.arange(steps - 1, -1, -1), (count, steps))
+        normals = per_step[:, ::-1].copy()
+        normals[:, -1] = 0  # the last head step draws nothing
+        path, _, _ = Rollout(self.schedule, draft)(
+            index, initial, *draft.first(initial), normals, temperature
+        )
+        return np.ascontiguousarray(path.transpose(1, 0, 2)[::-1])

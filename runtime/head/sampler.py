@@ -1,4 +1,4 @@
-"""What the head samplers share, and the sequential one.
+"""What the head samplers share.
 
 A sampler draws N tokens given `evaluate`, the batched network:
 `evaluate(x [R, C], step [R], token [R]) -> (eps [R, C], v [R, C])`, where `step` is the head step
@@ -8,7 +8,7 @@ i in 0..S-1 and `token` in 0..N-1 names the condition of the row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +44,15 @@ class HeadReport:
     sum_log_std: Float32
     trajectory: Float32
     noise: HeadNoise
+
+    def after_first(self) -> HeadReport:
+        """Return the report with one more evaluation of every token, made before the others."""
+        return replace(
+            self,
+            rounds=self.rounds + 1,
+            row_evaluations=self.row_evaluations + len(self.rounds),
+            evaluations=self.evaluations + 1,
+        )
 
 
 def draw_noise(
@@ -96,61 +105,3 @@ def evaluated(
                 "weights, or lower temperature or cfg"
             )
     return transition, v
-
-
-class SequentialSampler:
-    """The plain chain: S evaluations, one after another (ancestral DDPM sampling)."""
-
-    def __init__(self, schedule: HeadSchedule) -> None:
-        self.schedule = schedule
-
-    def sample(
-        self,
-        evaluate: Evaluate,
-        *,
-        n_tokens: int,
-        channels: int,
-        rng: np.random.Generator | None = None,
-        temperature: float = 1.0,
-        noise: HeadNoise | None = None,
-    ) -> tuple[Float32, HeadReport]:
-        """Draw tokens `[N, C]`.
-
-        Args:
-            evaluate: the batched network.
-            n_tokens: N.
-            channels: C.
-            rng: source of noise, unless `noise` is given.
-            temperature: factor of the noise of every step.
-            noise: `(initial [N, C], per_step [N, S, C])`, entry i of S for head step i.
-
-        Raises:
-            NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
-        """
-        steps = self.schedule.steps
-        initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
-        token = np.arange(n_tokens, dtype=np.int64)
-        states = np.empty((steps + 1, n_tokens, channels), dtype=np.float32)
-        sum_log_std, scale = np.zeros_like(initial), np.float32(temperature)
-        states[steps] = initial
-        for i in range(steps - 1, 0, -1):
-            step = np.full(n_tokens, i, dtype=np.int64)
-            (mean, log_std, _), _ = evaluated(self.schedule, evaluate, states[i + 1], step, token)
-            sum_log_std += log_std
-            states[i] = mean + scale * np.exp(log_std) * per_step[:, i]
-        (mean, log_std, _), _ = evaluated(
-            self.schedule, evaluate, states[1], np.zeros(n_tokens, dtype=np.int64), token
-        )
-        states[0] = mean
-        report = HeadReport(
-            rounds=np.full(n_tokens, steps, dtype=np.int64),
-            row_evaluations=steps * n_tokens,
-            evaluations=steps,
-            mean=mean,
-            std=scale * np.exp(log_std),
-            sum_log_std=sum_log_std,
-            trajectory=states,
-            noise=(initial, per_step),
-        )
-        return mean, report

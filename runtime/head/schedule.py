@@ -55,6 +55,11 @@ class HeadSchedule:
         return cls(diffusion_tables("linear", steps))
 
     @property
+    def columns(self) -> list[Float32]:
+        """`recip, recipm1, coef_x0, coef_x` and base and slope of the log std, `[S, 1]` each."""
+        return self._columns
+
+    @property
     def steps(self) -> int:
         """Number S of head steps."""
         return self.tables.steps

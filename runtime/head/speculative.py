@@ -27,13 +27,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...plugins.reference import Density, continue_residual, resample
+from ...plugins.reference import Density, continue_residual
 from ..errors import NumericsError
+from . import native
 from .draft import AffineDraft, Rollout, log_acceptance
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
 from .schedule import Float32, HeadSchedule, Int64
 
-RESIDUAL_POOL = 8
 DEFAULT_WINDOW = 16
 
 
@@ -138,12 +138,23 @@ class SpeculativeSampler:
             streams = [rng] * n_tokens
         else:
             raise ValueError("give rng or streams")
+        with np.errstate(divide="ignore"):
+            log_uniforms = np.log(uniforms)
+        draft = self.draft or AffineDraft.frozen(steps, channels)
+        # A frozen draft has nothing to start from but an evaluation.
+        first = self._evaluated(evaluate, initial) if self.draft is None and steps > 1 else None
+        guess = draft.first(initial) if first is None else first
+        if native.available():
+            report = native.speculate(
+                self.schedule, draft, self._windows, evaluate, (initial, per_step), log_uniforms,
+                streams, float(temperature), guess,
+            )  # fmt: skip
+            return report.mean, report if first is None else report.after_first()
         run = _Run(
-            self.schedule,
-            self.draft or AffineDraft.frozen(steps, channels),
-            self._windows, evaluate, per_step, uniforms, streams, float(temperature),
+            self.schedule, draft, self._windows, evaluate, per_step, log_uniforms, streams,
+            float(temperature),
         )  # fmt: skip
-        chains = run.start(initial, with_evaluation=self.draft is None and steps > 1)
+        chains = run.start(initial, guess)
         while (active := np.flatnonzero(chains.index >= 0)).size:
             run.round(chains, active)
         report = HeadReport(
@@ -156,7 +167,13 @@ class SpeculativeSampler:
             trajectory=chains.states,
             noise=(initial, chains.noise),
         )
-        return chains.mean, report
+        return chains.mean, report if first is None else report.after_first()
+
+    def _evaluated(self, evaluate: Evaluate, initial: Float32) -> tuple[Float32, Float32]:
+        token = np.arange(len(initial), dtype=np.int64)
+        step = np.full(len(initial), self.schedule.steps - 1, dtype=np.int64)
+        transition, v = evaluated(self.schedule, evaluate, initial, step, token)
+        return transition.x0hat, v
 
 
 class _Run:
@@ -169,7 +186,7 @@ class _Run:
         windows: Int64,
         evaluate: Evaluate,
         per_step: Float32,
-        uniforms: NDArray[np.float64],
+        log_uniforms: NDArray[np.float64],
         streams: Sequence[np.random.Generator],
         temperature: float,
     ) -> None:
@@ -177,16 +194,14 @@ class _Run:
         self.evaluate, self.per_step, self.streams = evaluate, per_step, streams
         self.temperature = temperature
         self.rollout = Rollout(schedule, draft)
-        with np.errstate(divide="ignore"):
-            self.log_uniforms = np.log(uniforms)
+        self.log_uniforms = log_uniforms
 
-    def start(self, initial: Float32, *, with_evaluation: bool) -> _Chains:
+    def start(self, initial: Float32, guess: tuple[Float32, Float32]) -> _Chains:
         """Return chains at their first head step, with a first guess of x0hat and v."""
         count, steps = len(initial), self.schedule.steps
-        x0hat, v = self.draft.first(initial)
         chains = _Chains(
             index=np.full(count, steps - 1, dtype=np.int64),
-            x=initial.copy(), x0hat=x0hat, v=v,
+            x=initial.copy(), x0hat=guess[0], v=guess[1],
             states=np.empty((steps + 1, *initial.shape), dtype=np.float32),
             noise=self.per_step.copy(),
             sum_log_std=np.zeros_like(initial),
@@ -194,14 +209,6 @@ class _Run:
             rounds=np.zeros(count, dtype=np.int64),
         )  # fmt: skip
         chains.states[steps] = initial
-        if with_evaluation:  # a frozen draft has nothing else to start from
-            token = np.arange(count, dtype=np.int64)
-            transition, chains.v = evaluated(
-                self.schedule, self.evaluate, initial, chains.index, token
-            )
-            chains.x0hat = transition.x0hat
-            chains.rounds += 1
-            chains.rows, chains.calls = count, 1
         return chains
 
     def round(self, chains: _Chains, active: Int64) -> None:
@@ -308,15 +315,9 @@ class _Run:
 
     def _residual(self, p: Density, q: Density, tokens: Int64) -> NDArray[np.float64]:
         """Sample `max(0, p - q)/Z` of the rejected transitions of some tokens, `[n, C]`."""
-        count, channels = p.mean.shape
-        normals = np.empty((RESIDUAL_POOL, count, channels))
-        uniforms = np.empty((RESIDUAL_POOL, count))
+        samples = np.empty_like(p.mean)
         for row, token in enumerate(tokens.tolist()):
-            normals[:, row] = self.streams[token].standard_normal((RESIDUAL_POOL, channels))
-            uniforms[:, row] = self.streams[token].random(RESIDUAL_POOL)
-        samples, hit = resample(p, q, normals, uniforms)
-        for row in np.flatnonzero(~hit).tolist():
-            sample = continue_residual(p[row], q[row], self.streams[int(tokens[row])])
+            sample = continue_residual(p[row], q[row], self.streams[token])
             if sample is None:
                 raise NumericsError(
                     "the residual of a rejected head transition was not hit: use --head sequential"

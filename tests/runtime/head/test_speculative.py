@@ -14,6 +14,7 @@ from csd.runtime.head import (
     SpeculativeSampler,
     draft,
     fit_affine_draft,
+    native,
     speculative,
 )
 
@@ -122,7 +123,39 @@ def variance_of_the_draft(monkeypatch):
     monkeypatch.setattr(speculative._Run, "_evaluate", rigged)
 
 
-@pytest.mark.parametrize("bug", [skip_residual, accept_always, variance_of_the_draft])
+def accept_always_compiled(monkeypatch):
+    honest = native.speculate
+
+    def rigged(*args):
+        changed = list(args)
+        changed[5] = np.full_like(args[5], -np.inf)
+        return honest(*changed)
+
+    monkeypatch.setattr(native, "speculate", rigged)
+
+
+def uniforms_of_another_law_compiled(monkeypatch):
+    honest = native.speculate
+
+    def rigged(*args):
+        changed = list(args)
+        changed[5] = 0.3 * args[5]
+        return honest(*changed)
+
+    monkeypatch.setattr(native, "speculate", rigged)
+
+
+@pytest.mark.parametrize(
+    ("host_code", "bug"),
+    [
+        ("numpy", skip_residual),
+        ("numpy", accept_always),
+        ("numpy", variance_of_the_draft),
+        ("compiled", accept_always_compiled),
+        ("compiled", uniforms_of_another_law_compiled),
+    ],
+    indirect=["host_code"],
+)
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_planted_bug_is_found(bug, channels, monkeypatch):
     bug(monkeypatch)
