@@ -36,7 +36,7 @@ MANIFEST_VERSION = 1
 HOST_LIBRARY = "_host.so"
 
 HOST_SOURCES = ("host.cpp", "head.cpp")
-DEVICE_SOURCES = ("kernels.cu", "kernels.cuh", "token_ops.h", "csd_ops.h", "launch.h")
+DEVICE_SOURCES = ("kernels.cu", "kernels.cuh", "half.h", "token_ops.h", "csd_ops.h", "launch.h")
 # The same as in pyproject.toml: without contraction the results do not depend on the machine.
 HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off")
 DEVICE_FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v")
@@ -236,7 +236,8 @@ def build_kernels(out: Path, architectures: Sequence[int], nvcc: str) -> tuple[C
         BuildError: nvcc fails.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        cubins = tuple(pool.map(lambda arch: build_cubin(out, arch, nvcc), architectures))
+        building = [pool.submit(build_cubin, out, arch, nvcc) for arch in architectures]
+        cubins = tuple(future.result() for future in building)
     version = re.search(r"release ([\d.]+)", _run([nvcc, "--version"]))
     manifest = {
         "version": MANIFEST_VERSION,
