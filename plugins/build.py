@@ -229,7 +229,9 @@ def code_sizes(image: bytes) -> dict[str, int]:
     return {name[6:]: length for name, length in named if name.startswith(".text.")}
 
 
-def build_kernels(out: Path, architectures: Sequence[int], nvcc: str) -> tuple[Cubin, ...]:
+def build_kernels(
+    out: Path, architectures: Sequence[int], nvcc: str, flags: Sequence[str] = ()
+) -> tuple[Cubin, ...]:
     """Compile for several architectures, as many at once as there are cores, and note them.
 
     Raises:

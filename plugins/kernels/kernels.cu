@@ -1,27 +1,10 @@
 // The kernels for every element type, and their launch functions.
 #include "kernels.cuh"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "half.h"
 #include "launch.h"
-
-namespace csd {
-
-template <>
-struct Element<__half> {
-  CSD_HD static float load(__half value) { return __half2float(value); }
-  CSD_HD static __half store(float value) { return __float2half_rn(value); }
-};
-
-template <>
-struct Element<__nv_bfloat16> {
-  CSD_HD static float load(__nv_bfloat16 value) { return __bfloat162float(value); }
-  CSD_HD static __nv_bfloat16 store(float value) { return __float2bfloat16_rn(value); }
-};
-
-}  // namespace csd
 
 CSD_DEFINE_KERNELS(float, float32)
 CSD_DEFINE_KERNELS(__half, float16)
@@ -33,13 +16,13 @@ namespace {
 template <typename T>
 struct Kernels;
 
-#define CSD_NAME_KERNELS(T, type)                                 \
-  template <>                                                     \
-  struct Kernels<T> {                                             \
-    static constexpr auto accept = &csd_accept_##type;            \
-    static constexpr auto resample = &csd_resample_##type;        \
+#define CSD_NAME_KERNELS(T, type)                                    \
+  template <>                                                        \
+  struct Kernels<T> {                                                \
+    static constexpr auto accept = &csd_accept_##type;               \
+    static constexpr auto resample = &csd_resample_##type;           \
     static constexpr auto verify_window = &csd_verify_window_##type; \
-    static constexpr auto transition = &csd_transition_##type;    \
+    static constexpr auto transition = &csd_transition_##type;       \
   };
 CSD_NAME_KERNELS(float, float32)
 CSD_NAME_KERNELS(__half, float16)

@@ -3,7 +3,7 @@
 // All pointers are device pointers to dense, row-major arrays. `T*` fields point to elements of the
 // type that is passed to the launch function; arithmetic is float32 whatever that is. Launches are
 // asynchronous on `stream`, need no workspace, and may be captured into a CUDA graph. An empty batch
-// launches nothing. The equations are those of csd/plugins/reference.py.
+// launches nothing. Outputs do not overlap inputs. The equations are those of csd/plugins/reference.py.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -43,7 +43,8 @@ struct ResampleParams {
   const void *mean_p, *std_p, *sum_log_std_p, *mean_q, *std_q, *sum_log_std_q;  // T [N, C]
   const float* normals;                                                         // [R, N, C]
   const float* uniforms;                                                        // [R, N]
-  void* x;         // T [N, C]; where `done` is false this is the first try, and not a sample
+  void* x;         // T [N, C]; where `done` is false this is the first try (not a number if there
+                   // is none), and not a sample
   uint8_t* done;   // bool [N], false where the pool ended: exact continuation is needed
   int32_t* error;  // [N], 1 if a density of the token is not finite
 };
@@ -65,7 +66,7 @@ struct VerifyWindowParams {
   int32_t* next_index;  // [N], head step of the next transition, -1 when the chain has ended; where
                         // a density is not finite, the head step of that
   void* state;          // T [N, C], after the walk; not a number unless `status` is done; 0 for
-                        // a token with a negative index
+                        // a token with a negative index or an empty window
   int32_t* status;      // [N], WindowStatus
 };
 cudaError_t launch_verify_window(const VerifyWindowParams& params, DataType type,

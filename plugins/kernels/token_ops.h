@@ -7,6 +7,14 @@
 
 #include "csd_ops.h"
 
+// Before a loop over channels: a lane has one or two of them, and unrolled code is four times the
+// size.
+#if defined(__CUDACC__)
+#define CSD_ROLLED _Pragma("unroll 1")
+#else
+#define CSD_ROLLED
+#endif
+
 namespace csd {
 
 template <typename T>
@@ -54,7 +62,7 @@ CSD_HD Verdict accept_token(const Group& group, int32_t channels, const T* x,
   const float sign = sigma_sign(kind);
   float ratio = 0;
   bool finite = is_finite(u);
-  for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
+  CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
     const float value = load(x, c), mean_p = load(p.mean, c), std_p = load(p.std, c),
                 mean_q = load(q.mean, c), std_q = load(q.std, c),
                 sum_p = load(p.sum_log_std, c), sum_q = load(q.sum_log_std, c);
@@ -76,7 +84,7 @@ CSD_HD int32_t first_kept(const Group& group, int32_t channels, const T* mean_p,
   for (int32_t k = 0; k < pool.tries; ++k) {
     const float* normals = pool.normals + k * pool.normal_stride;
     float ratio = 0;
-    for (int32_t c = group.lane(); c < channels; c += group.lanes())
+    CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes())
       ratio += residual_log_ratio_channel(normals[c], load(mean_p, c), load(std_p, c),
                                           load(mean_q, c), load(std_q, c));
     ratio = log_sigma + group.sum(ratio);
@@ -89,13 +97,13 @@ template <typename T, typename Group>
 CSD_HD void store_try(const Group& group, int32_t channels, const T* mean, const T* std,
                       const TokenPool& pool, int32_t k, T* out) {
   const float* normals = pool.normals + k * pool.normal_stride;
-  for (int32_t c = group.lane(); c < channels; c += group.lanes())
+  CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes())
     out[c] = Element<T>::store(load(mean, c) + load(std, c) * normals[c]);
 }
 
 template <typename T, typename Group>
 CSD_HD void store_everywhere(const Group& group, int32_t channels, float value, T* out) {
-  for (int32_t c = group.lane(); c < channels; c += group.lanes())
+  CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes())
     out[c] = Element<T>::store(value);
 }
 
@@ -109,7 +117,7 @@ CSD_HD Resampled resample_token(const Group& group, int32_t channels, const Toke
                                 T* x) {
   float log_sigma = 0;
   bool finite = true;
-  for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
+  CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
     const float sum_p = load(p.sum_log_std, c), sum_q = load(q.sum_log_std, c);
     finite &= is_finite(load(p.mean, c)) && is_finite(load(p.std, c)) && is_finite(sum_p) &&
               is_finite(load(q.mean, c)) && is_finite(load(q.std, c)) && is_finite(sum_q);
@@ -156,7 +164,7 @@ CSD_HD Walk verify_window_token(const Group& group, int32_t channels, int32_t in
             *proposed = window.proposed + at;
     // At head step 0 there is nothing to accept: the mean, if it is finite, is the token.
     float ratio = 0;
-    for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
+    CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
       const float mean = load(mean_p, c);
       ratio += i == 0 ? (is_finite(mean) ? 0.0f : NAN)
                       : log_ratio_channel(load(proposed, c), mean, load(std_p, c), load(mean_q, c),
@@ -179,7 +187,7 @@ CSD_HD Walk verify_window_token(const Group& group, int32_t channels, int32_t in
     emitted = i == 0 ? mean_p : proposed;
     if (i == 0) break;
   }
-  for (int32_t c = group.lane(); c < channels; c += group.lanes())
+  CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes())
     state[c] = emitted[c];
   return {accepted, index - accepted, 0};
 }
@@ -205,7 +213,7 @@ CSD_HD void transition_token(const Group& group, int32_t channels, const float* 
   const Step<float> step =
       table ? Step<float>{table[0], table[1], table[2], table[3], table[4], table[5]}
             : Step<float>{NAN, NAN, NAN, NAN, NAN, NAN};
-  for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
+  CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes()) {
     const float predicted = load(in.eps, c);
     const float eps = in.eps_uncond ? guided(predicted, load(in.eps_uncond, c), scale) : predicted;
     const Move<float> move = transition(step, load(in.x, c), eps, load(in.v, c));

@@ -160,8 +160,8 @@ class WatchedBackend:
         loaded, watch = self._backend.load(path), self._watch
 
         class Graph:
-            def run(self, feeds):
-                outputs = loaded.run(feeds)
+            def run(self, feeds, rows=0):
+                outputs = loaded.run(feeds, rows)
                 watch(path.stem, feeds, outputs)
                 return outputs
 
