@@ -11,6 +11,8 @@
 | `class_names` | names of the labels, or null |
 | `max_batch`, `max_gamma` | limits that the graphs were exported and checked for |
 | `graphs` | by name: files with SHA-256, inputs, outputs, ranges of the named dimensions |
+| `variants` | by precision (`fp16`, `bf16`): the same graphs in that precision, for engines |
+| `engines` | engines built from the graphs, each for a library version and compute capabilities |
 | `calibration` | file of the fitted head drafts, or null |
 | `parity` | largest differences to PyTorch seen at export |
 | `sources` | where the weights came from, with SHA-256 |
@@ -31,7 +33,7 @@ from .config import MARConfig
 from .errors import BundleError, ConfigError
 from .schedule import TRAIN_STEPS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 
 
@@ -64,6 +66,45 @@ class GraphSpec:
     def onnx_file(self) -> str:
         """Name of the ONNX file."""
         return next(iter(self.files))
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """An engine: a graph compiled for some devices by one version of one library.
+
+    Attributes:
+        graph: name of the graph, as `target.backbone`.
+        backend: `tensorrt` or `tensorrt_rtx`.
+        precision: `fp32`, or a variant's name.
+        file: path in the bundle.
+        sha256: of the file.
+        size: bytes.
+        library: version of the library that built it and must run it.
+        platform: system and machine it was built for, as `linux-x86_64`.
+        compute_capabilities: of the devices that it runs on, as `8.9`.
+        build_seconds: what building took.
+        fingerprint: hash of each thing that it was built from, by name; it is built again where
+            one differs.
+    """
+
+    graph: str
+    backend: str
+    precision: str
+    file: str
+    sha256: str
+    size: int
+    library: str
+    platform: str
+    compute_capabilities: tuple[str, ...]
+    build_seconds: float
+    fingerprint: Mapping[str, str]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EngineSpec:
+        """Read an entry of the manifest."""
+        fields = dict(values)
+        fields["compute_capabilities"] = tuple(values["compute_capabilities"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -107,6 +148,10 @@ class Manifest:
     max_gamma: int
     graphs: Mapping[str, GraphSpec]
     class_names: tuple[str, ...] | None = None
+    variants: Mapping[str, Mapping[str, GraphSpec]] = field(
+        default_factory=dict[str, Mapping[str, GraphSpec]]
+    )
+    engines: tuple[EngineSpec, ...] = ()
     calibration: Calibration | None = None
     parity: tuple[ParityResult, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
@@ -130,7 +175,9 @@ class Manifest:
     @property
     def file_hashes(self) -> dict[str, str]:
         """SHA-256 of every file of the bundle but the manifest."""
-        hashes = {k: v for graph in self.graphs.values() for k, v in graph.files.items()}
+        every = [self.graphs, *self.variants.values()]
+        hashes = {k: v for graphs in every for g in graphs.values() for k, v in g.files.items()}
+        hashes.update({engine.file: engine.sha256 for engine in self.engines})
         if self.calibration is not None:
             hashes[self.calibration.file] = self.calibration.sha256
         return hashes
@@ -173,15 +220,7 @@ class Manifest:
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> Manifest:
-        graphs = {
-            name: GraphSpec(
-                files=dict(graph["files"]),
-                inputs=_tensors(graph["inputs"]),
-                outputs=_tensors(graph["outputs"]),
-                profile={k: (v[0], v[1], v[2]) for k, v in graph["profile"].items()},
-            )
-            for name, graph in values["graphs"].items()
-        }
+        variants = values.get("variants", {})  # schema 1 has neither these nor engines
         names, calibration = values["class_names"], values["calibration"]
         return cls(
             name=values["name"],
@@ -189,7 +228,9 @@ class Manifest:
             head_steps=values["head_steps"],
             max_batch=values["max_batch"],
             max_gamma=values["max_gamma"],
-            graphs=graphs,
+            graphs=_graphs(values["graphs"]),
+            variants={precision: _graphs(graphs) for precision, graphs in variants.items()},
+            engines=tuple(EngineSpec.from_dict(row) for row in values.get("engines", [])),
             class_names=None if names is None else tuple(names),
             calibration=None if calibration is None else Calibration(**calibration),
             parity=tuple(ParityResult(**row) for row in values["parity"]),
@@ -197,6 +238,18 @@ class Manifest:
             created_by=dict(values["created_by"]),
             schema_version=values["schema_version"],
         )
+
+
+def _graphs(values: dict[str, Any]) -> dict[str, GraphSpec]:
+    return {
+        name: GraphSpec(
+            files=dict(graph["files"]),
+            inputs=_tensors(graph["inputs"]),
+            outputs=_tensors(graph["outputs"]),
+            profile={k: (v[0], v[1], v[2]) for k, v in graph["profile"].items()},
+        )
+        for name, graph in values.items()
+    }
 
 
 def _tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

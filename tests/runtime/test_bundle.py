@@ -66,7 +66,8 @@ def test_an_altered_file_is_named(make_bundle, change):
 
 def test_a_future_schema_asks_for_a_newer_csd(make_bundle):
     bundle = make_bundle(lambda values: values.update(schema_version=SCHEMA_VERSION + 1, models=7))
-    with pytest.raises(BundleError, match=r"schema 2, this csd reads up to 1: upgrade csd"):
+    newer, own = SCHEMA_VERSION + 1, SCHEMA_VERSION
+    with pytest.raises(BundleError, match=f"schema {newer}, this csd reads up to {own}: upgrade"):
         Bundle.open(bundle)
 
 
