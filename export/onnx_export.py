@@ -8,8 +8,10 @@ import logging
 import warnings
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxscript
 import torch
 from torch import Tensor
 
@@ -47,6 +49,9 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
                 graph.module.eval(), args, dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=list(graph.inputs), output_names=list(graph.outputs),
                 dynamic_shapes=shapes,
+                custom_translation_table={
+                    torch.ops.aten.scaled_dot_product_attention.default: _attention
+                },
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
             lines = [line for line in (str(error) + chatter.getvalue()).splitlines() if line]
@@ -59,6 +64,28 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
         external = size > EXTERNAL_DATA_BYTES
         program.save(path, external_data=external)
     return [path, path.with_name(path.name + ".data")] if external else [path]
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention in five operators; PyTorch's own translation takes twice as many, for any rank."""
+    if dropout_p or is_causal or enable_gqa:
+        raise ValueError("only plain attention is translated")
+    op = onnxscript.opset20
+    size = query.shape[-1]
+    scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
+    scores = op.Mul(scores, op.CastLike(size**-0.5 if scale is None else scale, scores))
+    if attn_mask is not None:
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
 def check_parity(graph: ExportGraph, loaded: Graph) -> ParityResult:

@@ -95,6 +95,15 @@ class DiffusionMLP(nn.Module):
             assert isinstance(layer, nn.Linear)
             yield layer, layer.out_features // self.width
 
+    def joined_modulation(self) -> nn.Linear:
+        """Return all adaLN layers as one, `[..., W]` -> `[..., M]`; a copy of their weights."""
+        layers = [layer for layer, _ in self._modulation_layers()]
+        joined = nn.Linear(self.width, sum(layer.out_features for layer in layers))
+        with torch.no_grad():
+            joined.weight.copy_(torch.cat([layer.weight for layer in layers]))
+            joined.bias.copy_(torch.cat([layer.bias for layer in layers]))
+        return joined
+
     def modulations(self, embedding: Tensor) -> Tensor:
         """Map `t_embed + z_embed` `[..., W]` to all adaLN values `[..., M]`."""
         active = F.silu(embedding)

@@ -32,21 +32,23 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rows: Tensor | None, bias: Tensor | None) -> Tensor:
-        """`x [B, N, W]`, `rows [B, P]` (None: all), `bias [B, 1, 1, N]` -> `[B * P, W]`."""
-        batch, _, width = x.shape
-        flat = x.reshape(-1, width)
+    def forward(self, x: Tensor, batch: int, rows: Tensor | None, bias: Tensor | None) -> Tensor:
+        """`x [B * N, W]`, `rows [B, P]` (None: all), `bias [B, 1, 1, N]` -> `[B * P, W]`."""
+        width = x.shape[-1]
         if rows is None:
-            q, k, v = self.qkv(flat).chunk(3, dim=-1)
+            q, k, v = self._heads(self.qkv(x), 3, batch)
         else:
             weight, offset = self.qkv.weight, self.qkv.bias
-            asked = gather_rows(x, rows).reshape(-1, width)
-            q = F.linear(asked, weight[:width], offset[:width])
-            k, v = F.linear(flat, weight[width:], offset[width:]).chunk(2, dim=-1)
-        size = width // self.heads
-        q, k, v = (t.reshape(batch, -1, self.heads, size).transpose(1, 2) for t in (q, k, v))
+            asked = gather_rows(x.reshape(batch, -1, width), rows).reshape(-1, width)
+            (q,) = self._heads(F.linear(asked, weight[:width], offset[:width]), 1, batch)
+            k, v = self._heads(F.linear(x, weight[width:], offset[width:]), 2, batch)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).reshape(-1, width))
+
+    def _heads(self, joined: Tensor, parts: int, batch: int) -> tuple[Tensor, ...]:
+        """`joined [B * N, parts * W]` -> `parts` tensors `[B, heads, N, W / heads]`."""
+        split = joined.reshape(batch, -1, parts, self.heads, self.proj.in_features // self.heads)
+        return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class MLP(nn.Module):
@@ -72,12 +74,17 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor, rows: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """`x [B, N, W]` -> `[B, N, W]`, or `[B, P, W]` for `rows [B, P]`."""
-        kept = x if rows is None else gather_rows(x, rows)
+    def forward(
+        self, x: Tensor, batch: int, rows: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """`x [B * N, W]` -> `[B * N, W]`, or `[B * P, W]` for `rows [B, P]`."""
         # Matrices rather than batches of them: a runtime then joins each product with its bias.
-        flat = kept.reshape(-1, x.shape[-1]) + self.attn(self.norm1(x), rows, bias)
-        return (flat + self.mlp(self.norm2(flat))).reshape(kept.shape)
+        width = x.shape[-1]
+        kept = x
+        if rows is not None:
+            kept = gather_rows(x.reshape(batch, -1, width), rows).reshape(-1, width)
+        kept = kept + self.attn(self.norm1(x), batch, rows, bias)
+        return kept + self.mlp(self.norm2(kept))
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -145,21 +152,25 @@ class Backbone(nn.Module):
         hidden = torch.cat([torch.zeros_like(slots, dtype=torch.bool).unsqueeze(-1), padded], dim=1)
         # A finite number, not -inf: a row of infinities would make a softmax of NaN.
         bias = (hidden.to(x.dtype) * -1e9).reshape(x.shape[0], 1, 1, x.shape[1])
+        batch, flat = x.shape[0], x.reshape(-1, x.shape[-1])
         for block in self.encoder_blocks:
-            x = block(x, bias=bias)
-        x = self.decoder_embed(self.encoder_norm(x))
+            flat = block(flat, batch, bias=bias)
+        flat = self.decoder_embed(self.encoder_norm(flat))
 
         # Decoder: all positions, mask tokens where nothing is known; padding lands in an extra
         # row that is cut off again.
-        width = x.shape[-1]
-        full = self.mask_token.expand(x.shape[0], length + 1, width)
+        width = flat.shape[-1]
+        x = flat.reshape(batch, -1, width)
+        full = self.mask_token.expand(batch, length + 1, width)
         full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), x[:, buffer:])
         x = torch.cat([x[:, :buffer], full[:, :length]], dim=1) + self.decoder_pos_embed_learned
+        flat = x.reshape(-1, width)
         last = len(self.decoder_blocks) - 1
         for index, block in enumerate(self.decoder_blocks):
             # Nothing reads the other rows after the last block.
-            x = block(x, rows=query + buffer if index == last else None)
-        return self.decoder_norm(x) + self.diffusion_pos_embed_learned[0][query]
+            flat = block(flat, batch, rows=query + buffer if index == last else None)
+        z = self.decoder_norm(flat).reshape(batch, -1, width)
+        return z + self.diffusion_pos_embed_learned[0][query]
 
 
 class _DiffLoss(nn.Module):

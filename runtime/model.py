@@ -204,7 +204,9 @@ class RuntimeModel:
                 query = np.concatenate([query, query])
                 labels = np.concatenate([labels, nobody])
             feeds = {"tokens": tokens, "visible": visible, "query": query, "label": labels}
-            z = self._backbone.run(feeds)["z"]
+            # The encoder sees what is known, the decoder everything: their mean.
+            seen = self.config.buffer_size + (visible.shape[1] + self.config.seq_len) // 2
+            z = self._backbone.run(feeds, rows=len(labels) * seen)["z"]
             z = z.reshape(-1, self.config.condition_dim)
         if not np.isfinite(z).all():
             raise NumericsError(
