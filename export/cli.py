@@ -14,6 +14,7 @@ from rich.table import Table
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.config import PRESETS, MARConfig
 from ..runtime.errors import ExportError
+from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import Manifest, Source, file_sha256
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=2048,
         help="tokens that the fast head samplers are fitted on, 0 = none",
+    )
+    parser.add_argument(
+        "--row-cost",
+        type=float,
+        default=ROW_COST,
+        help="what a row of the head costs in units of a call where the bundle will run: the "
+        "speculative head's windows follow from it (less on a GPU)",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     return parser
@@ -135,6 +143,7 @@ def _request(args: argparse.Namespace) -> ExportRequest:
         class_names=class_names,
         sources=sources,
         calibration_tokens=args.calibration_tokens,
+        row_cost=args.row_cost,
     )
 
 

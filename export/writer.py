@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from ..models.mar import MAR
 from ..runtime.backends import Graph, create_backend
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError, ExportError
+from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import (
     MANIFEST_FILE,
     Calibration,
@@ -59,6 +61,7 @@ class ExportRequest:
         max_gamma: AR steps in one verification at most.
         class_names: names of the labels, or None.
         calibration_tokens: tokens that the head drafts are fitted on at least; 0 fits none.
+        row_cost: what a row of the head costs in units of a call (`Calibration`).
         sources: where the weights came from.
 
     Raises:
@@ -75,6 +78,7 @@ class ExportRequest:
     class_names: tuple[str, ...] | None
     sources: Mapping[str, Source]
     calibration_tokens: int = 2048
+    row_cost: float = ROW_COST
 
     def __post_init__(self) -> None:
         target = self.target.config
@@ -92,6 +96,8 @@ class ExportRequest:
             raise ExportError(
                 f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
             )
+        if not (math.isfinite(self.row_cost) and self.row_cost > 0):
+            raise ExportError(f"row-cost is {self.row_cost}: give a number above 0, as 0.06")
         for name in ("head_steps", "max_batch", "max_gamma"):
             most = 1000 if name == "head_steps" else 1024
             if not 1 <= getattr(self, name) <= most:
@@ -255,7 +261,7 @@ def _calibrate(
     path = folder / "calibration.npz"
     np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
     tokens = request.calibration_tokens
-    return Calibration(path.name, file_sha256(path), request.head_steps, tokens)
+    return Calibration(path.name, file_sha256(path), request.head_steps, tokens, request.row_cost)
 
 
 def _specs(tensors: Mapping[str, tuple[int | str, ...]]) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,6 @@ design), so the hoisted and the plain head are the same function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -83,21 +82,22 @@ class DiffusionMLP(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.time_embed.mlp[0].weight, std=0.02)  # pyright: ignore[reportArgumentType]
         nn.init.normal_(self.time_embed.mlp[2].weight, std=0.02)  # pyright: ignore[reportArgumentType]
-        zeroed = [layer for layer, _ in self._modulation_layers()]
-        for layer in [*zeroed, self.final_layer.linear]:
+        for layer in [*self.modulation_layers(), self.final_layer.linear]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def _modulation_layers(self) -> Iterator[tuple[nn.Linear, int]]:
-        """Yield each adaLN layer with its number of W-wide outputs, in order of use."""
+    def modulation_layers(self) -> list[nn.Linear]:
+        """Return the adaLN layers in order of use."""
+        layers: list[nn.Linear] = []
         for module in [*self.res_blocks, self.final_layer]:
             layer = module.adaLN_modulation[1]  # pyright: ignore[reportIndexIssue]
             assert isinstance(layer, nn.Linear)
-            yield layer, layer.out_features // self.width
+            layers.append(layer)
+        return layers
 
     def joined_modulation(self) -> nn.Linear:
         """Return all adaLN layers as one, `[..., W]` -> `[..., M]`; a copy of their weights."""
-        layers = [layer for layer, _ in self._modulation_layers()]
+        layers = self.modulation_layers()
         joined = nn.Linear(self.width, sum(layer.out_features for layer in layers))
         with torch.no_grad():
             joined.weight.copy_(torch.cat([layer.weight for layer in layers]))
@@ -107,7 +107,7 @@ class DiffusionMLP(nn.Module):
     def modulations(self, embedding: Tensor) -> Tensor:
         """Map `t_embed + z_embed` `[..., W]` to all adaLN values `[..., M]`."""
         active = F.silu(embedding)
-        return torch.cat([layer(active) for layer, _ in self._modulation_layers()], dim=-1)
+        return torch.cat([layer(active) for layer in self.modulation_layers()], dim=-1)
 
     def modulated(self, x: Tensor, mods: Tensor) -> tuple[Tensor, Tensor]:
         """`x [R, C]`, `mods [R, M]` -> `(eps [R, C], v [R, C])`."""

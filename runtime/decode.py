@@ -284,12 +284,13 @@ class Decoder:
             pairs = zip(images.tolist(), positions.tolist(), strict=True)
             return [self.noise.stream(Purpose.HEAD, *pair) for pair in pairs]
 
+        together = len(images) // len(self.canvas.images)
         initial = self.noise.initial(images, positions, channels)
         if leader is None:
             per_step = self.noise.per_step(images, positions, steps, channels)
-            return ChainInputs((initial, per_step), streams)
+            return ChainInputs((initial, per_step), streams, together=together)
         noise = initial, leader.noise[:, :steps]
-        return ChainInputs(noise, streams, leader.trajectory[:, : steps + 1])
+        return ChainInputs(noise, streams, leader.trajectory[:, : steps + 1], together)
 
     def _known(self, step: int) -> Int64:
         """Positions known before an AR step, `[B, V]`."""

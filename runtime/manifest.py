@@ -31,6 +31,7 @@ from typing import Any
 
 from .config import MARConfig
 from .errors import BundleError, ConfigError
+from .head.draft import ROW_COST
 from .schedule import TRAIN_STEPS
 
 SCHEMA_VERSION = 2
@@ -129,12 +130,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted drafts of the heads: a NumPy archive with the arrays of `AffineDraft` by model."""
+    """Fitted drafts of the heads: a NumPy archive with the arrays of `AffineDraft` by model.
+
+    `row_cost` is what a row of the head costs in units of a call, by which the speculative sampler
+    chooses its windows. It belongs to the bundle, so that one seed gives one image on any machine.
+    """
 
     file: str
     sha256: str
     head_steps: int
     tokens: int
+    row_cost: float = ROW_COST
 
 
 @dataclass(frozen=True)

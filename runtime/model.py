@@ -32,6 +32,7 @@ from .head import (
     SequentialSampler,
     SpeculativeSampler,
 )
+from .head.draft import ROW_COST
 from .options import GenerateOptions
 from .schedule import diffusion_tables
 from .stats import Stats
@@ -44,6 +45,8 @@ Int64 = NDArray[np.int64]
 MODULATION_BYTES = 256 << 20
 # Below this number of head steps `auto` samples sequentially: most drafts are rejected there.
 FEW_HEAD_STEPS = 16
+# What the parallel sampler takes from a draft's trajectory: sweeps, and rows a token over S.
+SWEEPS, SWEPT_ROWS = 7, 2.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +124,40 @@ class ChainInputs:
         noise: `(initial [N, C], per_step [N, S, C])`.
         streams: makes the generator of each chain for what the samplers draw besides.
         start: trajectory to start the parallel sampler from, `[N, S + 1, C]`, or None.
+        together: how many of them belong to one image. Samplers are chosen by this number and not
+            by N, so that an image does not depend on its batch.
     """
 
     noise: HeadNoise
     streams: Callable[[], list[np.random.Generator]]
     start: Float32 | None = None
+    together: int = 1
 
     def __getitem__(self, rows: slice) -> ChainInputs:
         """Return some of the chains."""
         start = None if self.start is None else self.start[rows]
         return ChainInputs(
-            (self.noise[0][rows], self.noise[1][rows]), lambda: self.streams()[rows], start
-        )
+            (self.noise[0][rows], self.noise[1][rows]), lambda: self.streams()[rows], start,
+            self.together,
+        )  # fmt: skip
+
+
+def _sampler_kind(head: str, steps: int, cost: float, *, aligned: bool) -> str:
+    """Return the head sampler for an option `head`.
+
+    Args:
+        head: `sequential`, `speculative`, `parallel` or `auto`.
+        steps: S.
+        cost: of a row of every token, in units of a call.
+        aligned: whether a chain follows another one's noise and trajectory.
+    """
+    if head == "auto" and steps < FEW_HEAD_STEPS:
+        return "sequential"
+    if not aligned:
+        return "speculative" if head == "auto" else head
+    if head == "auto" and SWEEPS + cost * SWEPT_ROWS * steps > steps + cost * steps:
+        return "sequential"  # rows cost more than the calls that are saved
+    return "sequential" if head == "sequential" else "parallel"
 
 
 class RuntimeModel:
@@ -143,6 +168,7 @@ class RuntimeModel:
         config: its configuration.
         graphs: `backbone`, `head_modulation` and `head_step`.
         draft: fitted predictor of the head's transitions, or None.
+        row_cost: what a row of the head costs in units of a call.
     """
 
     def __init__(
@@ -151,10 +177,12 @@ class RuntimeModel:
         config: MARConfig,
         graphs: dict[str, Graph],
         draft: AffineDraft | None = None,
+        row_cost: float = ROW_COST,
     ) -> None:
         self.role = role
         self.config = config
         self.draft = draft
+        self.row_cost = row_cost
         self.graphs = graphs
         self._backbone = graphs["backbone"]
         self._modulation = graphs["head_modulation"]
@@ -248,7 +276,10 @@ class RuntimeModel:
                 )
                 tokens.append(drawn)
                 reports.append(report)
-                stats.count_head(self.role, report, guided=conditions.unconditional is not None)
+                stats.count_head(
+                    self.role, report,
+                    guided=conditions.unconditional is not None, aligned=inputs.start is not None,
+                )  # fmt: skip
         density = Density(
             np.concatenate([report.mean for report in reports]),
             np.concatenate([report.std for report in reports]),
@@ -270,10 +301,13 @@ class RuntimeModel:
         inputs: ChainInputs,
         options: GenerateOptions,
     ) -> tuple[Float32, HeadReport]:
-        kind = "parallel" if inputs.start is not None else options.head
-        if options.head == "sequential" or (kind == "auto" and schedule.steps < FEW_HEAD_STEPS):
-            kind = "sequential"
-        sampler = self._sampler(kind, schedule, options.head_tolerance)
+        rows = inputs.together * (2 if options.guided else 1)
+        cost = self.row_cost * rows  # of one more transition of every token
+        aligned = inputs.start is not None
+        kind = _sampler_kind(options.head, schedule.steps, cost, aligned=aligned)
+        sampler = self._sampler(
+            kind, schedule, cost if kind == "speculative" else options.head_tolerance
+        )
         common: dict[str, Any] = {
             "n_tokens": count,
             "channels": self.config.token_dim,
@@ -287,16 +321,18 @@ class RuntimeModel:
             return sampler.sample(evaluate, **common, streams=inputs.streams())
         return sampler.sample(evaluate, **common)
 
-    def _sampler(self, kind: str, schedule: HeadSchedule, tolerance: float) -> Sampler:
-        key = kind, schedule.steps, tolerance
+    def _sampler(self, kind: str, schedule: HeadSchedule, setting: float) -> Sampler:
+        """Return a sampler; `setting` is a tolerance, or what a transition costs."""
+        key = kind, schedule.steps, setting
         if key not in self._samplers:
             fitted = self.draft if self.draft and self.draft.steps == schedule.steps else None
             if kind == "parallel":
-                sampler = ParallelSampler(schedule, tolerance, draft=fitted)
+                sampler = ParallelSampler(schedule, setting, draft=fitted)
             elif kind == "sequential":
                 sampler = SequentialSampler(schedule)
             else:
-                sampler = SpeculativeSampler(schedule, draft=fitted)
+                draft = fitted or AffineDraft.frozen(schedule.steps, self.config.token_dim)
+                sampler = SpeculativeSampler(schedule, draft.windows(setting), fitted)
             self._samplers[key] = sampler
         return self._samplers[key]
 

@@ -16,6 +16,7 @@ from .backends import Graph, create_backend
 from .bundle import Bundle
 from .decode import Canvas, Decoder, Plan
 from .errors import BundleError, NumericsError, OptionError
+from .head.draft import ROW_COST
 from .images import to_uint8
 from .model import RuntimeModel
 from .noise import Noise, SeededNoise
@@ -71,8 +72,11 @@ class Session:
     def _load_model(self, role: str) -> RuntimeModel:
         names = ("backbone", "head_modulation", "head_step")
         graphs = {name: self._load(f"{role}.{name}") for name in names}
-        config, draft = self.bundle.manifest.models[role], self.bundle.head_draft(role)
-        return RuntimeModel(role, config, graphs, draft)
+        manifest = self.bundle.manifest
+        row_cost = ROW_COST if manifest.calibration is None else manifest.calibration.row_cost
+        return RuntimeModel(
+            role, manifest.models[role], graphs, self.bundle.head_draft(role), row_cost
+        )
 
     def __enter__(self) -> Session:
         return self

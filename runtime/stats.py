@@ -59,6 +59,7 @@ class Stats:
         head_rows: head network rows by model.
         head_tokens: tokens sampled by model.
         head_rounds: sequential evaluations summed over tokens, by model.
+        aligned_evaluations: batched head calls of the target's aligned chains.
         drafted_by_step: verified draft tokens by AR step.
         accepted_by_step: accepted draft tokens by AR step.
     """
@@ -77,6 +78,7 @@ class Stats:
     head_rows: dict[str, int] = field(default_factory=dict[str, int])
     head_tokens: dict[str, int] = field(default_factory=dict[str, int])
     head_rounds: dict[str, int] = field(default_factory=dict[str, int])
+    aligned_evaluations: int = 0
 
     def __post_init__(self) -> None:
         self.drafted_by_step = np.zeros(self.num_iter, dtype=np.int64)
@@ -96,8 +98,11 @@ class Stats:
         finally:
             self.parts[part] += time.perf_counter() - began
 
-    def count_head(self, model: str, report: HeadReport, *, guided: bool) -> None:
+    def count_head(
+        self, model: str, report: HeadReport, *, guided: bool, aligned: bool = False
+    ) -> None:
         """Add what a head sampler of a model took; guidance doubles the rows."""
+        self.aligned_evaluations += report.evaluations if aligned else 0
         rows = report.row_evaluations * (2 if guided else 1)
         counts = (
             (self.head_evaluations, report.evaluations),
@@ -139,6 +144,9 @@ class Stats:
                 model: rounds / self.head_tokens[model]
                 for model, rounds in self.head_rounds.items()
             },
+            "aligned_evaluations_per_verification": (
+                self.aligned_evaluations / self.verifications if self.verifications else None
+            ),
         }
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from ..runtime.manifest import file_sha256
 from ..runtime.noise import SeededNoise
 from ..runtime.options import GenerateOptions
 from ..runtime.session import Session
-from .eager import EagerSampler
 from .quality import ImageClassifier, as_shown, balanced_labels
+
+if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not
+    from .eager import EagerSampler
 
 Report = Callable[[str], None]
 
@@ -81,46 +83,46 @@ class Measurement:
         }
 
 
-def fewer_steps(num_iter: int) -> list[int]:
-    """AR steps below `num_iter` at which the target alone is worth comparing with."""
-    return [steps for steps in (64, 32, 16, 8) if steps < num_iter]
+@dataclass(frozen=True)
+class Sweep:
+    """What is varied.
 
-
-def make_cases(
-    modes: Sequence[str],
-    heads: Sequence[str],
-    gammas: Sequence[int],
-    temperatures: Sequence[float],
-    options: GenerateOptions,
-    num_iter: int,
-) -> list[Case]:
-    """List what to measure.
-
-    Args:
+    Attributes:
         modes: of `eager`, `target`, `draft`, `csd`.
         heads: head samplers of all modes but `eager`.
         gammas: for `csd`.
         temperatures: inner temperatures for `csd` at the first gamma, beside the options' own.
-        options: everything else.
-        num_iter: AR steps.
+        fewer_steps: AR steps at which the target is measured too, where they are fewer: that is
+            what a faster mode has to beat.
     """
+
+    modes: Sequence[str]
+    heads: Sequence[str] = ("sequential",)
+    gammas: Sequence[int] = (8,)
+    temperatures: Sequence[float] = ()
+    fewer_steps: Sequence[int] = (64, 32, 16, 8)
+
+
+def make_cases(sweep: Sweep, options: GenerateOptions, num_iter: int) -> list[Case]:
+    """List what to measure, with `options` for everything else and `num_iter` AR steps."""
     base = dataclasses.replace(options, mode="target", num_iter=num_iter)
-    cases = [Case("eager", base, eager=True)] if "eager" in modes else []
-    for head in heads:
+    cases = [Case("eager", base, eager=True)] if "eager" in sweep.modes else []
+    for head in sweep.heads:
         suffix = "" if head == "sequential" else f", head {head}"
         alone = dataclasses.replace(base, head=head)
-        if "target" in modes:
+        if "target" in sweep.modes:
             cases.append(Case(f"target{suffix}", alone))
             cases += [
                 Case(f"target{suffix}, {n} AR steps", dataclasses.replace(alone, num_iter=n))
-                for n in fewer_steps(num_iter)
+                for n in sweep.fewer_steps
+                if n < num_iter
             ]
-        if "draft" in modes:
+        if "draft" in sweep.modes:
             cases.append(Case(f"draft{suffix}", dataclasses.replace(alone, mode="draft")))
-        if "csd" in modes:
+        if "csd" in sweep.modes:
             own = options.inner_temperature
-            settings = [(gamma, own) for gamma in gammas]
-            settings += [(gammas[0], value) for value in temperatures if value != own]
+            settings = [(gamma, own) for gamma in sweep.gammas]
+            settings += [(sweep.gammas[0], value) for value in sweep.temperatures if value != own]
             cases += [
                 Case(
                     f"csd{suffix}, gamma {gamma}, T {value:g}",
@@ -140,23 +142,25 @@ def measure(
     repeats: int,
     seed: int,
     report: Report,
+    warm_ups: int = 1,
 ) -> list[Measurement]:
-    """Time every case `repeats` times after one warm-up, interleaved."""
+    """Time every case `repeats` times, interleaved, after `warm_ups` runs that are not counted."""
     manifest = session.bundle.manifest
     labels = balanced_labels(batch, manifest.target.class_num)
     results = [Measurement(case) for case in cases]
-    for repeat in range(repeats + 1):
-        report("warming up" if repeat == 0 else f"repeat {repeat}/{repeats}")
+    for run in range(warm_ups + repeats):
+        timed = run - warm_ups + 1
+        report(f"repeat {timed}/{repeats}" if timed > 0 else "warming up")
         for result in results:
             options = result.case.options
             if result.case.eager:
                 assert eager is not None
                 resolved = options.resolved(manifest.target, manifest.head_steps)
                 began = time.perf_counter()
-                eager.generate(np.array(labels), resolved, SeededNoise(seed + repeat))
+                eager.generate(np.array(labels), resolved, SeededNoise(seed + run))
                 seconds = time.perf_counter() - began
             else:
-                stats = session.generate(labels, options, seed=seed + repeat).stats
+                stats = session.generate(labels, options, seed=seed + run).stats
                 seconds = stats.seconds
                 result.acceptance_rate = stats.acceptance_rate
                 result.parts = stats.parts
@@ -164,7 +168,7 @@ def measure(
                 for role, tokens in stats.head_tokens.items():
                     result.head_rounds[role] = stats.head_rounds[role] / tokens
                     result.head_rows[role] = stats.head_rows[role] / tokens
-            if repeat > 0:
+            if timed > 0:
                 result.seconds.append(seconds)
     return results
 
@@ -204,6 +208,7 @@ def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSa
     try:
         from ..models import load_mar
         from ..models.zoo import zoo_entry
+        from .eager import EagerSampler
     except ImportError as error:
         raise CsdError(
             f"mode eager needs {error.name}: pip install 'csd[export]', or leave eager out of "

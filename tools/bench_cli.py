@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +18,18 @@ from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import check_writable, write_atomically
 from ..runtime.options import HEADS
+from .bench import (
+    Sweep,
+    bundle_classifier,
+    eager_sampler,
+    make_cases,
+    measure,
+    measure_quality,
+)
+from .machine import describe_machine
 
 MODES = ("eager", "target", "draft", "csd")
+DEFAULT_MODES = "eager,target,csd"
 DEFAULT_GAMMAS = "4,8,16,32"
 
 T = TypeVar("T")
@@ -34,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         example="csd-bench bundle --modes eager,target,csd --gammas 8 --json bench.json",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    parser.add_argument("--modes", default="eager,target,csd", help=f"of {', '.join(MODES)}")
+    parser.add_argument("--modes", default=DEFAULT_MODES, help=f"of {', '.join(MODES)}")
     parser.add_argument(
         "--heads", default="sequential", help=f"head samplers to compare, of {', '.join(HEADS)}"
     )
@@ -46,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each mode")
+    parser.add_argument("--warm-ups", type=int, default=1, help="runs before those that are timed")
+    parser.add_argument(
+        "--fewer-steps",
+        default="64,32,16,8",
+        help="AR steps at which the target is measured too, where they are fewer; 0 = none",
+    )
     parser.add_argument(
         "--quality-images",
         type=int,
@@ -72,27 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Measure what was asked for."""
     console = Console(highlight=False)
-    modes = _list("modes", args.modes, str)
-    heads = _list("heads", args.heads, str)
-    for name, values, known in (("mode", modes, MODES), ("head", heads, HEADS)):
-        unknown = [value for value in values if value not in known]
-        if unknown:
-            raise OptionError(f"{name} is {unknown[0]!r}: give some of {', '.join(known)}")
-    gammas = _list("gammas", args.gammas, int)
-    temperatures = _list("temperatures", args.temperatures, float) if args.temperatures else []
-    for name, least in (("batch", 1), ("repeats", 1), ("quality_images", 0)):
-        if getattr(args, name) < least:
-            value = getattr(args, name)
-            raise OptionError(f"{name.replace('_', '-')} is {value}: give at least {least}")
+    sweep = _sweep(args)
     for path in (args.json, args.plot):
         if path is not None:
             check_writable(path)
     bundle = Bundle.open(args.bundle)
     if args.gammas == DEFAULT_GAMMAS:
-        gammas = [gamma for gamma in gammas if gamma <= bundle.manifest.max_gamma] or [1]
-    if "draft" not in bundle.manifest.models and args.modes == "eager,target,csd":
-        modes.remove("csd")
-    report = _measure(args, bundle, modes, heads, gammas, temperatures, console)
+        fitting = [gamma for gamma in sweep.gammas if gamma <= bundle.manifest.max_gamma]
+        sweep = dataclasses.replace(sweep, gammas=fitting or [1])
+    if "draft" not in bundle.manifest.models and args.modes == DEFAULT_MODES:
+        sweep = dataclasses.replace(sweep, modes=[mode for mode in sweep.modes if mode != "csd"])
+    report = _measure(args, bundle, sweep, console)
     console.print(results_table(report))
     if args.json is not None:
         with write_atomically(args.json) as stream:
@@ -104,38 +111,51 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace) -> Sweep:
+    """Read and check what is varied, and how often."""
+    sweep = Sweep(
+        modes=_list("modes", args.modes, str),
+        heads=_list("heads", args.heads, str),
+        gammas=_list("gammas", args.gammas, int),
+        temperatures=(_list("temperatures", args.temperatures, float) if args.temperatures else []),
+        fewer_steps=[steps for steps in _list("fewer-steps", args.fewer_steps, int) if steps],
+    )
+    for name, values, known in (("mode", sweep.modes, MODES), ("head", sweep.heads, HEADS)):
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            raise OptionError(f"{name} is {unknown[0]!r}: give some of {', '.join(known)}")
+    if min(sweep.fewer_steps, default=1) < 1:
+        raise OptionError(f"fewer-steps is {args.fewer_steps!r}: give numbers of AR steps, or 0")
+    for name, least in (("batch", 1), ("repeats", 1), ("warm_ups", 0), ("quality_images", 0)):
+        value = getattr(args, name)
+        if value < least:
+            raise OptionError(f"{name.replace('_', '-')} is {value}: give at least {least}")
+    return sweep
+
+
 def _measure(
     args: argparse.Namespace,
     bundle: Bundle,
-    modes: list[str],
-    heads: list[str],
-    gammas: list[int],
-    temperatures: list[float],
+    sweep: Sweep,
     console: Console,
 ) -> dict[str, Any]:
-    from .bench import (
-        bundle_classifier,
-        eager_sampler,
-        make_cases,
-        measure,
-        measure_quality,
-    )
-    from .machine import describe_machine
-
     options = decoding_options(args)
     resolved = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
-    if "eager" in modes and not isinstance(resolved.head_steps, int):
+    if "eager" in sweep.modes and not isinstance(resolved.head_steps, int):
         raise OptionError("eager has no annealed head steps: leave eager out of --modes")
     assert resolved.num_iter is not None
-    cases = make_cases(modes, heads, gammas, temperatures, resolved, resolved.num_iter)
-    eager = eager_sampler(bundle, args.target_weights, args.threads) if "eager" in modes else None
+    cases = make_cases(sweep, resolved, resolved.num_iter)
+    eager = None
+    if "eager" in sweep.modes:
+        eager = eager_sampler(bundle, args.target_weights, args.threads)
     with bundle.session(args.backend, args.threads) as session:
         for case in cases:  # before minutes of work
             if not case.eager:
                 session.check([0], case.options)
         results = measure(
             session, eager, cases,
-            batch=args.batch, repeats=args.repeats, seed=args.seed, report=console.print,
+            batch=args.batch, repeats=args.repeats, warm_ups=args.warm_ups, seed=args.seed,
+            report=console.print,
         )  # fmt: skip
         if args.quality_images:
             classifier = bundle_classifier(bundle, args.threads)
@@ -150,6 +170,7 @@ def _measure(
         "bundle": bundle.manifest.name,
         "batch": args.batch,
         "repeats": args.repeats,
+        "warm_ups": args.warm_ups,
         "threads": args.threads,
         "machine": describe_machine(),
         "results": [result.to_dict(args.batch, baseline) for result in results],

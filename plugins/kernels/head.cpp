@@ -6,6 +6,9 @@
 
 namespace {
 
+// Squared share of x; runtime/head/parallel.py has the same number.
+constexpr float CSD_SLOPE_ROUNDING = 1e-10f;
+
 float* row_of(float* base, int64_t row, int64_t channels) { return base + row * channels; }
 const float* row_of(const float* base, int64_t row, int64_t channels) {
   return base + row * channels;
@@ -25,6 +28,30 @@ void add_product(int64_t channels, const float* in, const float* matrix, float* 
     const float factor = in[k];
     for (int64_t c = 0; c < channels; ++c) out[c] += factor * matrix[c];
   }
+}
+
+// Broyden's update: the smallest change of `slope` that explains how `mean` moved with x since the
+// last evaluation, whose numbers are then replaced. Moves near the rounding of x teach nothing.
+void improve_slope(int64_t channels, const float* x, const float* mean, float* old_x,
+                   float* old_mean, float* slope) {
+  float size = 0, square = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    const float moved = x[c] - old_x[c];  // not a number before the first evaluation
+    square += moved * moved;
+    size += x[c] * x[c];
+    old_mean[c] = mean[c] - old_mean[c];
+  }
+  if (square > CSD_SLOPE_ROUNDING * size) {
+    for (int64_t k = 0; k < channels; ++k)
+      for (int64_t c = 0; c < channels; ++c)
+        old_mean[c] -= (x[k] - old_x[k]) * slope[k * channels + c];
+    for (int64_t k = 0; k < channels; ++k) {
+      const float share = (x[k] - old_x[k]) / square;
+      for (int64_t c = 0; c < channels; ++c) slope[k * channels + c] += share * old_mean[c];
+    }
+  }
+  memcpy(old_x, x, channels * sizeof(float));
+  memcpy(old_mean, mean, channels * sizeof(float));
 }
 
 // The draft's guess of x0hat after the transition at head step i; AffineDraft.move.
@@ -188,9 +215,9 @@ extern "C" int64_t csd_iteration_gather(CsdIteration* run) {
 
 extern "C" int64_t csd_iteration_settle(CsdIteration* run, const float* eps, const float* v) {
   CsdChains& chains = run->chains;
-  const int64_t channels = chains.channels;
-  std::vector<float> scratch(2 * channels);
-  float *change = scratch.data(), *after = change + channels;
+  const int64_t channels = chains.channels, block = channels * channels;
+  std::vector<float> scratch(3 * channels);
+  float *change = scratch.data(), *mean = change + channels, *after = mean + channels;
   for (int64_t n = 0; n < chains.tokens; ++n) {
     bool settled = true;  // no state so far has moved since it was evaluated
     for (int64_t row = run->rows.start[n]; row < run->rows.start[n + 1]; ++row) {
@@ -199,22 +226,30 @@ extern "C" int64_t csd_iteration_settle(CsdIteration* run, const float* eps, con
       const float *x = run->rows.x + at, *now = state_of(chains, i + 1, n),
                   *normals = normals_of(chains, n, i);
       float* next = state_of(chains, i, n);
-      for (int64_t c = 0; c < channels; ++c) {
-        change[c] = now[c] - x[c];
-        after[c] = run->dense ? 0.0f : change[c] * run->slope[i];
-      }
-      if (run->dense) add_product(channels, change, run->slope + i * channels * channels, after);
       bool finite = true, still = true;
       for (int64_t c = 0; c < channels; ++c) {
         const auto move = csd::transition(step, x[c], eps[at + c], v[at + c]);
         const float std = expf(move.log_std);
         finite &= csd::is_finite(move.mean) && csd::is_finite(move.log_std);
-        after[c] += move.mean + (i ? chains.temperature * std * normals[c] : 0.0f);
-        still &= fabsf(after[c] - next[c]) <= run->tolerance * std;
+        mean[c] = move.mean;
+        after[c] = move.mean + (i ? chains.temperature * std * normals[c] : 0.0f);
+        change[c] = run->tolerance * std;  // for now, the move that is forgiven
         if (settled && i) chains.sum_log_std[n * channels + c] += move.log_std;
         if (settled && !i) chains.std[n * channels + c] = chains.temperature * std;
       }
       if (!finite) return i + 1;
+      float* slope = run->slope ? run->slope + i * block : nullptr;
+      if (run->before) {
+        const int64_t own = i * chains.tokens + n;
+        slope = run->slope + own * block;
+        improve_slope(channels, x, mean, row_of(run->before, own, channels),
+                      row_of(run->mean, own, channels), slope);
+      }
+      for (int64_t k = 0; slope && k < channels; ++k) {
+        const float moved = now[k] - x[k];
+        for (int64_t c = 0; c < channels; ++c) after[c] += moved * slope[k * channels + c];
+      }
+      for (int64_t c = 0; c < channels; ++c) still &= fabsf(after[c] - next[c]) <= change[c];
       memcpy(next, after, channels * sizeof(float));
       if (settled) chains.index[n] = i - 1;
       settled &= still;

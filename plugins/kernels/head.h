@@ -54,8 +54,10 @@ struct CsdIteration {
   CsdRows rows;
   int64_t window;
   float tolerance;
-  const float* slope;  // d x_{i-1} / d x_i, [S, C, C], or [S] times the identity
-  int64_t dense;       // which of the two
+  // d x_{i-1} / d x_i: of every token, [S, N, C, C], improved with every evaluation; one for
+  // all, [S, C, C], where `before` is null; or null where no state moves.
+  float* slope;
+  float *before, *mean;  // [S, N, C], where head steps were evaluated last, and what that gave
 };
 
 int64_t csd_iteration_gather(CsdIteration* run);

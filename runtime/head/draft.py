@@ -23,10 +23,12 @@ from .schedule import Float32, HeadSchedule, Int64
 
 # Longest window that is looked ahead at in calibration.
 HORIZON = 64
-# What a network row costs in units of a call without rows. On two CPU cores both the shipped head
-# and one of MAR-B's size are near this. It is a constant and not measured on the spot because a
-# window changes which drafts are tried: one seed must give one image.
-ROW_COST = 1 / 25
+# What a network row costs in units of a call without rows: 1/16 on two CPU cores for the shipped
+# head, 1/10 for one of MAR-B's size. It is not measured on the spot because a window changes which
+# drafts are tried: one seed must give one image.
+ROW_COST = 1 / 16
+# A frozen draft has no calibration: roughly the chance that one of its transitions is accepted.
+FROZEN_ACCEPTANCE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +68,10 @@ class AffineDraft:
     @classmethod
     def frozen(cls, steps: int, channels: int) -> AffineDraft:
         """The draft that keeps the last verified prediction (A = 0)."""
-        return cls(
-            *(
-                np.zeros(shape, dtype=np.float32)
-                for shape in (
-                    (steps, 4 * channels, channels), (steps, channels), (steps, channels),
-                    (channels + 1, channels), (steps, HORIZON),
-                )
-            )
-        )  # fmt: skip
+        shapes = (steps, 4 * channels, channels), (steps, channels), (steps, channels)
+        zeros = (np.zeros(shape, dtype=np.float32) for shape in (*shapes, (channels + 1, channels)))
+        survival = FROZEN_ACCEPTANCE ** np.arange(1, HORIZON + 1, dtype=np.float32)
+        return cls(*zeros, survival=np.tile(survival, (steps, 1)))
 
     @property
     def steps(self) -> int:
@@ -103,6 +100,10 @@ class AffineDraft:
 
         The one with the most expected progress for its cost,
         `sum_{j < K} survival[i, j] / (1 + row_cost K)`.
+
+        Args:
+            row_cost: what one more transition in every token's window costs, in units of a call:
+                tokens that are sampled together make a row each, and guidance another.
         """
         lengths = np.arange(1, HORIZON + 1)
         progress = np.cumsum(self.survival, axis=1)

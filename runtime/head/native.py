@@ -19,6 +19,7 @@ from ..errors import BackendError, NumericsError
 from .draft import AffineDraft
 from .sampler import Evaluate, HeadNoise, HeadReport
 from .schedule import Float32, HeadSchedule, Int64
+from .slopes import Slopes
 
 
 def available() -> bool:
@@ -69,8 +70,7 @@ class _IterationStruct(ctypes.Structure):
         ("rows", _RowsStruct),
         *_integers("window"),
         ("tolerance", ctypes.c_float),
-        *_pointers("slope"),
-        *_integers("dense"),
+        *_pointers("slope", "before", "mean"),
     ]
 
 
@@ -256,7 +256,7 @@ def iterate(
     schedule: HeadSchedule,
     window: int,
     tolerance: float,
-    slope: Float32,
+    slopes: Slopes | None,
     evaluate: Evaluate,
     noise: HeadNoise,
     states: Float32,
@@ -268,7 +268,7 @@ def iterate(
         schedule: the head schedule.
         window: transitions in a sweep at most.
         tolerance: of a settled transition.
-        slope: `d x_{i-1} / d x_i`, `[S, C, C]`, or `[S, 1]` times the identity.
+        slopes: `d x_{i-1} / d x_i`; None where no state moves, as with `window` 1.
         evaluate: the batched network.
         noise: `(initial [N, C], per_step [N, S, C])`.
         states: where to start, `[S + 1, N, C]`; overwritten.
@@ -281,9 +281,12 @@ def iterate(
     assert library is not None
     chains = _Chains(schedule, *noise, states, temperature, window * len(noise[0]))
     struct = _IterationStruct(
-        chains=chains.struct, rows=chains.rows, window=window, tolerance=tolerance,
-        slope=chains.keep(slope), dense=int(slope.ndim == 3),
-    )  # fmt: skip
+        chains=chains.struct, rows=chains.rows, window=window, tolerance=tolerance
+    )
+    if slopes is not None:
+        struct.slope = chains.keep(slopes.value)
+        if slopes.learned is not None:
+            struct.before, struct.mean = (chains.keep(array) for array in slopes.learned)
     rows, calls = chains.advance(
         library.csd_iteration_gather, library.csd_iteration_settle, struct, evaluate
     )

@@ -6,9 +6,10 @@ the outputs corrected linearly,
 
     x0hat_i(x) = x0hat_i(x_old) + (x - x_old) J_i,    std_i(x) = std_i(x_old),
 
-a quasi-Newton step (J = 0 is Picard's). The first transition of a sweep is exact, because its
-state does not move, so k sweeps settle at least k transitions and the iteration ends. Relatives:
-ParaDiGMS (arXiv 2305.16317), ParaTAA (arXiv 2402.09970), DEER (arXiv 2309.12252).
+a quasi-Newton step, whose J_i every token improves with every sweep (`slopes`). The first
+transition of a sweep is exact, because its state does not move, so k sweeps settle at least k
+transitions and the iteration ends. Relatives: ParaDiGMS (arXiv 2305.16317), ParaTAA (arXiv
+2402.09970), DEER (arXiv 2309.12252).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from . import native
 from .draft import AffineDraft, Rollout
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
 from .schedule import Float32, HeadSchedule, Int64
+from .slopes import Slopes
 
 
 class _Drive:
@@ -40,7 +42,7 @@ class ParallelSampler:
         schedule: the head schedule.
         tolerance: a transition is settled once the state before it has moved by no more than this
             share of its step's standard deviation since it was evaluated; 0 is exact.
-        jacobian: `J [S, C, C]`; None is Picard's iteration. A wrong one only costs sweeps.
+        jacobian: first guess of `J [S, C, C]`; None is 0. A wrong one only costs sweeps.
         window: transitions in a sweep at most; None is all.
         draft: fitted predictor whose drafted chain starts the iteration when no trajectory is
             given; its Jacobian is used unless one is given.
@@ -71,13 +73,6 @@ class ParallelSampler:
         self.draft = draft
         self._jacobian = jacobian
         self._window = min(window or schedule.steps, schedule.steps)
-        # d x_{i-1} / d x_i, [S, C, C] or [S, 1] where it is a multiple of the identity
-        coef_x0, coef_x = schedule.mean_coefficients
-        self._slope: Float32 = coef_x
-        if jacobian is not None:
-            identity = np.eye(jacobian.shape[2], dtype=np.float32)
-            slope = coef_x[:, None] * identity + coef_x0[:, None] * jacobian
-            self._slope = slope.astype(np.float32)
 
     def sample(
         self,
@@ -115,9 +110,10 @@ class ParallelSampler:
             if states.shape != (steps + 1, n_tokens, channels):
                 raise ValueError(f"start is {states.shape}, not {(steps + 1, n_tokens, channels)}")
             states[steps] = initial
+        slopes = Slopes.of(self.schedule, self._jacobian, n_tokens, channels)
         if native.available():
             report = native.iterate(
-                self.schedule, self._window, self.tolerance, self._slope, evaluate,
+                self.schedule, self._window, self.tolerance, slopes, evaluate,
                 (initial, per_step), states, temperature,
             )  # fmt: skip
             return report.mean, report
@@ -126,7 +122,9 @@ class ParallelSampler:
         sum_log_std, std = np.zeros_like(initial), np.zeros_like(initial)
         rows = calls = 0
         while (active := np.flatnonzero(index >= 0)).size:
-            log_std, settled, count = self._sweep(evaluate, states, drive, index[active], active)
+            log_std, settled, count = self._sweep(
+                evaluate, states, slopes, drive, index[active], active
+            )
             offsets = np.arange(log_std.shape[1])
             places = index[active, None] - offsets
             counted = (offsets < settled[:, None]) & (places > 0)
@@ -154,6 +152,7 @@ class ParallelSampler:
         self,
         evaluate: Evaluate,
         states: Float32,
+        slopes: Slopes,
         drive: _Drive,
         index: Int64,
         active: Int64,
@@ -172,11 +171,13 @@ class ParallelSampler:
         transition, _ = evaluated(
             self.schedule, evaluate, before[rows, columns], places[rows, columns], active[rows]
         )
+        slopes.improve(places[rows, columns], active[rows], before[rows, columns], transition.mean)
         old_mean, log_std = np.zeros_like(before), np.zeros_like(before)
         old_mean[rows, columns] = transition.mean
         log_std[rows, columns] = transition.log_std
         std = np.exp(log_std)
-        after = self._recursion(places, before, old_mean + drive(std, active[:, None], places))
+        fixed = old_mean + drive(std, active[:, None], places)
+        after = _recursion(before, fixed, slopes.at(places, active[:, None]))
         moved = np.abs(after - states[places, active[:, None]]) <= self.tolerance * std
         states[places[rows, columns], active[rows]] = after[rows, columns]
 
@@ -185,23 +186,6 @@ class ParallelSampler:
         still = np.concatenate([np.ones_like(still[:, :1]), still[:, :-1]], axis=1) & valid
         settled = np.where(still.all(axis=1), width, np.argmin(still, axis=1))
         return log_std, settled, len(rows)
-
-    def _recursion(self, places: Int64, before: Float32, fixed: Float32) -> Float32:
-        """Run `x' = fixed + (x - before) slope` through a window, `[n, K, C]` each.
-
-        `fixed` is where the old states lead, noise included; the first state has not moved.
-        """
-        out = np.empty_like(fixed)
-        x = before[:, 0]
-        slopes = self._slope[places]
-        for j in range(fixed.shape[1]):
-            change = x - before[:, j]
-            if self._jacobian is None:
-                out[:, j] = fixed[:, j] + change * slopes[:, j]
-            else:
-                out[:, j] = fixed[:, j] + np.matmul(change[:, None], slopes[:, j])[:, 0]
-            x = out[:, j]
-        return out
 
     def _drafted(self, initial: Float32, per_step: Float32, temperature: float) -> Float32:
         """Start from a chain drafted without the network, `[S + 1, N, C]`."""
@@ -216,3 +200,16 @@ class ParallelSampler:
             index, initial, *draft.first(initial), normals, temperature
         )
         return np.ascontiguousarray(path.transpose(1, 0, 2)[::-1])
+
+
+def _recursion(before: Float32, fixed: Float32, slopes: Float32) -> Float32:
+    """Run `x' = fixed + (x - before) slope` through a window, `[n, K, C]` each.
+
+    `fixed` is where the old states lead, noise included; the first state has not moved.
+    """
+    out = np.empty_like(fixed)
+    x = before[:, 0]
+    for j in range(fixed.shape[1]):
+        out[:, j] = fixed[:, j] + np.matmul((x - before[:, j])[:, None], slopes[:, j])[:, 0]
+        x = out[:, j]
+    return out

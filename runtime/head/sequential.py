@@ -43,9 +43,8 @@ class SequentialSampler:
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
         states = np.zeros((steps + 1, n_tokens, channels), dtype=np.float32)
         if native.available():
-            slope = self.schedule.mean_coefficients[1]
             report = native.iterate(
-                self.schedule, 1, 0.0, slope, evaluate, (initial, per_step), states, temperature
+                self.schedule, 1, 0.0, None, evaluate, (initial, per_step), states, temperature
             )
             return report.mean, report
         token = np.arange(n_tokens, dtype=np.int64)

@@ -34,8 +34,6 @@ from .draft import AffineDraft, Rollout, log_acceptance
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
 from .schedule import Float32, HeadSchedule, Int64
 
-DEFAULT_WINDOW = 16
-
 
 class _Drafted(NamedTuple):
     """Proposed transitions of a round, `[n, K(+1 for states), C]`."""
@@ -78,7 +76,7 @@ class SpeculativeSampler:
     Args:
         schedule: the head schedule.
         window: number K of transitions drafted in a round: one number, or one for each head step
-            that a round may start at, `[S]`. None takes the draft's calibrated windows.
+            that a round may start at, `[S]`. None takes the draft's own for one token.
         draft: fitted predictor; None freezes the last verified prediction.
 
     Raises:
@@ -96,7 +94,7 @@ class SpeculativeSampler:
         if draft is not None and draft.steps != schedule.steps:
             raise ValueError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
         if window is None:
-            window = DEFAULT_WINDOW if draft is None else draft.windows()
+            window = (draft or AffineDraft.frozen(schedule.steps, 1)).windows()
         windows = np.broadcast_to(np.asarray(window, dtype=np.int64), (schedule.steps,))
         if (windows < 1).any():
             raise ValueError(f"window is {windows.min()}: give at least 1")

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from csd.runtime import Bundle, CsdError, GenerateOptions
-from csd.tools.bench import bundle_classifier, eager_sampler, fewer_steps, make_cases
+from csd.tools.bench import Sweep, bundle_classifier, eager_sampler, make_cases
 from csd.tools.bench_cli import main
 from csd.tools.machine import describe_machine
 from csd.tools.quality import ImageClassifier, as_shown, balanced_labels
@@ -27,12 +27,18 @@ def _run(*argv):
     ("num_iter", "expected"), [(256, [64, 32, 16, 8]), (64, [32, 16, 8]), (10, [8]), (8, [])]
 )
 def test_the_target_is_also_measured_at_fewer_steps(num_iter, expected):
-    assert fewer_steps(num_iter) == expected
+    cases = _cases(("target",), num_iter=num_iter)
+    assert [case.options.num_iter for case in cases] == [num_iter, *expected]
 
 
-def _cases(modes, heads=("sequential",), gammas=(4, 8), temperatures=(), num_iter=10):
+def test_which_fewer_steps_are_measured_can_be_chosen():
+    assert len(_cases(("target",), fewer_steps=())) == 1
+    assert [case.options.num_iter for case in _cases(("target",), fewer_steps=(7,))] == [10, 7]
+
+
+def _cases(modes, heads=("sequential",), gammas=(4, 8), temperatures=(), num_iter=10, **changes):
     options = GenerateOptions(cfg=2.0, inner_temperature=42.0)
-    return make_cases(modes, heads, gammas, temperatures, options, num_iter)
+    return make_cases(Sweep(modes, heads, gammas, temperatures, **changes), options, num_iter)
 
 
 def test_cases_cover_every_mode_gamma_and_temperature_once():
@@ -85,6 +91,15 @@ def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
     assert Image.open(tmp_path / "x.png").size[0] > 100
 
 
+def test_runs_without_a_warm_up_are_all_counted(tiny_bundle, tmp_path):
+    argv = [tiny_bundle, "--modes", "target", *FAST, "--warm-ups", 0, "--fewer-steps", "2,0"]
+    assert _run(*argv, "--json", tmp_path / "x.json") == 0
+    report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in report["results"]] == ["target", "target, 2 AR steps"]
+    assert [len(row["seconds"]) for row in report["results"]] == [2, 2]
+    assert report["warm_ups"] == 0
+
+
 def test_without_eager_there_is_no_speed_up(tiny_bundle, tmp_path):
     argv = [tiny_bundle, "--modes", "target", *FAST, "--json", tmp_path / "x.json"]
     assert _run(*argv) == 0
@@ -112,6 +127,9 @@ def test_defaults_leave_out_what_a_bundle_without_a_draft_cannot_do(make_bundle,
         (["--temperatures", "0"], "inner-temperature is 0.0"),
         (["--batch", "0"], "batch is 0: give at least 1"),
         (["--repeats", "0"], "repeats is 0: give at least 1"),
+        (["--warm-ups", "-1"], "warm-ups is -1: give at least 0"),
+        (["--fewer-steps", "8,-1"], "fewer-steps is '8,-1': give numbers of AR steps, or 0"),
+        (["--fewer-steps", "few"], "fewer-steps is 'few'"),
         (["--quality-images", "-1"], "quality-images is -1: give at least 0"),
         (["--num-iter", "17"], "num-iter is 17"),
         (["--head-steps", "9:3"], "eager has no annealed head steps: leave eager out"),

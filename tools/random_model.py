@@ -1,0 +1,100 @@
+"""Random weights of any MAR shape, to time what is not at hand: `python -m csd.tools.random_model`.
+
+A head of plain random weights is no denoiser: its chains run away and say nothing about drafts.
+Here the head is `eps = x + a smooth function of (x, t, z)`: the columns of `input_proj` are
+orthonormal and the last layer reads them back, a large constant keeps the LayerNorms between nearly
+linear, and `roughness` scales the adaLN layers, through which t and z act. The backbone's weights
+are those that training starts from. The beta schedule is linear, because MAR's cosine one
+multiplies the first error of eps by 2e4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from ..models.head import DiffusionMLP
+from ..models.mar import MAR
+from ..runtime.cli_support import Parser, run_command
+from ..runtime.config import PRESETS, MARConfig
+from ..runtime.errors import CsdError, OptionError
+from ..runtime.files import write_atomically
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    parser = Parser(
+        prog="python -m csd.tools.random_model",
+        description="Write random weights and their configuration, for timing models whose "
+        "weights are not at hand. They make no images.",
+        example="python -m csd.tools.random_model --config mar_base --out random",
+    )
+    parser.add_argument("--config", required=True, help=f"JSON file or {', '.join(PRESETS)}")
+    parser.add_argument("--out", type=Path, required=True, help="directory for both files")
+    parser.add_argument(
+        "--roughness", type=float, default=0.2, help="how much eps depends on t and z"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the files; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the weights and write them."""
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise CsdError("weights are written by safetensors: pip install 'csd[export]'") from error
+    if not (math.isfinite(args.roughness) and args.roughness >= 0):
+        raise OptionError(f"roughness is {args.roughness}: give 0 or more")
+    config = dataclasses.replace(MARConfig.load(args.config), beta_schedule="linear")
+    name = Path(args.config).stem
+    model = random_model(config, args.roughness, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    weights, description = (args.out / f"{name}.{end}" for end in ("safetensors", "json"))
+    with write_atomically(weights) as stream:
+        stream.write(save(model.state_dict()))
+    with write_atomically(description) as stream:
+        stream.write((json.dumps(config.to_dict(), indent=1) + "\n").encode())
+    Console(highlight=False).print(f"{weights} and {description}")
+    return 0
+
+
+def random_model(config: MARConfig, roughness: float, seed: int) -> MAR:
+    """Return a model of random weights, as the head of this file explains."""
+    torch.manual_seed(seed)
+    model = MAR(config)
+    model.initialize()
+    with torch.no_grad():
+        _make_smooth(model.head_net, roughness)
+    return model.eval()
+
+
+def _make_smooth(head: DiffusionMLP, roughness: float) -> None:
+    channels, width = head.channels, head.width
+    for layer in head.modulation_layers():
+        torch.nn.init.normal_(layer.weight, std=roughness / math.sqrt(width))
+    columns = torch.linalg.qr(torch.randn(width, channels))[0]
+    constant = torch.ones(width)
+    constant[1::2] = -1
+    head.input_proj.weight.copy_(columns)
+    head.input_proj.bias.copy_(constant)
+    last = head.final_layer.linear
+    last.weight[:channels].copy_(columns.T)
+    last.bias[:channels].copy_(-(columns.T @ constant))
+    torch.nn.init.normal_(last.weight[channels:], std=1 / math.sqrt(width))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
