@@ -79,7 +79,7 @@ def _attention(
     """Attention in five operators; PyTorch's own translation takes twice as many, for any rank."""
     if dropout_p or is_causal or enable_gqa:
         raise ValueError("only plain attention is translated")
-    op = onnxscript.opset20
+    op: Any = onnxscript.opset20
     size = query.shape[-1]
     scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
     scores = op.Mul(scores, op.CastLike(size**-0.5 if scale is None else scale, scores))

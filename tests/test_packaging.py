@@ -110,6 +110,17 @@ def test_help_of_a_command_loads_no_network_library(module):
     assert (done.returncode, done.stdout.split()) == (0, [])
 
 
+def test_bench_runs_without_torch_where_eager_is_not_asked_for(tiny_bundle):
+    argv = [str(tiny_bundle), "--modes", "target,csd", "--num-iter", "2", "--repeats", "1"]
+    code = (
+        "import sys; sys.modules['torch'] = None; from csd.tools.bench_cli import main; "
+        f"print(main({[*argv, '--head-steps', '2', '--gammas', '2']}), main({argv[:1]}))"
+    )
+    done = run_python(code)
+    assert done.stdout.split()[-2:] == ["0", "2"], done.stderr
+    assert "mode eager needs torch: pip install 'csd[export]'" in done.stderr
+
+
 def test_commands_and_metadata_are_those_of_the_project():
     assert metadata("csd")["Name"] == "csd"
     assert metadata("csd")["License-Expression"] == "Apache-2.0"

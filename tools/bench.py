@@ -159,6 +159,7 @@ def measure(
                 began = time.perf_counter()
                 eager.generate(np.array(labels), resolved, SeededNoise(seed + run))
                 seconds = time.perf_counter() - began
+                result.parts = eager.parts
             else:
                 stats = session.generate(labels, options, seed=seed + run).stats
                 seconds = stats.seconds

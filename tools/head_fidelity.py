@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_writable(args.json)
     with Bundle.open(args.bundle).session(threads=args.threads) as session:
+        images = _compare_images(session, args, tolerances)
+        csd = _compare_csd(session, args, tolerances)
         report = {
             "bundle": session.bundle.manifest.name,
             "images": args.images,
@@ -68,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
             "cfg": args.cfg,
             "seed": args.seed,
             "machine": describe_machine(),
-            "images_of_one_seed": _compare_images(session, args, tolerances),
-            "csd": _compare_csd(session, args, tolerances),
+            "images_of_one_seed": images,
+            "csd": csd,
         }
     console = Console(highlight=False)
-    console.print(_table("target --head parallel against sequential", report["images_of_one_seed"]))
-    if report["csd"]:
-        console.print(_table("csd --head auto, by tolerance of aligned chains", report["csd"]))
+    console.print(_table("target --head parallel against sequential", images))
+    if csd:
+        console.print(_table("csd, by tolerance of the target's aligned chains", csd))
     if args.json is not None:
         with write_atomically(args.json) as stream:
             stream.write((json.dumps(report, indent=1) + "\n").encode())
@@ -119,13 +121,21 @@ def _compare_images(
 def _compare_csd(
     session: Session, args: argparse.Namespace, tolerances: Sequence[float]
 ) -> list[dict[str, float]]:
-    """Empty without a draft. At tolerance 0 the parallel sampler makes the sequential chain."""
+    """Drafts are speculative, aligned chains parallel; tolerance 0 is the sequential chain.
+
+    Empty without a draft.
+    """
     if "draft" not in session.bundle.manifest.models:
         return []
     rows: list[dict[str, float]] = []
     for tolerance in (0.0, *tolerances):
         made = _generate(
-            session, args, mode="csd", head="auto", gamma=args.gamma, head_tolerance=tolerance
+            session,
+            args,
+            mode="csd",
+            head="speculative",
+            gamma=args.gamma,
+            head_tolerance=tolerance,
         )
         stats = [result.stats for result in made]
         verifications = sum(each.verifications for each in stats)

@@ -83,15 +83,16 @@ def random_model(config: MARConfig, roughness: float, seed: int) -> MAR:
 
 def _make_smooth(head: DiffusionMLP, roughness: float) -> None:
     channels, width = head.channels, head.width
+    size = 8 * math.sqrt(channels / width)  # x adds 1/64 to the square that a LayerNorm divides by
     for layer in head.modulation_layers():
-        torch.nn.init.normal_(layer.weight, std=roughness / math.sqrt(width))
+        torch.nn.init.normal_(layer.weight, std=roughness / math.sqrt(width) / size)
     columns = torch.linalg.qr(torch.randn(width, channels))[0]
-    constant = torch.ones(width)
-    constant[1::2] = -1
+    constant = torch.full((width,), size)
+    constant[1::2] = -size
     head.input_proj.weight.copy_(columns)
     head.input_proj.bias.copy_(constant)
     last = head.final_layer.linear
-    last.weight[:channels].copy_(columns.T)
+    last.weight[:channels].copy_(size * columns.T)
     last.bias[:channels].copy_(-(columns.T @ constant))
     torch.nn.init.normal_(last.weight[channels:], std=1 / math.sqrt(width))
 

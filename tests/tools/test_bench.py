@@ -87,6 +87,7 @@ def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
         assert row["accuracy"] is None
         assert name.split(",")[0] in shown
     assert rows["target"]["head_evaluations"] == {"target": 9}
+    assert 0 < sum(rows["eager"]["seconds_by_part"].values()) <= max(rows["eager"]["seconds"])
     assert rows["target"]["options"]["num_iter"] == 3
     assert Image.open(tmp_path / "x.png").size[0] > 100
 

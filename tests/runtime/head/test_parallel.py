@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from csd.runtime.head import ParallelSampler, SequentialSampler, fit_affine_draft
+from csd.runtime.head import ParallelSampler, SequentialSampler, fit_affine_draft, slopes
 
 from .analytic import Mixture, linear, record
 
@@ -75,6 +75,68 @@ def test_a_fitted_draft_saves_sweeps_and_the_tolerance_bounds_the_error(case):
         sweeps[name] = made.rounds.mean()
         assert np.abs(ours - tokens).mean() < 5e-3
     assert sweeps["fitted"] < sweeps["picard"] < STEPS
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16])
+def test_slopes_that_are_learned_save_sweeps_and_change_nothing_else(channels, monkeypatch):
+    schedule = linear(60)
+    evaluate = Mixture(channels).evaluate(schedule)
+    tokens, report = SequentialSampler(schedule).sample(
+        evaluate, n_tokens=COUNT, channels=channels, rng=np.random.default_rng(0)
+    )
+    how = {"n_tokens": COUNT, "channels": channels, "noise": report.noise}
+    # The trajectory of a nearby model, as a draft's is.
+    nearby = report.trajectory * 1.05 + 0.02
+    sampler, sweeps = ParallelSampler(schedule, 1e-3), {}
+    for name, most in (("learned", slopes.MOST_NUMBERS), ("shared", 0)):
+        monkeypatch.setattr(slopes, "MOST_NUMBERS", most)
+        ours, made = sampler.sample(evaluate, **how, start=nearby)
+        sweeps[name] = made.rounds.mean()
+        assert np.abs(ours - tokens).mean() < 1e-3
+    assert sweeps["learned"] < 0.95 * sweeps["shared"]
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0, 1000.0])
+def test_any_start_ends_at_the_sequential_sample(size):
+    schedule = linear(100)
+    evaluate = Mixture(16).evaluate(schedule)
+    tokens, report = SequentialSampler(schedule).sample(
+        evaluate, n_tokens=3, channels=16, rng=np.random.default_rng(0)
+    )
+    start = np.random.default_rng(1).standard_normal(report.trajectory.shape) * size
+    ours, made = ParallelSampler(schedule, 0.0).sample(
+        evaluate, n_tokens=3, channels=16, noise=report.noise, start=start.astype(np.float32)
+    )
+    np.testing.assert_allclose(ours, tokens, atol=1e-5)
+    assert made.rounds.max() <= 100
+
+
+def test_broydens_update_explains_the_last_move_and_leaves_the_rest():
+    schedule, rng = linear(4), np.random.default_rng(0)
+    learned = slopes.Slopes.of(schedule, None, tokens=2, channels=3)
+    first = learned.value.copy()
+    step, token = np.array([2]), np.array([1])
+    x, mean = rng.standard_normal((2, 1, 3)).astype(np.float32)
+    learned.improve(step, token, x, mean)
+    np.testing.assert_array_equal(learned.value, first)  # nothing to compare with yet
+    moved, change = rng.standard_normal((2, 1, 3)).astype(np.float32)
+    learned.improve(step, token, x + moved, mean + change)
+    np.testing.assert_allclose(moved @ learned.value[2, 1], change, rtol=1e-4, atol=1e-5)
+    across = np.cross(moved[0], [1.0, 0.0, 0.0])
+    np.testing.assert_allclose(across @ learned.value[2, 1], across @ first[2, 1], atol=1e-5)
+    learned.value[2, 1] = first[2, 1]
+    np.testing.assert_array_equal(learned.value, first)
+
+
+def test_moves_of_the_size_of_rounding_teach_nothing():
+    schedule = linear(4)
+    learned = slopes.Slopes.of(schedule, None, tokens=1, channels=2)
+    first = learned.value.copy()
+    step, token = np.array([2]), np.array([0])
+    x = np.ones((1, 2), dtype=np.float32)
+    learned.improve(step, token, x, x)
+    learned.improve(step, token, np.nextafter(x, np.float32(2)), x + 1)
+    np.testing.assert_array_equal(learned.value, first)
 
 
 def test_started_at_the_truth_it_needs_one_sweep(case):
