@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..models.kl_decoder import KLDecoder
 from ..models.mar import MAR
-from ..runtime.backends import Graph, create_backend
+from ..runtime.backends import Graph, OnnxRuntimeBackend
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError, ExportError
 from ..runtime.manifest import (
@@ -194,7 +194,7 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
         )
     if request.decoder is not None:
         graphs.append(decoder_graph(request.decoder, request.target.config, request.max_batch))
-    backend = create_backend("onnxruntime", threads=os.cpu_count() or 1)
+    backend = OnnxRuntimeBackend(threads=os.cpu_count() or 1)
     specs: dict[str, GraphSpec] = {}
     loaded: dict[str, Graph] = {}
     parity: list[ParityResult] = []

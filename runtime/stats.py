@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .head import HeadReport
+from .profiling import profiler_range
 
 PARTS = (
     "draft backbone",
@@ -61,6 +62,8 @@ class Stats:
         head_rounds: sequential evaluations summed over tokens, by model.
         drafted_by_step: verified draft tokens by AR step.
         accepted_by_step: accepted draft tokens by AR step.
+        device_memory_peak: bytes of device memory that weights, tensors and scratch took at most
+            since the session was opened; None where nobody counts them.
     """
 
     num_iter: int
@@ -77,6 +80,7 @@ class Stats:
     head_rows: dict[str, int] = field(default_factory=dict[str, int])
     head_tokens: dict[str, int] = field(default_factory=dict[str, int])
     head_rounds: dict[str, int] = field(default_factory=dict[str, int])
+    device_memory_peak: int | None = None
 
     def __post_init__(self) -> None:
         self.drafted_by_step = np.zeros(self.num_iter, dtype=np.int64)
@@ -92,7 +96,8 @@ class Stats:
         """Add the time inside to a part."""
         began = time.perf_counter()
         try:
-            yield
+            with profiler_range(part):
+                yield
         finally:
             self.parts[part] += time.perf_counter() - began
 
@@ -139,6 +144,7 @@ class Stats:
                 model: rounds / self.head_tokens[model]
                 for model, rounds in self.head_rounds.items()
             },
+            "device_memory_peak_bytes": self.device_memory_peak,
         }
 
 

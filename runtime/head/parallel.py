@@ -79,6 +79,11 @@ class ParallelSampler:
             slope = coef_x[:, None] * identity + coef_x0[:, None] * jacobian
             self._slope = slope.astype(np.float32)
 
+    @property
+    def largest_window(self) -> int:
+        """Rows of a token in one evaluation at most."""
+        return self._window
+
     def sample(
         self,
         evaluate: Evaluate,
