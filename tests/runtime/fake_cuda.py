@@ -1,3 +1,4 @@
+# ruff: noqa: N802, N815
 """A stand-in for `cuda.bindings.runtime`: device memory is host memory, found by its address.
 
 Work on a stream is done when somebody waits for the stream, not before, so that a wait that is
@@ -17,19 +18,19 @@ ALIGNMENT = 256
 
 
 class Error(enum.IntEnum):
-    cudaSuccess = 0  # noqa: N815
-    cudaErrorMemoryAllocation = 2  # noqa: N815
-    cudaErrorStreamCaptureUnsupported = 900  # noqa: N815
-    cudaErrorStreamCaptureInvalidated = 901  # noqa: N815
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
 
 
 class CopyKind(enum.IntEnum):
-    cudaMemcpyHostToDevice = 1  # noqa: N815
-    cudaMemcpyDeviceToHost = 2  # noqa: N815
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
 
 
 class CaptureMode(enum.IntEnum):
-    cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
+    cudaStreamCaptureModeThreadLocal = 1
 
 
 OK = Error.cudaSuccess

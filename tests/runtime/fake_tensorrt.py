@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from csd.runtime.backends.shapes import shape_of
-from csd.runtime.device import current_platform
+from csd.runtime.device import architecture, current_platform
 from csd.runtime.engines import needed_graphs
 from csd.runtime.manifest import file_sha256
 
@@ -73,7 +73,7 @@ class Registry:
     def __init__(self):
         self.creators, self.libraries = set(), []
 
-    def get_creator(self, type, version, plugin_namespace=""):  # noqa: A002
+    def get_creator(self, type, version, plugin_namespace=""):
         key = type, version, plugin_namespace
         return key if key in self.creators else None
 
@@ -321,7 +321,8 @@ def write_engines(
         for precision in precisions:
             for name in names:
                 spec = _variant(values, name, precision)
-                out = Path("engines") / backend / f"sm_{capability}" / f"{name}.{precision}.engine"
+                where = Path("engines") / backend / architecture(capability)
+                out = where / f"{name}.{precision}.engine"
                 path = folder / out
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(_engine(folder, spec, (most or {}).get(name), plugin)))

@@ -20,6 +20,9 @@ from .plan import blocks, clipped, fit
 
 __all__ = ["TensorRtBackend"]
 
+# Tensors that decoding leaves on the device, from one graph to the next.
+KEPT = ("mods",)
+
 
 class TensorRtBackend:
     """Runs the engines of one bundle.
@@ -113,7 +116,7 @@ class TensorRtBackend:
         arena = self._device.arena
 
         def need(graph: str, dims: Mapping[str, int]) -> tuple[int, int]:
-            return self._graphs[graph].needs(dims, _kept(graph))
+            return self._graphs[graph].needs(dims, KEPT)
 
         def most(graph: str, dimension: str) -> int | None:
             limits = self._graphs[graph].limits.ranges.get(dimension)
@@ -124,12 +127,12 @@ class TensorRtBackend:
             for graph in demand
         }
         for graph in demand:
-            if _kept(graph):
+            if graph.endswith(".head_modulation"):
                 least[graph]["N"] = max(2, least[graph]["N"])  # guidance takes a token twice
         wanted = clipped(demand, most)
         sizes = fit(wanted, need, arena.available, least, arena.weights)
         for graph, dims in sizes.items():
-            self._graphs[graph].plan(dims)
+            self._graphs[graph].plan(dims, KEPT)
         if sizes:
             arena.reserve(*blocks(sizes, need))
         return sizes
@@ -170,8 +173,3 @@ class TensorRtBackend:
         self._device.arena.close()
         self._device.stream.close()
         self._binding.close()
-
-
-def _kept(graph: str) -> tuple[str, ...]:
-    """Outputs of a graph that decoding leaves on the device."""
-    return ("mods",) if graph.endswith(".head_modulation") else ()

@@ -203,8 +203,13 @@ class Binding:
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise self.failure(f"run {name} of {list(shape)}", "see the engine's profile")
-        if missing := context.infer_shapes():
-            raise self.failure(f"infer shapes without {', '.join(missing)}", "rebuild the engines")
+        try:
+            missing = ", ".join(context.infer_shapes())
+        except RuntimeError as error:
+            self._log.note(str(error))
+            missing = "any"
+        if missing:
+            raise self.failure(f"infer shapes ({missing} missing)", "build the engines again")
 
     def scratch_bytes(self, context: Any, engine: Engine) -> int:
         """Scratch memory that a context needs for the shapes that it was given."""
@@ -229,7 +234,7 @@ class Binding:
             BackendError: the library refuses.
         """
         if not context.set_tensor_address(name, address):
-            raise self.failure(f"bind {name}", "rebuild the engines")
+            raise self.failure(f"bind {name}", "build the engines again")
 
     def enqueue(self, context: Any, stream: Any) -> None:
         """Enqueue a call.

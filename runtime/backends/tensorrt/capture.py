@@ -3,11 +3,13 @@
 A call is recorded the second time it is made. Each recording has an execution context of its own,
 as the vendor advises, because a context's state belongs to the shapes it was recorded with; all
 share one scratch memory. Where a recording fails, the graph is run plainly from then on.
+
+There are at most `MOST_RECORDINGS`, and none makes room for another: a graph with more shapes than
+that (`backbone` has one for each AR step) would be recorded anew at every call.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -18,7 +20,7 @@ MOST_RECORDINGS = 48
 
 
 class Recordings:
-    """Recorded calls of one graph, by key; the one that was used longest ago is dropped.
+    """Recorded calls of one graph, by key.
 
     Args:
         cuda: the CUDA runtime.
@@ -31,7 +33,7 @@ class Recordings:
 
     def __init__(self, cuda: Cuda, stream: Stream, *, enabled: bool) -> None:
         self._cuda, self._stream, self._enabled = cuda, stream, enabled
-        self._recorded: OrderedDict[Hashable, tuple[Any, Any]] = OrderedDict()
+        self._recorded: dict[Hashable, tuple[Any, Any]] = {}  # executable, context
         self._seen: set[Hashable] = set()
         self.refusal: str | None = None
 
@@ -43,13 +45,12 @@ class Recordings:
         found = self._recorded.get(key)
         if found is None:
             return False
-        self._recorded.move_to_end(key)
         self._cuda.launch(found[0], self._stream)
         return True
 
     def due(self, key: Hashable) -> bool:
         """Whether to record a call that is about to be made; True from its second time on."""
-        if not self._enabled:
+        if not self._enabled or len(self._recorded) >= MOST_RECORDINGS:
             return False
         if key in self._seen:
             return True
@@ -74,11 +75,6 @@ class Recordings:
             self.refuse(reason)
             return
         self._recorded[key] = executable, context
-        if len(self._recorded) > MOST_RECORDINGS:
-            # It may still be running.
-            self._stream.synchronize()
-            _, (oldest, _) = self._recorded.popitem(last=False)
-            self._cuda.destroy_graph(oldest)
 
     def refuse(self, reason: str) -> None:
         """Record nothing any more."""

@@ -27,7 +27,7 @@ from ..shapes import SPLIT, Limits, call_dims, leading_dim, shape_of
 from .binding import Binding, Engine
 from .capture import Recordings
 from .cuda import Cuda, Stream
-from .memory import ALIGNMENT, Arena, KeptTensor, Layout, Staging, aligned, tensor_bytes, view
+from .memory import ALIGNMENT, Arena, KeptTensor, Layout, Staging, aligned, view
 
 # Calls whose places are remembered; rows and tokens make many combinations.
 MOST_CALLS = 4096
@@ -128,18 +128,39 @@ class EngineGraph:
         """What the engine takes."""
         return self._limits
 
-    def plan(self, most: Mapping[str, int]) -> None:
-        """Split calls that are larger than this along the leading dimension."""
+    def plan(self, most: Mapping[str, int], on_device: Collection[str]) -> None:
+        """Make room on the host for the largest calls, and split those that are larger.
+
+        Args:
+            most: sizes of the named dimensions.
+            on_device: as for `needs`.
+        """
         self._planned = self._limits.lowered({k: v for k, v in most.items() if k in SPLIT})
         self._calls.clear()
+        inputs, outputs, _ = self._crossing(self._limits.lowered(most).padded(most), on_device)
+        self._staging.reserve(inputs.size, outputs.size)
 
-    def needs(self, dims: Mapping[str, int], keep: Collection[str]) -> tuple[int, int]:
-        """Bytes that a call takes of the arena's kept and turn blocks."""
+    def needs(self, dims: Mapping[str, int], on_device: Collection[str]) -> tuple[int, int]:
+        """Bytes that a call takes of the arena's kept and turn blocks.
+
+        Args:
+            dims: sizes of the named dimensions.
+            on_device: outputs that are kept, and inputs that were kept by another graph.
+        """
         padded = self._limits.lowered(dims).padded(dims)
-        kept = sum(aligned(tensor_bytes(t, padded)) for t in self.spec.outputs if t.name in keep)
-        inputs = Layout.of(self.spec.inputs, padded)
-        outputs = Layout.of([t for t in self.spec.outputs if t.name not in keep], padded)
-        return kept, inputs.size + outputs.size + self._scratch_bytes(padded)
+        inputs, outputs, kept = self._crossing(padded, on_device)
+        return kept.size, inputs.size + outputs.size + self._scratch_bytes(padded)
+
+    def _crossing(
+        self, padded: Mapping[str, int], on_device: Collection[str]
+    ) -> tuple[Layout, Layout, Layout]:
+        """Lay out the inputs and outputs that cross, and the outputs that stay."""
+        into, out = self.spec.inputs, self.spec.outputs
+        return (
+            Layout.of([tensor for tensor in into if tensor.name not in on_device], padded),
+            Layout.of([tensor for tensor in out if tensor.name not in on_device], padded),
+            Layout.of([tensor for tensor in out if tensor.name in on_device], padded),
+        )
 
     def run(
         self, feeds: Mapping[str, Any], rows: int = 0, keep: Collection[str] = ()
@@ -180,7 +201,7 @@ class EngineGraph:
         fed = [tensor for tensor in self.spec.inputs if tensor.name not in held]
         read = [tensor for tensor in self.spec.outputs if tensor.name not in kept]
         left = [tensor for tensor in self.spec.outputs if tensor.name in kept]
-        inputs, outputs, stay = (Layout.of(tensors, padded) for tensors in (fed, read, left))
+        inputs, outputs, stay = self._crossing(padded, {*held, *kept})
         scratch = self._scratch_bytes(padded)
         arena, staging = self._device.arena, self._staging
         arena.reserve(stay.size, inputs.size + outputs.size + scratch)
