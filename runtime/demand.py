@@ -62,7 +62,7 @@ def _of_model(
     for block in blocks:
         wanted = sum(plan.schedule.sizes[block.start : block.stop])
         backbone = {"B": batch, "V": _known(plan, block.start), "P": wanted}
-        _join(demand, _call(role, models, plan, block, backbone, batch * wanted, started=started))
+        _join(demand, _call(role, models, plan, block, backbone, batch, started=started))
     return demand
 
 
@@ -73,8 +73,7 @@ def _of_prefixes(models: Mapping[str, RuntimeModel], plan: Plan, blocks: Iterabl
         stop = min(block.stop + 1, plan.schedule.num_iter)
         sizes = plan.schedule.sizes[block.start : stop]
         backbone = {"B": len(sizes), "V": _known(plan, stop - 1), "P": max(sizes)}
-        tokens = sum(plan.schedule.sizes[block.start : block.stop])
-        _join(demand, _call("target", models, plan, block, backbone, tokens, started=True))
+        _join(demand, _call("target", models, plan, block, backbone, 1, started=True))
     return demand
 
 
@@ -84,14 +83,17 @@ def _call(
     plan: Plan,
     block: range,
     backbone: dict[str, int],
-    tokens: int,
+    batch: int,
     *,
     started: bool,
 ) -> Demand:
     model, branches = models[role], 2 if plan.options.guided else 1
     demand = {f"{role}.backbone": {**backbone, "B": branches * backbone["B"]}}
-    # Tokens that differ in head steps are sampled apart.
-    for steps in sorted(set(plan.head_steps[block.start : block.stop])):
+    tokens_of: dict[int, int] = {}  # those that differ in head steps are sampled apart
+    for step in block:
+        steps = plan.head_steps[step]
+        tokens_of[steps] = tokens_of.get(steps, 0) + batch * plan.schedule.sizes[step]
+    for steps, tokens in tokens_of.items():
         rows = model.chunk_tokens(tokens, steps, branches) * branches
         window = model.largest_window(plan.options, steps, started=started)
         head = {"N": rows, "S": steps}

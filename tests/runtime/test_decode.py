@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from csd.runtime import Bundle, FixedNoise, GenerateOptions, NumericsError
-from csd.runtime.backends import OnnxRuntimeBackend
 from csd.runtime.schedule import ARSchedule
 
-from ..helpers import DATA, NUM_ITER, ScriptedNoise, assert_parity, draft_is_target, tiny_config
+from ..helpers import (
+    DATA,
+    NUM_ITER,
+    ScriptedNoise,
+    WatchedBackend,
+    assert_parity,
+    draft_is_target,
+    tiny_config,
+)
 from ..mar_reference import Reference, masked_after
 
 
@@ -146,25 +153,6 @@ def test_block_verification_never_drops_a_token(recorded, tiny_session):
         recorded["labels"][:1], options, noise=_scripted(recorded, range(16))
     ).stats
     assert (stats.dropped, stats.resampled, stats.drafted, stats.verifications) == (0, 16, 16, 1)
-
-
-class WatchedBackend(OnnxRuntimeBackend):
-    """ONNX Runtime with every call shown to `watch(graph, feeds, outputs)`."""
-
-    def __init__(self, watch, threads):
-        super().__init__(threads)
-        self._watch = watch
-
-    def open(self, folder, manifest, graph):
-        loaded, watch = super().open(folder, manifest, graph), self._watch
-
-        class Graph:
-            def run(self, feeds, rows=0, keep=()):
-                outputs = loaded.run(feeds, rows, keep)
-                watch(graph.replace(".", "_"), feeds, outputs)
-                return outputs
-
-        return Graph()
 
 
 @pytest.fixture
