@@ -2,8 +2,8 @@
 
 An engine's file is JSON that names an ONNX file. A call reads its inputs and writes its outputs at
 the addresses that were bound, when the stream gets to it, by running that file in ONNX Runtime;
-it overwrites its scratch memory with NaN. Names, order of calls, shapes, addresses and sizes are
-checked as the vendor's documents ask for them.
+it fills its scratch memory with NaN before and after. Names, order of calls, shapes, addresses and
+sizes are checked as the vendor's documents ask for them.
 """
 
 from __future__ import annotations
@@ -229,6 +229,7 @@ class Context:
             memory(addresses[name], value.nbytes, fake.cuda.device)[:] = (
                 np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             )
+        memory(*scratch, fake.cuda.device)[:] = 0xFF
 
 
 class RtxContext(Context):

@@ -409,10 +409,10 @@ def test_kept_values_are_good_until_others_are_kept(graphs):
         graph("target.head_step").run(_step_feeds(config, mods))
 
 
-def test_host_memory_is_not_written_while_the_device_may_read_it(graphs):
+def test_of_two_calls_without_a_wait_between_the_second_counts(graphs):
     graph, config, _ = graphs
     _modulation(graph, config, seed=1)
-    mods, feeds = _modulation(graph, config, seed=2)  # right after, with nobody waiting between
+    mods, feeds = _modulation(graph, config, seed=2)
     kept = graph("target.head_step").run(_step_feeds(config, mods))
     array = graph("target.head_modulation").run(feeds)["mods"]
     np.testing.assert_array_equal(

@@ -143,15 +143,10 @@ class Cuda:
 
 
 class Stream:
-    """A stream that counts how often it was waited for.
-
-    Attributes:
-        epoch: number of waits; what was enqueued in an earlier epoch has ended.
-    """
+    """An order of work on the device."""
 
     def __init__(self, cuda: Cuda, handle: Any) -> None:
         self._cuda, self.handle = cuda, handle
-        self.epoch = 0
 
     def __cuda_stream__(self) -> tuple[int, int]:
         """The protocol by which other libraries use this stream."""
@@ -160,7 +155,6 @@ class Stream:
     def synchronize(self) -> None:
         """Wait for all that was enqueued."""
         self._cuda.synchronize(self.handle)
-        self.epoch += 1
 
     def close(self) -> None:
         """Destroy the stream."""

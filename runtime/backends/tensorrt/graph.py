@@ -247,7 +247,6 @@ class EngineGraph:
         for value in feeds.values():
             if isinstance(value, KeptTensor):
                 device.arena.check(value)
-        self._staging.begin()
         for place in call.inputs:
             if place.fill is not None:
                 place.whole.fill(place.fill)

@@ -170,14 +170,14 @@ def out_of_limit(needed: int, limit: int) -> BackendError:
 class Staging:
     """Page-locked host memory of one graph: what goes in, and what comes out.
 
-    The device reads and writes it while it works, so it may be written again only after a wait.
+    A call that returns before the device has read its inputs has kept all its outputs. The graph's
+    next call may write over those inputs: it also replaces what the first one kept.
     """
 
     def __init__(self, cuda: Cuda, stream: Stream) -> None:
         self._cuda, self._stream = cuda, stream
         self._inputs: Bytes | None = None
         self._outputs: Bytes | None = None
-        self._used_in = -1
         self.version = 0
 
     def reserve(self, inputs: int, outputs: int) -> None:
@@ -201,12 +201,6 @@ class Staging:
         """The first `size` bytes of what comes out."""
         assert self._outputs is not None
         return self._outputs[:size]
-
-    def begin(self) -> None:
-        """Wait until the device has done with what it was given before."""
-        if self._used_in == self._stream.epoch:
-            self._stream.synchronize()
-        self._used_in = self._stream.epoch
 
     def close(self) -> None:
         """Free both sides."""
