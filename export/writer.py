@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..models.kl_decoder import KLDecoder
 from ..models.mar import MAR
-from ..runtime.backends import Graph, create_backend
+from ..runtime.backends import Graph, OnnxRuntimeBackend
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError, ExportError
 from ..runtime.head.draft import ROW_COST
@@ -200,7 +200,7 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
         )
     if request.decoder is not None:
         graphs.append(decoder_graph(request.decoder, request.target.config, request.max_batch))
-    backend = create_backend("onnxruntime", threads=os.cpu_count() or 1)
+    backend = OnnxRuntimeBackend(threads=os.cpu_count() or 1)
     specs: dict[str, GraphSpec] = {}
     loaded: dict[str, Graph] = {}
     parity: list[ParityResult] = []

@@ -36,7 +36,9 @@ MANIFEST_VERSION = 1
 HOST_LIBRARY = "_host.so"
 
 HOST_SOURCES = ("host.cpp", "head.cpp")
-DEVICE_SOURCES = ("kernels.cu", "kernels.cuh", "half.h", "token_ops.h", "csd_ops.h", "launch.h")
+DEVICE_SOURCES = (
+    "kernels.cu", "kernels.cuh", "rounds.cuh", "half.h", "token_ops.h", "csd_ops.h", "launch.h",
+)  # fmt: skip
 # The same as in pyproject.toml: without contraction the results do not depend on the machine.
 HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off")
 DEVICE_FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v")

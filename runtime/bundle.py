@@ -76,16 +76,29 @@ class Bundle:
                 "with csd-export"
             ) from error
 
-    def session(self, backend: str = "auto", threads: int = 2) -> Session:
+    def session(
+        self,
+        backend: str = "auto",
+        threads: int = 2,
+        *,
+        precision: str | None = None,
+        memory_limit: int | None = None,
+        cuda_graph: bool = True,
+    ) -> Session:
         """Load the graphs. Use as a context manager.
 
         Args:
-            backend: `auto`, `onnxruntime`, `tensorrt` or `tensorrt_rtx`.
+            backend: `auto`, `onnxruntime`, `onnxruntime_cuda`, `tensorrt` or `tensorrt_rtx`.
             threads: CPU threads.
+            precision: of engines: `fp16`, `bf16` or `fp32`; None takes the fastest there is.
+            memory_limit: MB of device memory that engines may take, or None.
+            cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
         Raises:
             BackendError: the backend is not installed or cannot run this bundle.
+            OptionError: a value is out of range.
         """
+        from .backends import BackendOptions
         from .session import Session
 
-        return Session(self, backend, threads)
+        return Session(self, BackendOptions(backend, threads, precision, memory_limit, cuda_graph))

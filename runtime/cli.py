@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from .backends import BACKENDS
 from .bundle import Bundle
 from .cli_support import Parser, run_command
+from .engines import PRECISIONS
 from .errors import OptionError
 from .files import check_writable, write_atomically
 from .images import grid, save_png
@@ -77,8 +79,24 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--backend", default="auto",
-                        help="auto, onnxruntime, tensorrt or tensorrt_rtx")  # fmt: skip
+    parser.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of engines (default: the fastest there is)"
+    )
+    parser.add_argument(
+        "--memory-limit", type=int, metavar="MB", help="device memory that engines may take"
+    )
+    parser.add_argument(
+        "--no-cuda-graph", action="store_true", help="do not record repeated calls of engines"
+    )
+
+
+def open_session(bundle: Bundle, args: argparse.Namespace) -> Session:
+    """Open a session with the backend that `add_decoding_arguments` parsed."""
+    return bundle.session(
+        args.backend, args.threads, precision=args.precision, memory_limit=args.memory_limit,
+        cuda_graph=not args.no_cuda_graph,
+    )  # fmt: skip
 
 
 def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOptions:
@@ -163,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
             f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents "
             "FILE, or export with --decoder"
         )
-    with bundle.session(args.backend, args.threads) as session:
+    with open_session(bundle, args) as session:
         # Before the bar is drawn, so that an error is the only line.
         options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
         session.check(labels, options)

@@ -184,6 +184,8 @@ class RuntimeModel:
         self.draft = draft
         self.row_cost = row_cost
         self.graphs = graphs
+        # Rows of z in one call of head_modulation, guidance's included; None is no limit.
+        self.most_tokens: int | None = None
         self._backbone = graphs["backbone"]
         self._modulation = graphs["head_modulation"]
         self._step = graphs["head_step"]
@@ -301,12 +303,8 @@ class RuntimeModel:
         inputs: ChainInputs,
         options: GenerateOptions,
     ) -> tuple[Float32, HeadReport]:
-        rows = inputs.together * (2 if options.guided else 1)
-        cost = self.row_cost * rows  # of one more transition of every token
-        aligned = inputs.start is not None
-        kind = _sampler_kind(options.head, schedule.steps, cost, aligned=aligned)
-        sampler = self._sampler(
-            kind, schedule, cost if kind == "speculative" else options.head_tolerance
+        sampler = self._sampler_of(
+            options, schedule, inputs.together, started=inputs.start is not None
         )
         common: dict[str, Any] = {
             "n_tokens": count,
@@ -320,6 +318,29 @@ class RuntimeModel:
         if isinstance(sampler, SpeculativeSampler):
             return sampler.sample(evaluate, **common, streams=inputs.streams())
         return sampler.sample(evaluate, **common)
+
+    def largest_window(
+        self, options: GenerateOptions, steps: int, together: int, *, started: bool
+    ) -> int:
+        """Rows that a token may have in one evaluation.
+
+        Args:
+            options: head sampler, guidance and tolerance.
+            steps: S.
+            together: tokens of one image that are sampled together.
+            started: whether a trajectory is given to start from.
+        """
+        sampler = self._sampler_of(options, self.schedule(steps), together, started=started)
+        return 1 if isinstance(sampler, SequentialSampler) else sampler.largest_window
+
+    def _sampler_of(
+        self, options: GenerateOptions, schedule: HeadSchedule, together: int, *, started: bool
+    ) -> Sampler:
+        # What one more transition of every token costs, in units of a call.
+        cost = self.row_cost * together * (2 if options.guided else 1)
+        kind = _sampler_kind(options.head, schedule.steps, cost, aligned=started)
+        setting = cost if kind == "speculative" else options.head_tolerance
+        return self._sampler(kind, schedule, setting)
 
     def _sampler(self, kind: str, schedule: HeadSchedule, setting: float) -> Sampler:
         """Return a sampler; `setting` is a tolerance, or what a transition costs."""
@@ -336,10 +357,22 @@ class RuntimeModel:
             self._samplers[key] = sampler
         return self._samplers[key]
 
+    def chunk_tokens(self, tokens: int, steps: int, branches: int) -> int:
+        """How many of some tokens are sampled together: as many as their adaLN values allow.
+
+        Args:
+            tokens: how many there are.
+            steps: S.
+            branches: 2 with guidance, else 1.
+        """
+        per_token = 4 * steps * self.config.modulation_dim * branches
+        return min(tokens, max(1, MODULATION_BYTES // per_token))
+
     def _chunks(self, conditions: Conditions, steps: int) -> Iterator[slice]:
         branches = 1 if conditions.unconditional is None else 2
-        per_token = 4 * steps * self.config.modulation_dim * branches
-        size = max(1, MODULATION_BYTES // per_token)
+        size = self.chunk_tokens(len(conditions), steps, branches)
+        if self.most_tokens is not None:
+            size = min(size, max(1, self.most_tokens // branches))
         for start in range(0, len(conditions), size):
             yield slice(start, start + size)
 
@@ -356,7 +389,8 @@ class RuntimeModel:
         if conditions.unconditional is not None:
             z = np.concatenate([z, conditions.unconditional])
         feeds = {"z": z, "timestep": timesteps}
-        mods = self._modulation.run(feeds, rows=len(z) * len(timesteps))["mods"]
+        rows = len(z) * len(timesteps)
+        mods = self._modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
         count, scales = len(conditions), conditions.scale[:, None]
         run = self._step.run
 

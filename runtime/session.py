@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops
-from .backends import Graph, create_backend
+from .backends import Backend, BackendOptions, Graph, create_backend
 from .bundle import Bundle
 from .decode import Canvas, Decoder, Plan
+from .demand import largest_calls
+from .engines import needed_graphs
 from .errors import BundleError, NumericsError, OptionError
 from .head.draft import ROW_COST
 from .images import to_uint8
@@ -23,8 +25,6 @@ from .noise import Noise, SeededNoise
 from .options import GenerateOptions
 from .stats import Progress, ProgressCallback, Stats
 from .version import version
-
-MAX_THREADS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +53,43 @@ class Session:
         BackendError: the backend is not installed or cannot load a graph.
     """
 
-    def __init__(self, bundle: Bundle, backend: str = "auto", threads: int = 2) -> None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise OptionError(f"threads is {threads}: give 1 to {MAX_THREADS}")
+    def __init__(self, bundle: Bundle, options: BackendOptions | None = None) -> None:
         self.bundle = bundle
-        self._backend = create_backend(backend, threads)
-        self._models = {role: self._load_model(role) for role in bundle.manifest.models}
-        self._decoder = self._load("decoder") if "decoder" in bundle.manifest.graphs else None
+        for graph in needed_graphs(bundle.manifest):
+            self._require(graph)
+        self._backend = create_backend(bundle.path, bundle.manifest, options or BackendOptions())
+        self._models: dict[str, RuntimeModel] = {}
+        try:
+            self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
+            self._decoder = self.graph("decoder") if "decoder" in bundle.manifest.graphs else None
+        except BaseException:
+            self.close()
+            raise
 
-    def _load(self, graph: str) -> Graph:
-        spec = self.bundle.manifest.graphs.get(graph)
-        if spec is None:
+    def _require(self, graph: str) -> None:
+        if graph not in self.bundle.manifest.graphs:
             raise BundleError(
                 f"bundle {self.bundle.path} has no graph {graph}: export it again with csd-export"
             )
-        return self._backend.load(self.bundle.path / spec.onnx_file)
+
+    def graph(self, name: str) -> Graph:
+        """Open a graph of the bundle, those included that decoding does not use (`ops.accept`).
+
+        Raises:
+            BundleError: the bundle has no such graph.
+            BackendError: it cannot be loaded here.
+        """
+        self._require(name)
+        return self._backend.open(self.bundle.path, self.bundle.manifest, name)
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the graphs."""
+        return self._backend
 
     def _load_model(self, role: str) -> RuntimeModel:
         names = ("backbone", "head_modulation", "head_step")
-        graphs = {name: self._load(f"{role}.{name}") for name in names}
+        graphs = {name: self.graph(f"{role}.{name}") for name in names}
         manifest = self.bundle.manifest
         row_cost = ROW_COST if manifest.calibration is None else manifest.calibration.row_cost
         return RuntimeModel(
@@ -93,6 +111,7 @@ class Session:
         """Release the graphs."""
         self._models.clear()
         self._decoder = None
+        self._backend.close()
 
     def model(self, role: str) -> RuntimeModel:
         """Return the loaded `target` or `draft`.
@@ -160,6 +179,7 @@ class Session:
         # Under prefix verification each image accepts its own number of AR steps.
         alone = options.mode == "csd" and options.verify == "prefix"
         parts = canvas.split(1 if alone else manifest.max_batch)
+        self._prepare(plan, len(parts[0].images))
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
             Decoder(
@@ -171,7 +191,18 @@ class Session:
         with stats.timed("decoder"):
             images = to_uint8(self._decode(latents))
         stats.seconds = time.perf_counter() - began
+        stats.device_memory_peak = self._backend.device_memory
         return GenerateResult(images, latents, canvas.tokens, stats, options)
+
+    def _prepare(self, plan: Plan, batch: int) -> None:
+        """Plan the memory of a run before it starts."""
+        demand = largest_calls(plan, batch, self._models)
+        if self._decoder is not None:
+            demand["decoder"] = {"B": min(self.bundle.manifest.max_batch, batch)}
+        granted = self._backend.prepare(demand)
+        for role, model in self._models.items():
+            if (sizes := granted.get(f"{role}.head_modulation")) is not None:
+                model.most_tokens = sizes["N"]
 
     def check(
         self, labels: Sequence[int] | NDArray[np.integer], options: GenerateOptions

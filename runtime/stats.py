@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .head import HeadReport
+from .profiling import profiler_range
 
 PARTS = (
     "draft backbone",
@@ -62,6 +63,8 @@ class Stats:
         aligned_evaluations: batched head calls of the target's aligned chains.
         drafted_by_step: verified draft tokens by AR step.
         accepted_by_step: accepted draft tokens by AR step.
+        device_memory_peak: bytes of device memory that weights, tensors and scratch took at most
+            since the session was opened; None where nobody counts them.
     """
 
     num_iter: int
@@ -79,6 +82,7 @@ class Stats:
     head_tokens: dict[str, int] = field(default_factory=dict[str, int])
     head_rounds: dict[str, int] = field(default_factory=dict[str, int])
     aligned_evaluations: int = 0
+    device_memory_peak: int | None = None
 
     def __post_init__(self) -> None:
         self.drafted_by_step = np.zeros(self.num_iter, dtype=np.int64)
@@ -94,7 +98,8 @@ class Stats:
         """Add the time inside to a part."""
         began = time.perf_counter()
         try:
-            yield
+            with profiler_range(part):
+                yield
         finally:
             self.parts[part] += time.perf_counter() - began
 
@@ -147,6 +152,7 @@ class Stats:
             "aligned_evaluations_per_verification": (
                 self.aligned_evaluations / self.verifications if self.verifications else None
             ),
+            "device_memory_peak_bytes": self.device_memory_peak,
         }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from csd.runtime import FixedNoise, MARConfig
+from csd.runtime.backends import OnnxRuntimeBackend
 from csd.runtime.manifest import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,3 +109,22 @@ def forge_hashes(bundle: Path) -> None:
             values["calibration"]["sha256"] = file_sha256(file)
 
     edit_manifest(bundle, change)
+
+
+class WatchedBackend(OnnxRuntimeBackend):
+    """ONNX Runtime with every call shown to `watch(graph, feeds, outputs)`."""
+
+    def __init__(self, watch, threads):
+        super().__init__(threads)
+        self._watch = watch
+
+    def open(self, folder, manifest, graph):
+        loaded, watch = super().open(folder, manifest, graph), self._watch
+
+        class Graph:
+            def run(self, feeds, rows=0, keep=()):
+                outputs = loaded.run(feeds, rows, keep)
+                watch(graph.replace(".", "_"), feeds, outputs)
+                return outputs
+
+        return Graph()

@@ -24,7 +24,7 @@ ARROWS = {
 RUNTIME_MODULES_FOR_MODELS = {"config", "schedule", "errors", "cli_support"}
 FOREIGN = {
     "plugins": {"numpy", "cuda", "onnx", "tensorrt"},  # all but numpy inside functions only
-    "runtime": {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "PIL", "rich", "cuda"},
+    "runtime": {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "nvtx", "PIL", "rich"},
 }
 
 

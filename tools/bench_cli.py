@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.bundle import Bundle
-from ..runtime.cli import add_decoding_arguments, decoding_options
+from ..runtime.cli import add_decoding_arguments, decoding_options, open_session
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import check_writable, write_atomically
@@ -148,7 +148,7 @@ def _measure(
     eager = None
     if "eager" in sweep.modes:
         eager = eager_sampler(bundle, args.target_weights, args.threads)
-    with bundle.session(args.backend, args.threads) as session:
+    with open_session(bundle, args) as session:
         for case in cases:  # before minutes of work
             if not case.eager:
                 session.check([0], case.options)

@@ -1,5 +1,6 @@
 // The kernels for every element type, and their launch functions.
 #include "kernels.cuh"
+#include "rounds.cuh"
 
 #include <cuda_runtime.h>
 
@@ -9,6 +10,7 @@
 CSD_DEFINE_KERNELS(float, float32)
 CSD_DEFINE_KERNELS(__half, float16)
 CSD_DEFINE_KERNELS(__nv_bfloat16, bfloat16)
+CSD_DEFINE_ROUNDS
 
 namespace csd {
 namespace {

@@ -1,26 +1,152 @@
-"""Backends: how the graphs of a bundle are run."""
+"""Backends: how the graphs of a bundle are run.
+
+| name | runs | on |
+| --- | --- | --- |
+| `onnxruntime` | ONNX files | the CPU |
+| `onnxruntime_cuda` | ONNX files | the first CUDA device |
+| `tensorrt`, `tensorrt_rtx` | engines | the first CUDA device |
+"""
 
 from __future__ import annotations
 
-from ..errors import BackendError
-from .base import Backend, Graph
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..device import find_device
+from ..engines import (
+    PRECISIONS,
+    Machine,
+    check_engines_exist,
+    choose_engines,
+    needed_graphs,
+)
+from ..errors import BackendError, OptionError
+from ..manifest import Manifest
+from .base import Backend, DeviceTensor, Graph
 from .onnx_runtime import OnnxRuntimeBackend
 
-BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
+# Best first.
+_AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime")
+_ENGINES = ("tensorrt", "tensorrt_rtx")
 
-__all__ = ["BACKENDS", "Backend", "Graph", "create_backend"]
+MAX_THREADS = 256
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendOptions",
+    "DeviceTensor",
+    "Graph",
+    "OnnxRuntimeBackend",
+    "create_backend",
+    "obstacles",
+]
 
 
-def create_backend(name: str, threads: int) -> Backend:
-    """Return the backend of that name; `auto` takes the best one that can run here.
+@dataclass(frozen=True)
+class BackendOptions:
+    """How to run the graphs of a bundle.
+
+    Attributes:
+        backend: `auto` or one of `BACKENDS`.
+        threads: CPU threads.
+        precision: of engines: `fp16`, `bf16` or `fp32`; None takes the fastest there is.
+        memory_limit: MB of device memory for weights, tensors and scratch of engines, or None.
+        cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
     Raises:
-        BackendError: the name is unknown, or the backend cannot be used.
+        OptionError: a value is out of range.
     """
-    if name in ("auto", "onnxruntime"):
-        return OnnxRuntimeBackend(threads)
-    if name in BACKENDS:
-        raise BackendError(
-            f"this version of csd has no {name} engines yet: use --backend onnxruntime"
-        )
-    raise BackendError(f"backend is {name!r}: give auto or one of {', '.join(BACKENDS)}")
+
+    backend: str = "auto"
+    threads: int = 2
+    precision: str | None = None
+    memory_limit: int | None = None
+    cuda_graph: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise OptionError(f"threads is {self.threads}: give 1 to {MAX_THREADS}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise OptionError(
+                f"precision is {self.precision!r}: give one of {', '.join(PRECISIONS)}"
+            )
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise OptionError(f"memory-limit is {self.memory_limit}: give MB, 1 or more")
+
+
+def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    """Return the backend that was asked for; `auto` takes the best one that runs this bundle here.
+
+    Args:
+        folder: the bundle's directory.
+        manifest: what is in it.
+        options: which backend, and how.
+
+    Raises:
+        BackendError: the name is unknown, or the backend cannot run the bundle here: one line
+            with the command that mends it.
+    """
+    if options.backend != "auto":
+        if options.backend not in BACKENDS:
+            raise BackendError(
+                f"backend is {options.backend!r}: give auto or one of {', '.join(BACKENDS)}"
+            )
+        return _create(options.backend, folder, manifest, options)
+    errors: dict[str, BackendError] = {}
+    for name in _AUTO:
+        try:
+            return _create(name, folder, manifest, options)
+        except BackendError as error:
+            errors[name] = error
+    # Who has built engines wants to know why they do not run.
+    built = {engine.backend for engine in manifest.engines}
+    raise next((errors[name] for name in _ENGINES if name in built), errors["onnxruntime"])
+
+
+def obstacles(folder: Path, manifest: Manifest, options: BackendOptions) -> dict[str, str | None]:
+    """For each backend, why it cannot run a bundle here, or None where it can."""
+    reasons: dict[str, str | None] = {}
+    for name in BACKENDS:
+        try:
+            _create(name, folder, manifest, options).close()
+            reasons[name] = None
+        except BackendError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    if name in _ENGINES:
+        return _create_engine_backend(name, folder, manifest, options)
+    for given, flag in ((options.precision not in (None, "fp32"), f"precision {options.precision}"),
+                        (options.memory_limit is not None, "memory-limit")):  # fmt: skip
+        if given:
+            raise BackendError(
+                f"{name} has no --{flag}: leave it out, or use engines (--backend tensorrt or "
+                "tensorrt_rtx)"
+            )
+    return OnnxRuntimeBackend(
+        options.threads, find_device() if name == "onnxruntime_cuda" else None
+    )
+
+
+def _create_engine_backend(
+    name: str, folder: Path, manifest: Manifest, options: BackendOptions
+) -> Backend:
+    check_engines_exist(manifest, folder, name)  # before anything is imported
+    from .tensorrt import TensorRtBackend
+    from .tensorrt.binding import Binding
+
+    device = find_device()
+    binding = Binding(name)
+    engines = choose_engines(
+        manifest, folder, needed_graphs(manifest), Machine(name, binding.version, device),
+        options.precision,
+    )  # fmt: skip
+    limit = None if options.memory_limit is None else options.memory_limit << 20
+    return TensorRtBackend(
+        binding, device, engines,
+        precision=options.precision, memory_limit=limit, cuda_graph=options.cuda_graph,
+    )  # fmt: skip

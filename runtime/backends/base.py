@@ -1,41 +1,97 @@
-"""What a backend offers: load a graph, run it on named arrays."""
+"""What a backend offers: open a graph of a bundle, run it on named arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from ..manifest import Manifest
+
 Array = NDArray[Any]
+# Sizes of the named dimensions of a call, as `{"B": 2, "V": 10, "P": 3}`.
+Dims = Mapping[str, int]
+
+
+class DeviceTensor(Protocol):
+    """An output that stayed on the device; feed it to another graph of the same backend."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        ...
+
+
+Value = Array | DeviceTensor
 
 
 class Graph(Protocol):
     """A loaded network."""
 
-    def run(self, feeds: Mapping[str, Array], rows: int = 0) -> dict[str, NDArray[np.float32]]:
-        """Run on named input arrays and return the named outputs.
+    def run(
+        self, feeds: Mapping[str, Any], rows: int = 0, keep: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Run on named inputs and return the named outputs.
 
-        `rows` is how many rows the weights multiply, where the caller knows: a hint for threads.
+        Args:
+            feeds: arrays, or device tensors of the same backend.
+            rows: how many rows the weights multiply, where the caller knows: a hint for threads.
+            keep: outputs to leave on the device, where the backend has one. What is kept is good
+                until any graph of the backend keeps something again.
+
+        Returns:
+            Arrays, and device tensors for what was kept.
+
+        Raises:
+            BackendError: the call does not fit the graph, or the library failed.
         """
         ...
 
 
 class Backend(Protocol):
-    """Loads graphs and reports what it is."""
+    """Opens graphs, plans their memory and reports what it is."""
 
     name: str
 
-    def load(self, path: Path) -> Graph:
-        """Load an ONNX file.
+    def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
+        """Load a graph of a bundle.
+
+        Args:
+            folder: the bundle's directory.
+            manifest: what is in it.
+            graph: name in `manifest.graphs`.
 
         Raises:
-            BackendError: the file cannot be loaded.
+            BackendError: it cannot be loaded here.
+        """
+        ...
+
+    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
+        """Make room for a run, given the largest sizes that each graph will be asked for.
+
+        Returns:
+            The sizes granted. A caller must keep to those of `N`; graphs split calls that are
+            larger in the other dimensions themselves.
+
+        Raises:
+            BackendError: the device has too little memory, or the limit that was given is.
+        """
+        ...
+
+    @property
+    def device_memory(self) -> int | None:
+        """Peak of the device memory that weights, tensors and scratch took, in bytes.
+
+        None where nobody counts it.
         """
         ...
 
     def versions(self) -> dict[str, str]:
-        """Library versions, for reports."""
+        """Library versions and device, for reports."""
+        ...
+
+    def close(self) -> None:
+        """Release what the device holds; graphs are of no use afterwards."""
         ...

@@ -1,16 +1,18 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, or on a CUDA device through its I/O binding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..device import DeviceInfo
 from ..errors import BackendError
-from .base import Array
+from ..manifest import Manifest
+from .base import Array, Dims, Graph
 
 # Handing work to a second thread costs more than it saves on matrices of a few hundred columns:
 # the shipped head at 32 rows took 0.37 ms with one thread, 0.44 ms with two that spin and 0.64 ms
@@ -19,6 +21,7 @@ ONE_THREAD_BYTES = 8 << 20
 # Rows times bytes of weights from which on such a graph gains from spinning threads: at 128 rows
 # the shipped head broke even, at 800 it took 5.9 ms in place of 8.5.
 THREADED_WORK = 150_000_000
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 def _import() -> Any:
@@ -45,28 +48,82 @@ class OnnxGraph:
         self._wide_rows = THREADED_WORK / max(1, weight_bytes)
         self._outputs: list[str] = [output.name for output in session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, Array], rows: int = 0) -> dict[str, NDArray[np.float32]]:
-        """See `Graph.run`."""
+    def run(
+        self, feeds: Mapping[str, Array], rows: int = 0, keep: Collection[str] = ()
+    ) -> dict[str, Array]:
+        """See `Graph.run`; everything is on the host, so what is kept is an array."""
         session = self._wide if self._wide and rows >= self._wide_rows else self._session
         values = session.run(self._outputs, dict(feeds))
         return dict(zip(self._outputs, values, strict=True))
 
 
-class OnnxRuntimeBackend:
-    """Runs ONNX files on the CPU.
+@dataclass(frozen=True, eq=False)
+class KeptValue:
+    """An output that stayed on the device: an `OrtValue`."""
+
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        return tuple(self.value.shape())
+
+
+class BoundGraph:
+    """One graph whose inputs and outputs are bound to a device.
 
     Args:
-        threads: threads of one operator, in graphs of `ONE_THREAD_BYTES` and more.
-
-    Raises:
-        BackendError: onnxruntime is not installed.
+        session: of a provider of that device.
+        device: `cuda`, or `cpu`, where the same code can be tried without a device.
     """
 
-    name = "onnxruntime"
+    def __init__(self, session: Any, device: str) -> None:
+        self._session, self._device = session, device
+        self._outputs: list[str] = [output.name for output in session.get_outputs()]
 
-    def __init__(self, threads: int) -> None:
+    def run(
+        self, feeds: Mapping[str, Any], rows: int = 0, keep: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """See `Graph.run`."""
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, KeptValue):
+                binding.bind_ortvalue_input(name, value.value)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        for name in self._outputs:
+            binding.bind_output(name, self._device if name in keep else "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime raises its own untyped exceptions
+            raise BackendError(
+                f"onnxruntime failed ({_first_line(error)}): give fewer images at once, or "
+                "--backend onnxruntime"
+            ) from error
+        values = zip(self._outputs, binding.get_outputs(), strict=True)
+        return {name: KeptValue(v) if name in keep else v.numpy() for name, v in values}
+
+
+class OnnxRuntimeBackend:
+    """Runs ONNX files.
+
+    Args:
+        threads: threads of one operator, in graphs of `ONE_THREAD_BYTES` and more, on the CPU.
+        device: the CUDA device to run on, or None for the CPU.
+
+    Raises:
+        BackendError: onnxruntime is not installed, or cannot use the device.
+    """
+
+    def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
         self._ort = _import()
-        self._threads = threads
+        self._threads, self._info = threads, device
+        self.name = "onnxruntime" if device is None else "onnxruntime_cuda"
+        if device is not None and CUDA_PROVIDER not in self._ort.get_available_providers():
+            raise BackendError(
+                "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
+                "pip install 'csd[gpu]', or use --backend onnxruntime"
+            )
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -76,11 +133,20 @@ class OnnxRuntimeBackend:
         # Several sessions take turns: a pool that spins after its turn slows the next one down.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        cuda = [] if self._info is None else [CUDA_PROVIDER]
+        return self._ort.InferenceSession(
+            str(path), options, providers=[*cuda, "CPUExecutionProvider"]
+        )
 
-    def load(self, path: Path) -> OnnxGraph:
-        """See `Backend.load`."""
+    def load(self, path: Path) -> Graph:
+        """Load an ONNX file.
+
+        Raises:
+            BackendError: the file cannot be loaded.
+        """
         try:
+            if self._info is not None:
+                return self._load_bound(path)
             files = [path, *path.parent.glob(f"{path.name}.data")]
             weight_bytes = sum(file.stat().st_size for file in files)
             if weight_bytes >= ONE_THREAD_BYTES:
@@ -88,12 +154,51 @@ class OnnxRuntimeBackend:
             narrow = self._session(path, 1, spin=False)
             wide = self._session(path, self._threads, spin=True) if self._threads > 1 else None
             return OnnxGraph(narrow, wide, weight_bytes)
+        except BackendError:
+            raise
         except Exception as error:  # onnxruntime raises its own untyped exceptions
-            reason = str(error).splitlines()[0][:200]
             raise BackendError(
-                f"onnxruntime cannot load {path} ({reason}): export the bundle again"
+                f"onnxruntime cannot load {path} ({_first_line(error)}): export the bundle again"
             ) from error
+
+    def _load_bound(self, path: Path) -> BoundGraph:
+        session = self._session(path, self._threads, spin=False)
+        # Where a library of CUDA is missing, onnxruntime warns and takes the CPU.
+        if CUDA_PROVIDER not in session.get_providers():
+            raise BackendError(
+                "onnxruntime cannot load its CUDA libraries: install CUDA and cuDNN of the "
+                "versions that it was built for, or use --backend onnxruntime"
+            )
+        return BoundGraph(session, "cuda")
+
+    def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
+        """See `Backend.open`."""
+        return self.load(folder / manifest.graphs[graph].onnx_file)
+
+    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
+        """See `Backend.prepare`; onnxruntime takes memory as it goes."""
+        return demand
+
+    @property
+    def device_memory(self) -> int | None:
+        """See `Backend.device_memory`."""
+        return None
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
-        return {"onnxruntime": self._ort.__version__}
+        versions = {"onnxruntime": self._ort.__version__}
+        if self._info is not None:
+            versions |= {
+                "driver": self._info.driver,
+                "device": self._info.name,
+                "compute_capability": self._info.compute_capability,
+            }
+        return versions
+
+    def close(self) -> None:
+        """See `Backend.close`; sessions go with their graphs."""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [repr(error)]
+    return lines[0][:200]

@@ -74,6 +74,11 @@ class ParallelSampler:
         self._jacobian = jacobian
         self._window = min(window or schedule.steps, schedule.steps)
 
+    @property
+    def largest_window(self) -> int:
+        """Rows of a token in one evaluation at most."""
+        return self._window
+
     def sample(
         self,
         evaluate: Evaluate,

@@ -101,6 +101,11 @@ class SpeculativeSampler:
         # A round that starts at index i has i + 1 transitions left.
         self._windows = np.minimum(windows, np.arange(1, schedule.steps + 1))
 
+    @property
+    def largest_window(self) -> int:
+        """Rows of a token in one evaluation at most."""
+        return int(self._windows.max())
+
     def sample(
         self,
         evaluate: Evaluate,

@@ -10,7 +10,7 @@ from csd.export.onnx_export import check_parity, export_onnx
 from csd.models import MAR, MARConfig
 from csd.models.kl_decoder import load_kl_decoder
 from csd.runtime import CsdError
-from csd.runtime.backends import create_backend
+from csd.runtime.backends import OnnxRuntimeBackend
 
 from ..helpers import tiny_config
 from ..models.test_kl_decoder import random_kl_state
@@ -25,7 +25,7 @@ def test_decoders_of_other_architectures_export_with_parity(ch_mult, attended, b
     config = MARConfig(img_size=12, vae_stride=4, vae_embed_dim=4, latent_scale=0.5)
     graph = decoder_graph(decoder, config, max_batch=3)
     (path,) = export_onnx(graph, tmp_path / "decoder.onnx")
-    loaded = create_backend("onnxruntime", 1).load(path)
+    loaded = OnnxRuntimeBackend(1).load(path)
     result = check_parity(graph, loaded)
     print(f"largest difference {result.max_abs:.1e}")
     assert result.passed

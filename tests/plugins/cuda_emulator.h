@@ -136,5 +136,9 @@ inline float __shfl_xor_sync(unsigned mask, float value, int distance) {
 inline int __all_sync(unsigned mask, int value) {
   return emulator::exchange(emulator::Wait::vote, mask, value ? 1.0f : 0.0f, 0) != 0.0f;
 }
+inline void __syncwarp(unsigned mask) {
+  emulator::exchange(emulator::Wait::vote, mask, 1.0f, 0);
+}
+inline void atomicAdd(int* at, int value) { *at += value; }
 inline void atomicMin(int* at, int value) { *at = value < *at ? value : *at; }
 inline void atomicMax(int* at, int value) { *at = value > *at ? value : *at; }

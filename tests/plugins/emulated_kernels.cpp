@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels.cuh"
+#include "rounds.cuh"
 
 template <typename... Parameters, size_t... I>
 int emulate(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void** arguments,
@@ -37,6 +38,10 @@ int emulate(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, vo
   EMULATE(csd_transition_##type)
 
 EMULATE_TYPE(float, float32)
+CSD_DEFINE_ROUNDS
+EMULATE(csd_head_draft)
+EMULATE(csd_head_walk)
+extern "C" int64_t size_of_rounds() { return sizeof(CsdRounds); }
 #ifdef CSD_HALF
 EMULATE_TYPE(__half, float16)
 EMULATE_TYPE(__nv_bfloat16, bfloat16)

@@ -179,7 +179,7 @@ def test_a_missing_onnxruntime_names_the_extra_that_brings_it(tiny_bundle, monke
 
 
 def test_an_unknown_backend_is_answered_with_the_known_ones(tiny_bundle):
-    with pytest.raises(BackendError, match="'abacus': give auto or one of onnxruntime, tensorrt"):
+    with pytest.raises(BackendError, match="'abacus': give auto or one of onnxruntime, onnx"):
         Bundle.open(tiny_bundle).session("abacus")
 
 

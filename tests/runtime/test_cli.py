@@ -279,3 +279,26 @@ def test_the_help_shows_defaults_and_an_example(capsys):
                    "--cfg-schedule", "--temperature", "--threads", "--out", "--save-latents",
                    "--stats"):  # fmt: skip
         assert option in text
+
+
+def test_settings_of_engines_reach_the_session(tiny_bundle, out, monkeypatch, capsys):
+    from csd.runtime.backends import BackendOptions, OnnxRuntimeBackend
+
+    given = []
+    monkeypatch.setattr(
+        "csd.runtime.session.create_backend",
+        lambda folder, manifest, options: given.append(options) or OnnxRuntimeBackend(1),
+    )
+    argv = [tiny_bundle, "--labels", "3", *FAST, "--mode", "target", "--out", out / "x.png"]
+    assert _run(*argv) == 0
+    flags = ["--backend", "tensorrt", "--precision", "bf16", "--memory-limit", 900]
+    assert _run(*argv, *flags, "--no-cuda-graph", "--threads", 1) == 0
+    assert given == [BackendOptions(), BackendOptions("tensorrt", 1, "bf16", 900, False)]
+    capsys.readouterr()
+    monkeypatch.undo()
+    said = failure(main, [*argv, "--memory-limit", 900], capsys)
+    assert said == (
+        "onnxruntime has no --memory-limit: leave it out, or use engines (--backend tensorrt or "
+        "tensorrt_rtx)"
+    )
+    assert "memory-limit is 0: give MB" in failure(main, [*argv, "--memory-limit", 0], capsys)

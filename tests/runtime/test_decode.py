@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from csd.runtime import Bundle, FixedNoise, GenerateOptions, NumericsError
-from csd.runtime.backends import create_backend
 from csd.runtime.schedule import ARSchedule
 
-from ..helpers import DATA, NUM_ITER, ScriptedNoise, assert_parity, draft_is_target, tiny_config
+from ..helpers import (
+    DATA,
+    NUM_ITER,
+    ScriptedNoise,
+    WatchedBackend,
+    assert_parity,
+    draft_is_target,
+    tiny_config,
+)
 from ..mar_reference import Reference, masked_after
 
 
@@ -148,29 +155,6 @@ def test_block_verification_never_drops_a_token(recorded, tiny_session):
     assert (stats.dropped, stats.resampled, stats.drafted, stats.verifications) == (0, 16, 16, 1)
 
 
-class WatchedBackend:
-    """ONNX Runtime with every call shown to `watch(graph, feeds, outputs)`."""
-
-    name = "watched"
-
-    def __init__(self, watch, threads):
-        self._backend, self._watch = create_backend("onnxruntime", threads), watch
-
-    def load(self, path):
-        loaded, watch = self._backend.load(path), self._watch
-
-        class Graph:
-            def run(self, feeds, rows=0):
-                outputs = loaded.run(feeds, rows)
-                watch(path.stem, feeds, outputs)
-                return outputs
-
-        return Graph()
-
-    def versions(self):
-        return self._backend.versions()
-
-
 @pytest.fixture
 def watched(tiny_bundle, monkeypatch):
     """Open a session whose calls are watched."""
@@ -178,7 +162,7 @@ def watched(tiny_bundle, monkeypatch):
     def opened(watch, bundle=tiny_bundle):
         monkeypatch.setattr(
             "csd.runtime.session.create_backend",
-            lambda name, threads: WatchedBackend(watch, threads),
+            lambda folder, manifest, options: WatchedBackend(watch, options.threads),
         )
         return Bundle.open(bundle).session()
 

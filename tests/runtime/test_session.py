@@ -14,7 +14,7 @@ from csd.runtime import (
     MARConfig,
     OptionError,
 )
-from csd.runtime.backends import create_backend
+from csd.runtime.backends import OnnxRuntimeBackend
 from csd.runtime.head import HeadSchedule, SequentialSampler
 from csd.runtime.schedule import ARSchedule
 
@@ -44,7 +44,7 @@ def fixed(recorded):
 @pytest.fixture(scope="module")
 def graphs(tiny_bundle):
     """Run a graph of the tiny bundle on ONNX Runtime: `graphs(name, **inputs)`."""
-    bundle, backend, loaded = Bundle.open(tiny_bundle), create_backend("onnxruntime", 1), {}
+    bundle, backend, loaded = Bundle.open(tiny_bundle), OnnxRuntimeBackend(1), {}
 
     def run(name, **inputs):
         if name not in loaded:

@@ -1,0 +1,175 @@
+"""TensorRT and TensorRT-RTX: engines of a bundle on the first CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...device import DeviceInfo
+from ...engines import Machine, choose_engines, graph_spec, rebuild_command
+from ...errors import BackendError
+from ...manifest import EngineSpec, Manifest
+from ..base import Dims
+from ..shapes import Limits
+from . import plugins
+from .binding import Binding
+from .cuda import Cuda
+from .graph import Device, EngineGraph
+from .memory import Arena
+from .plan import blocks, clipped, fit
+
+__all__ = ["TensorRtBackend"]
+
+# Tensors that decoding leaves on the device, from one graph to the next.
+KEPT = ("mods",)
+
+
+class TensorRtBackend:
+    """Runs the engines of one bundle.
+
+    Args:
+        binding: the library.
+        device: what it runs on.
+        engines: the engine of each graph.
+        precision: that was asked for, for graphs that are opened besides.
+        memory_limit: bytes of device memory for weights, tensors and scratch, or None.
+        cuda_graph: whether repeated calls are recorded as CUDA graphs.
+
+    Raises:
+        BackendError: the CUDA bindings are missing, or the device fails.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        device: DeviceInfo,
+        engines: Mapping[str, EngineSpec],
+        *,
+        precision: str | None = None,
+        memory_limit: int | None = None,
+        cuda_graph: bool = True,
+    ) -> None:
+        self.name = binding.backend
+        self._binding, self._info = binding, device
+        self._engines = dict(engines)
+        self._precision = precision
+        self._capture = cuda_graph
+        cuda = Cuda()
+        stream = cuda.stream()
+        self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
+        self._graphs: dict[str, EngineGraph] = {}
+        self._plugins_loaded = False
+        self._closed = False
+
+    @property
+    def engines(self) -> Mapping[str, EngineSpec]:
+        """The engine of each graph."""
+        return self._engines
+
+    def open(self, folder: Path, manifest: Manifest, graph: str) -> EngineGraph:
+        """See `Backend.open`."""
+        if graph in self._graphs:
+            return self._graphs[graph]
+        if graph not in self._engines:
+            machine = Machine(self.name, self._binding.version, self._info)
+            self._engines.update(
+                choose_engines(manifest, folder, [graph], machine, self._precision)
+            )
+        engine_spec = self._engines[graph]
+        spec = graph_spec(manifest, graph, engine_spec.precision)
+        if graph in plugins.OPERATORS:
+            self._load_plugins(folder)
+        try:
+            engine = self._binding.deserialize(folder, engine_spec, spec)
+        except BackendError as error:
+            if graph in plugins.OPERATORS and not self._has_plugin(graph):
+                raise plugins.missing(graph, folder, self._info.architecture) from error
+            raise
+        role = graph.split(".")[0]
+        padding = {"visible": manifest.models[role].seq_len} if role in manifest.models else {}
+        self._device.arena.weights += engine_spec.size
+        self._graphs[graph] = EngineGraph(
+            graph, spec, engine, self._device,
+            Limits(graph, engine.ranges, rebuild_command(folder, self.name)), padding,
+            capture=self._capture,
+        )  # fmt: skip
+        return self._graphs[graph]
+
+    def _load_plugins(self, folder: Path) -> None:
+        """Register the plugin creators before an engine that may need them is loaded."""
+        if self._plugins_loaded or self.name != "tensorrt":
+            return
+        library = plugins.find_library(folder)
+        if library is not None and not self._binding.has_plugin(
+            plugins.OPERATORS["ops.accept"], plugins.VERSION, plugins.NAMESPACE
+        ):
+            self._binding.load_plugins(library)
+        self._plugins_loaded = True
+
+    def _has_plugin(self, graph: str) -> bool:
+        return self._binding.has_plugin(
+            plugins.OPERATORS[graph], plugins.VERSION, plugins.NAMESPACE
+        )
+
+    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
+        """See `Backend.prepare`."""
+        arena = self._device.arena
+
+        def need(graph: str, dims: Mapping[str, int]) -> tuple[int, int]:
+            return self._graphs[graph].needs(dims, KEPT)
+
+        def most(graph: str, dimension: str) -> int | None:
+            limits = self._graphs[graph].limits.ranges.get(dimension)
+            return None if limits is None else limits[1]
+
+        least = {
+            graph: {name: low for name, (low, _) in self._graphs[graph].limits.ranges.items()}
+            for graph in demand
+        }
+        for graph in demand:
+            if graph.endswith(".head_modulation"):
+                least[graph]["N"] = max(2, least[graph]["N"])  # guidance takes a token twice
+        wanted = clipped(demand, most)
+        sizes = fit(wanted, need, arena.available, least, arena.weights)
+        for graph, dims in sizes.items():
+            self._graphs[graph].plan(dims, KEPT)
+        if sizes:
+            arena.reserve(*blocks(sizes, need))
+        return sizes
+
+    @property
+    def device_memory(self) -> int | None:
+        """See `Backend.device_memory`; weights count with the bytes of the engines' files."""
+        return self._device.arena.weights + self._device.arena.peak
+
+    def versions(self) -> dict[str, str]:
+        """See `Backend.versions`."""
+        info = self._info
+        precisions = sorted({engine.precision for engine in self._engines.values()})
+        return {
+            self.name: self._binding.version,
+            "cuda": self._device.cuda.runtime_version(),
+            "driver": info.driver,
+            "device": info.name,
+            "compute_capability": info.compute_capability,
+            "precision": ", ".join(precisions),
+        }
+
+    def recordings(self) -> dict[str, tuple[int, str | None]]:
+        """CUDA graphs that each graph holds, and why it records no more, or None."""
+        return {
+            name: (len(graph.recordings), graph.recordings.refusal)
+            for name, graph in self._graphs.items()
+        }
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+        self._device.arena.close()
+        self._device.stream.close()
+        self._binding.close()

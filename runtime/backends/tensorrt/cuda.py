@@ -1,0 +1,161 @@
+"""Memory, copies, streams and CUDA graphs, through `cuda.bindings.runtime`.
+
+Every failure becomes one line with CUDA's own words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BackendError
+
+Bytes = NDArray[np.uint8]
+
+
+def _import() -> Any:
+    try:
+        from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise BackendError(
+            f"cuda.bindings is not installed ({error}): pip install cuda-bindings, of the major "
+            "version of this machine's CUDA"
+        ) from error
+    return runtime
+
+
+class CaptureError(Exception):
+    """A call could not be recorded as a CUDA graph; the stream is as before."""
+
+
+class Cuda:
+    """The functions of the CUDA runtime that the backend uses, on the first device.
+
+    Raises:
+        BackendError: the bindings are missing, or there is no device.
+    """
+
+    def __init__(self) -> None:
+        self._rt = _import()
+        self._call("cudaSetDevice", 0)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        status, *values = getattr(self._rt, function)(*arguments)
+        if status != self._rt.cudaError_t.cudaSuccess:
+            raise BackendError(f"{function} failed ({self._message(status)}): check nvidia-smi")
+        return values[0] if values else None
+
+    def _message(self, status: Any) -> str:
+        _, text = self._rt.cudaGetErrorString(status)
+        text = text.decode() if isinstance(text, bytes) else str(text)
+        return " ".join(text.split())
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` bytes of device memory.
+
+        Raises:
+            BackendError: there is not so much.
+        """
+        status, address = self._rt.cudaMalloc(size)
+        if status != self._rt.cudaError_t.cudaSuccess:
+            _, free, _ = self._rt.cudaMemGetInfo()
+            raise BackendError(
+                f"the device has no {size >> 20} MB left ({self._message(status)}; "
+                f"{(free or 0) >> 20} MB are free): give --memory-limit MB, or fewer images at once"
+            )
+        return int(address)
+
+    def free(self, address: int) -> None:
+        """Give device memory back."""
+        self._call("cudaFree", address)
+
+    def allocate_pinned(self, size: int) -> Bytes:
+        """Return `size` bytes of page-locked host memory; free them with `free_pinned`."""
+        address = int(self._call("cudaHostAlloc", size, 0))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def free_pinned(self, memory: Bytes) -> None:
+        """Give page-locked memory back; the array must not be used any more."""
+        self._call("cudaFreeHost", memory.ctypes.data)
+
+    def to_device(self, address: int, memory: Bytes, stream: Stream) -> None:
+        """Enqueue a copy from page-locked memory."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(address, memory.ctypes.data, memory.nbytes, kind, stream)
+
+    def to_host(self, memory: Bytes, address: int, stream: Stream) -> None:
+        """Enqueue a copy to page-locked memory."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(memory.ctypes.data, address, memory.nbytes, kind, stream)
+
+    def _copy(self, to: int, source: int, size: int, kind: Any, stream: Stream) -> None:
+        if size:
+            self._call("cudaMemcpyAsync", to, source, size, kind, stream.handle)
+
+    def stream(self) -> Stream:
+        """Return a new stream, apart from the default one."""
+        return Stream(self, self._call("cudaStreamCreateWithFlags", self._rt.cudaStreamNonBlocking))
+
+    def synchronize(self, stream: Any) -> None:
+        """Wait for all that was enqueued."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def destroy_stream(self, stream: Any) -> None:
+        """Destroy a stream."""
+        self._call("cudaStreamDestroy", stream)
+
+    def begin_capture(self, stream: Stream) -> None:
+        """Start to record what this thread enqueues in place of running it."""
+        mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream.handle, mode)
+
+    def end_capture(self, stream: Stream) -> Any:
+        """Return what was recorded, ready to be launched.
+
+        Raises:
+            CaptureError: something in between cannot be recorded.
+        """
+        success = self._rt.cudaError_t.cudaSuccess
+        status, graph = self._rt.cudaStreamEndCapture(stream.handle)
+        if status != success:
+            raise CaptureError(self._message(status))
+        status, executable = self._rt.cudaGraphInstantiate(graph, 0)
+        self._call("cudaGraphDestroy", graph)
+        if status != success:
+            raise CaptureError(self._message(status))
+        return executable
+
+    def launch(self, executable: Any, stream: Stream) -> None:
+        """Enqueue a recorded graph."""
+        self._call("cudaGraphLaunch", executable, stream.handle)
+
+    def destroy_graph(self, executable: Any) -> None:
+        """Destroy a recorded graph."""
+        self._call("cudaGraphExecDestroy", executable)
+
+    def runtime_version(self) -> str:
+        """Version of the CUDA runtime that the bindings were made for."""
+        version = int(self._call("cudaRuntimeGetVersion"))
+        return f"{version // 1000}.{version % 1000 // 10}"
+
+
+class Stream:
+    """An order of work on the device."""
+
+    def __init__(self, cuda: Cuda, handle: Any) -> None:
+        self._cuda, self.handle = cuda, handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The protocol by which other libraries use this stream."""
+        return 0, int(self.handle)
+
+    def synchronize(self) -> None:
+        """Wait for all that was enqueued."""
+        self._cuda.synchronize(self.handle)
+
+    def close(self) -> None:
+        """Destroy the stream."""
+        self._cuda.destroy_stream(self.handle)

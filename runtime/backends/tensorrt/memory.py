@@ -1,0 +1,218 @@
+"""Memory of a session on the device: one arena for all graphs, because they take turns.
+
+| block | holds | lives |
+| --- | --- | --- |
+| kept | what a call leaves on the device (`mods`) | until a call keeps something again |
+| turn | inputs, outputs and scratch of the graph that runs | until the next call |
+
+Both grow on demand, which forgets their contents and every address; `Arena.version` counts that.
+Each graph has page-locked host memory of its own for what crosses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BackendError
+from ...manifest import TensorSpec
+from ..shapes import shape_of
+from .cuda import Bytes, Cuda, Stream
+
+ALIGNMENT = 256
+_ITEM_BYTES = {"bfloat16": 2}
+
+
+def aligned(size: int) -> int:
+    """The least multiple of `ALIGNMENT` that holds `size` bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def tensor_bytes(tensor: TensorSpec, dims: Mapping[str, int]) -> int:
+    """Bytes of a tensor at given sizes of the named dimensions."""
+    item = _ITEM_BYTES.get(tensor.dtype) or np.dtype(tensor.dtype).itemsize
+    return int(np.prod(shape_of(tensor, dims), dtype=np.int64)) * item
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensors one after another: the offset of each, and the bytes of all."""
+
+    offsets: Mapping[str, int]
+    size: int
+
+    @classmethod
+    def of(cls, tensors: Iterable[TensorSpec], dims: Mapping[str, int]) -> Layout:
+        """Lay tensors out, each aligned."""
+        offsets: dict[str, int] = {}
+        size = 0
+        for tensor in tensors:
+            offsets[tensor.name] = size
+            size += aligned(tensor_bytes(tensor, dims))
+        return cls(offsets, size)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTensor:
+    """An output that stayed on the device.
+
+    Attributes:
+        shape: its dimensions.
+        dtype: of the manifest.
+        address: on the device.
+        generation: of the arena's kept block when it was written.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    address: int
+    generation: int
+
+
+class Arena:
+    """Device memory that all graphs of a session share.
+
+    Args:
+        cuda: the CUDA runtime.
+        stream: on which all graphs run.
+        limit: bytes that both blocks may take, or None.
+        fixed: bytes that engines take besides, for messages and the peak.
+    """
+
+    def __init__(self, cuda: Cuda, stream: Stream, limit: int | None = None) -> None:
+        self._cuda, self._stream = cuda, stream
+        self.limit = limit
+        self.weights = 0
+        self._kept = self._turn = (0, 0)  # address, bytes
+        self._generation = 0
+        self.version = 0
+        self.peak = 0
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Address and bytes of the turn block."""
+        return self._turn
+
+    @property
+    def available(self) -> int | None:
+        """Bytes that the limit leaves for both blocks, or None without a limit."""
+        return None if self.limit is None else self.limit - self.weights
+
+    def reserve(self, kept: int, turn: int) -> None:
+        """Make both blocks at least so large.
+
+        Raises:
+            BackendError: the limit or the device does not allow it.
+        """
+        kept, turn = max(kept, self._kept[1]), max(turn, self._turn[1])
+        if (kept, turn) == (self._kept[1], self._turn[1]):
+            return
+        if self.available is not None and kept + turn > self.available:
+            raise out_of_limit(self.weights + kept + turn, self.limit or 0)
+        self._stream.synchronize()
+        self.version += 1
+        if kept > self._kept[1]:
+            self._generation += 1
+            self._kept = self._grown(self._kept, kept)
+        if turn > self._turn[1]:
+            self._turn = self._grown(self._turn, turn)
+        self.peak = max(self.peak, self._kept[1] + self._turn[1])
+
+    def _grown(self, block: tuple[int, int], size: int) -> tuple[int, int]:
+        # Freed first: both at once may be more than the device has.
+        if block[1]:
+            self._cuda.free(block[0])
+        return self._cuda.allocate(size), size
+
+    def kept_address(self, size: int) -> int:
+        """Address of a kept block of at least so many bytes."""
+        self.reserve(size, 0)
+        return self._kept[0]
+
+    def next_generation(self) -> int:
+        """Declare what was kept until now as overwritten; returns the number of what follows."""
+        self._generation += 1
+        return self._generation
+
+    def check(self, tensor: KeptTensor) -> None:
+        """Check that nothing was kept since.
+
+        Raises:
+            RuntimeError: the tensor was overwritten.
+        """
+        if tensor.generation != self._generation:
+            raise RuntimeError("a kept tensor was overwritten: a later call kept another one")
+
+    def close(self) -> None:
+        """Free both blocks."""
+        self._stream.synchronize()
+        for address, size in (self._kept, self._turn):
+            if size:
+                self._cuda.free(address)
+        self._kept = self._turn = (0, 0)
+        self._generation += 1
+        self.version += 1
+
+
+def out_of_limit(needed: int, limit: int) -> BackendError:
+    """The error of a memory limit that is too low."""
+    return BackendError(
+        f"this run needs {-(-needed >> 20)} MB of device memory, the limit is {limit >> 20} MB: "
+        f"give --memory-limit {-(-needed >> 20)}, or fewer images, a lower gamma or fewer head "
+        "steps"
+    )
+
+
+class Staging:
+    """Page-locked host memory of one graph: what goes in, and what comes out.
+
+    A call that returns before the device has read its inputs has kept all its outputs. The graph's
+    next call may write over those inputs: it also replaces what the first one kept.
+    """
+
+    def __init__(self, cuda: Cuda, stream: Stream) -> None:
+        self._cuda, self._stream = cuda, stream
+        self._inputs: Bytes | None = None
+        self._outputs: Bytes | None = None
+        self.version = 0
+
+    def reserve(self, inputs: int, outputs: int) -> None:
+        """Make both sides at least so large; a change forgets their contents and addresses."""
+        have = [0 if side is None else side.nbytes for side in (self._inputs, self._outputs)]
+        if inputs <= have[0] and outputs <= have[1]:
+            return
+        sizes = max(inputs, have[0]), max(outputs, have[1])
+        self.close()
+        self._inputs, self._outputs = (
+            self._cuda.allocate_pinned(max(ALIGNMENT, size)) for size in sizes
+        )
+        self.version += 1
+
+    def inputs(self, size: int) -> Bytes:
+        """The first `size` bytes of what goes in."""
+        assert self._inputs is not None
+        return self._inputs[:size]
+
+    def outputs(self, size: int) -> Bytes:
+        """The first `size` bytes of what comes out."""
+        assert self._outputs is not None
+        return self._outputs[:size]
+
+    def close(self) -> None:
+        """Free both sides."""
+        self._stream.synchronize()
+        for side in (self._inputs, self._outputs):
+            if side is not None:
+                self._cuda.free_pinned(side)
+        self._inputs = self._outputs = None
+
+
+def view(memory: Bytes, offset: int, tensor: TensorSpec, dims: Mapping[str, int]) -> NDArray[Any]:
+    """A tensor in host memory; bfloat16 as the uint16 of its bits."""
+    dtype = np.uint16 if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype)
+    part = memory[offset : offset + tensor_bytes(tensor, dims)]
+    return part.view(dtype).reshape(shape_of(tensor, dims))

@@ -1,0 +1,45 @@
+"""The library of csd's TensorRT plugins: where it is, and what to do without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...errors import BackendError
+
+LIBRARY = "libcsd_plugins.so"
+VARIABLE = "CSD_PLUGIN_LIBRARY"
+NAMESPACE, VERSION = "csd", "1"
+
+# Operator that a graph is made of, by the graph's name.
+OPERATORS = {
+    "ops.accept": "CsdAccept",
+    "ops.resample": "CsdResample",
+    "ops.verify_window": "CsdVerifyWindow",
+    "ops.transition": "CsdTransition",
+}
+
+
+def find_library(folder: Path) -> Path | None:
+    """Return the library that `CSD_PLUGIN_LIBRARY` names, or the one in a bundle or beside it.
+
+    Raises:
+        BackendError: the variable names a file that is not there.
+    """
+    if named := os.environ.get(VARIABLE):
+        if not Path(named).is_file():
+            raise BackendError(f"{VARIABLE} names {named}, which is not there: correct or unset it")
+        return Path(named)
+    places = (folder / LIBRARY, folder.resolve().parent / LIBRARY)
+    return next((path for path in places if path.is_file()), None)
+
+
+def missing(graph: str, folder: Path, architecture: str) -> BackendError:
+    """The error of an engine whose plugin is not registered."""
+    number = architecture.removeprefix("sm_")
+    return BackendError(
+        f"the engine of {graph} needs the plugin {OPERATORS[graph]} of the namespace {NAMESPACE}, "
+        f"which is not registered: cmake -S plugins/tensorrt -B build "
+        f"-DCMAKE_CUDA_ARCHITECTURES={number} && cmake --build build, then put {LIBRARY} into "
+        f"{folder} or name it in {VARIABLE}"
+    )

@@ -1,0 +1,192 @@
+# ruff: noqa: N802, N815
+"""A stand-in for `cuda.bindings.runtime`: device memory is host memory, found by its address.
+
+Work on a stream is done when somebody waits for the stream, not before, so that a wait that is
+missing or host memory that is written too early gives other numbers. New memory is full of NaN.
+Memory is found by address only while it is allocated.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import types
+
+import numpy as np
+
+ALIGNMENT = 256
+
+
+class Error(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+class CopyKind(enum.IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+class CaptureMode(enum.IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1
+
+
+OK = Error.cudaSuccess
+
+
+class Stream:
+    def __init__(self):
+        self.queue = []
+        self.captured = None
+        self.invalid = False
+
+    def push(self, work):
+        (self.queue if self.captured is None else self.captured).append(work)
+
+
+class FakeCuda:
+    """The state behind the module; `module` is what is imported.
+
+    Attributes:
+        free: bytes of device memory left.
+        captures: False lets every capture fail.
+        waits: how often somebody waited for a stream.
+        launches: launches of recorded graphs.
+        copies: copies that were asked for, as (kind, bytes).
+    """
+
+    def __init__(self, capacity=1 << 30):
+        self.free, self.captures = capacity, True
+        self.waits = self.launches = 0
+        self.copies = []
+        self.device, self.pinned, self.streams, self.graphs = {}, {}, {}, {}
+        self._handles = itertools.count(1000)
+        self.module = types.ModuleType("cuda.bindings.runtime")
+        self.module.cudaError_t = Error
+        self.module.cudaMemcpyKind = CopyKind
+        self.module.cudaStreamCaptureMode = CaptureMode
+        self.module.cudaStreamNonBlocking = 1
+        for name in FUNCTIONS:
+            setattr(self.module, name, getattr(self, name))
+
+    def memory(self, address, size, where=None):
+        """The bytes at an address, which must be allocated as a whole."""
+        for blocks in (self.device, self.pinned) if where is None else (where,):
+            for start, block in blocks.items():
+                if start <= address and address + size <= start + block.size:
+                    return block[address - start : address - start + size]
+        raise AssertionError(f"{size} bytes at {address} are not allocated there")
+
+    def _new(self, blocks, size):
+        raw = np.full(size + ALIGNMENT, 0xFF, dtype=np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        block = raw[start : start + size]
+        blocks[block.ctypes.data] = block
+        return block.ctypes.data
+
+    def cudaSetDevice(self, ordinal):
+        assert ordinal == 0
+        return (OK,)
+
+    def cudaGetErrorString(self, error):
+        return OK, error.name.encode()
+
+    def cudaRuntimeGetVersion(self):
+        return OK, 13000
+
+    def cudaMemGetInfo(self):
+        return OK, self.free, 1 << 30
+
+    def cudaMalloc(self, size):
+        assert size > 0
+        if size > self.free:
+            return Error.cudaErrorMemoryAllocation, None
+        self.free -= size
+        return OK, self._new(self.device, size)
+
+    def cudaFree(self, address):
+        self.free += self.device.pop(address).size
+        return (OK,)
+
+    def cudaHostAlloc(self, size, flags):
+        assert size > 0
+        assert flags == 0
+        return OK, self._new(self.pinned, size)
+
+    def cudaFreeHost(self, address):
+        del self.pinned[address]
+        return (OK,)
+
+    def cudaMemcpyAsync(self, to, source, size, kind, stream):
+        inward = kind == CopyKind.cudaMemcpyHostToDevice
+        ends = (self.device, self.pinned) if inward else (self.pinned, self.device)
+        self.copies.append((kind, size))
+
+        def copy():
+            self.memory(to, size, ends[0])[:] = self.memory(source, size, ends[1])
+
+        self.memory(to, size, ends[0]), self.memory(source, size, ends[1])  # both ends exist
+        self.streams[stream].push(copy)
+        return (OK,)
+
+    def cudaStreamCreateWithFlags(self, flags):
+        assert flags == 1
+        handle = next(self._handles)
+        self.streams[handle] = Stream()
+        return OK, handle
+
+    def cudaStreamDestroy(self, stream):
+        assert not self.streams.pop(stream).queue
+        return (OK,)
+
+    def cudaStreamSynchronize(self, stream):
+        own = self.streams[stream]
+        if own.captured is not None:
+            own.invalid = True
+            return (Error.cudaErrorStreamCaptureUnsupported,)
+        self.waits += 1
+        queue, own.queue = own.queue, []
+        for work in queue:
+            work()
+        return (OK,)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        assert mode == CaptureMode.cudaStreamCaptureModeThreadLocal
+        own = self.streams[stream]
+        assert own.captured is None
+        own.captured, own.invalid = [], not self.captures
+        return (OK,)
+
+    def cudaStreamEndCapture(self, stream):
+        own = self.streams[stream]
+        work, own.captured = own.captured, None
+        assert work is not None
+        if own.invalid:
+            return Error.cudaErrorStreamCaptureInvalidated, None
+        handle = next(self._handles)
+        self.graphs[handle] = work
+        return OK, handle
+
+    def cudaGraphInstantiate(self, graph, flags):
+        handle = next(self._handles)
+        self.graphs[handle] = list(self.graphs[graph])
+        return OK, handle
+
+    def cudaGraphDestroy(self, graph):
+        del self.graphs[graph]
+        return (OK,)
+
+    def cudaGraphLaunch(self, executable, stream):
+        self.launches += 1
+        for work in self.graphs[executable]:
+            self.streams[stream].push(work)
+        return (OK,)
+
+    def cudaGraphExecDestroy(self, executable):
+        del self.graphs[executable]
+        return (OK,)
+
+
+FUNCTIONS = [name for name in vars(FakeCuda) if name.startswith("cuda")]

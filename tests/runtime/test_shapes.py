@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+
+from csd.runtime import BackendError
+from csd.runtime.backends.shapes import Limits, bucket, call_dims, leading_dim
+from csd.runtime.backends.tensorrt.plan import clipped, fit
+from csd.runtime.manifest import GraphSpec, TensorSpec
+
+
+def graph(inputs, outputs):
+    return GraphSpec(
+        {"x.onnx": "0"},
+        tuple(TensorSpec(name, "float32", shape) for name, shape in inputs.items()),
+        tuple(TensorSpec(name, "float32", shape) for name, shape in outputs.items()),
+        {},
+    )
+
+
+HEAD_STEP = graph(
+    {"x": ("R", 4), "token": ("R",), "mods": ("S", "N", 8)}, {"eps": ("R", 4), "v": ("R", 4)}
+)
+BACKBONE = graph({"tokens": ("B", "V", 4), "query": ("B", "P")}, {"z": ("B", "P", 6)})
+
+
+def test_buckets_waste_no_more_than_a_third_above_four_rows():
+    assert [bucket(rows) for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 25)] == [
+        1, 2, 3, 4, 6, 6, 8, 8, 12, 16, 24, 32,
+    ]  # fmt: skip
+    sizes = {bucket(rows) for rows in range(1, 5000)}
+    assert all(rows <= bucket(rows) < max(rows + 2, 1.5 * rows) for rows in range(1, 5000))
+    assert len(sizes) == 25
+
+
+def test_sizes_come_from_the_shapes_of_the_inputs():
+    shapes = {"x": (5, 4), "token": (5,), "mods": (3, 2, 8)}
+    assert call_dims("head", HEAD_STEP, shapes) == {"R": 5, "S": 3, "N": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token": (4,)}, r"head: token is \[4\], not \['R'\] with {'R': 5"),
+        ({"x": (5, 3)}, r"head: x is \[5, 3\]"),
+        ({"x": (5, 4, 1)}, r"head: x is \[5, 4, 1\]"),
+        ({"y": (1,)}, "head takes other inputs: check y"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(change, message):
+    shapes = {"x": (5, 4), "token": (5,), "mods": (3, 2, 8), **change}
+    with pytest.raises(BackendError, match=message):
+        call_dims("head", HEAD_STEP, shapes)
+
+
+def test_calls_are_split_along_what_leads_every_output():
+    assert leading_dim(HEAD_STEP) == "R"
+    assert leading_dim(BACKBONE) == "B"
+    assert leading_dim(graph({"a": (3, "R")}, {"b": ("R",)})) is None
+    assert leading_dim(graph({"a": ("R",)}, {"b": ("R",), "c": ("B",)})) is None
+    assert leading_dim(graph({"a": ("R",)}, {"b": (4,)})) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "sizes"),
+    [(7, 7, [7]), (8, 7, [4, 4]), (20, 7, [7, 7, 6]), (0, 7, [0]), (3, 1, [1, 1, 1])],
+)
+def test_parts_are_about_equal_and_cover_everything(rows, most, sizes):
+    limits = Limits("head", {"R": (1, most)}, "rebuild")
+    parts = list(limits.parts(HEAD_STEP, {"R": rows}))
+    assert [part.stop - part.start for part in parts] == sizes
+    covered = [index for part in parts for index in range(part.start, part.stop)]
+    assert covered == list(range(rows))
+
+
+def test_rows_and_known_tokens_are_padded_within_the_profile():
+    limits = Limits("x", {"R": (4, 30), "V": (1, 16), "B": (1, 2)}, "csd-export --rebuild x")
+    assert limits.padded({"R": 1, "V": 0, "B": 2}) == {"R": 4, "V": 1, "B": 2}
+    assert limits.padded({"R": 25, "V": 9, "B": 1}) == {"R": 30, "V": 9, "B": 1}
+    assert limits.lowered({"R": 26}).padded({"R": 25, "V": 9, "B": 1})["R"] == 26
+    for dims in ({"R": 31, "V": 1, "B": 1}, {"R": 1, "V": 1, "B": 3}, {"R": 1, "V": 17, "B": 1}):
+        name = next(n for n, size in dims.items() if size > limits.ranges[n][1])
+        with pytest.raises(BackendError) as error:
+            limits.padded(dims)
+        assert f"asked for {name} = {dims[name]}, its engine's profile takes" in str(error.value)
+        assert f"csd-export --rebuild x --profile {name}={dims[name]}" in str(error.value)
+
+
+DEMAND = {
+    "target.backbone": {"B": 8, "V": 16, "P": 4},
+    "target.head_modulation": {"N": 64, "S": 10},
+    "target.head_step": {"N": 64, "S": 10, "R": 640},
+    "decoder": {"B": 4},
+}
+
+
+def need(name, dims):
+    kept = 100 * dims["N"] if name.endswith("modulation") else 0
+    turn = {"backbone": 50, "decoder": 2000}.get(name.split(".")[-1], 0) * dims.get("B", 0)
+    return kept, turn + 10 * dims.get("R", 0)
+
+
+def test_a_run_that_fits_is_left_alone():
+    assert fit(DEMAND, need, None, {}) == DEMAND
+    assert fit(DEMAND, need, 6400 + 8000, {}) == DEMAND
+
+
+@pytest.mark.parametrize("available", [14000, 9000, 4000, 2500, 2200])
+def test_calls_are_made_smaller_until_they_fit(available):
+    sizes = fit(DEMAND, need, available, {"target.head_modulation": {"N": 2}})
+    needs = [need(name, dims) for name, dims in sizes.items()]
+    assert max(n[0] for n in needs) + max(n[1] for n in needs) <= available
+    step, modulation = sizes["target.head_step"], sizes["target.head_modulation"]
+    assert step["N"] == modulation["N"] >= 2
+    assert step["S"] == modulation["S"] == 10
+    assert sizes["target.backbone"]["V"] == 16
+
+
+def test_what_cannot_be_made_to_fit_says_how_much_it_needs():
+    def large(name, dims):
+        return tuple(size << 20 for size in need(name, dims))
+
+    with pytest.raises(BackendError) as error:
+        fit(DEMAND, large, 2100 << 20, {"target.head_modulation": {"N": 2}}, weights=5 << 20)
+    assert "needs 2205 MB of device memory, the limit is 2105 MB: give --memory-limit 2205" in str(
+        error.value
+    )
+
+
+def test_sizes_are_brought_down_to_the_profiles():
+    tops = {("target.head_step", "N"): 10, ("target.head_step", "R"): 99, ("decoder", "B"): 3}
+    sizes = clipped(DEMAND, lambda name, dimension: tops.get((name, dimension)))
+    assert sizes["target.head_step"] == {"N": 10, "S": 10, "R": 99}
+    assert sizes["target.head_modulation"]["N"] == 10
+    assert sizes["decoder"] == {"B": 3}
+    with pytest.raises(BackendError, match="engines of target take 1 tokens"):
+        clipped(DEMAND, lambda name, dimension: 1)

@@ -1,0 +1,594 @@
+"""The TensorRT backends on stand-ins for the vendor's packages (`fake_tensorrt`, `fake_cuda`)."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import sys
+import types
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from csd.runtime import BackendError, Bundle, GenerateOptions, OptionError
+from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
+from csd.runtime.backends.tensorrt import binding
+from csd.runtime.device import DeviceInfo, current_platform, find_device
+
+from ..helpers import NUM_ITER
+from . import fake_cuda, fake_tensorrt
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import VERSIONS, FakeTensorRT, RuntimeConfig, write_engines
+
+ORIN = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
+MODES = {
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
+    "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER, head="speculative"),
+    "block": GenerateOptions(num_iter=NUM_ITER, gamma=3),
+    "block auto": GenerateOptions(num_iter=NUM_ITER, gamma=3, head="auto"),
+    "prefix": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix"),
+    "prefix guided": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix", cfg=2.0),
+    "guided": GenerateOptions(num_iter=NUM_ITER, gamma=3, cfg=2.0, head="speculative"),
+    "parallel": GenerateOptions(mode="target", num_iter=NUM_ITER, head="parallel", cfg=1.5),
+    "annealed": GenerateOptions(num_iter=NUM_ITER, gamma=3, head_steps=(20, 17), head="auto"),
+}
+LABELS = [3, 1, 4]
+
+
+@dataclass
+class Machine:
+    """A machine with a GPU, as far as the runtime can see."""
+
+    cuda: FakeCuda
+    libraries: dict[str, FakeTensorRT]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make a machine with some of the vendor's packages."""
+
+    def make(*backends, old=False, device=ORIN):
+        cuda = FakeCuda()
+        libraries = {name: FakeTensorRT(name, cuda, old=old) for name in backends}
+        for name in VERSIONS:
+            module = libraries[name].module if name in libraries else None
+            monkeypatch.setitem(sys.modules, name, module)
+        package, bindings = types.ModuleType("cuda"), types.ModuleType("cuda.bindings")
+        package.bindings, bindings.runtime = bindings, cuda.module
+        package.__path__, bindings.__path__ = [], []
+        for name, module in (
+            ("cuda", package), ("cuda.bindings", bindings), ("cuda.bindings.runtime", cuda.module)
+        ):  # fmt: skip
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr("csd.runtime.backends.find_device", lambda: device)
+        return Machine(cuda, libraries)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_bundle, tmp_path_factory):
+    """The tiny bundle with engines of both libraries."""
+    out = tmp_path_factory.mktemp("engines") / "bundle"
+    shutil.copytree(tiny_bundle, out)
+    for backend in VERSIONS:
+        write_engines(out, backend, precisions=("fp32", "fp16"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_session):
+    """Tokens of ONNX Runtime in every mode."""
+    made = {}
+
+    def tokens(mode):
+        if mode not in made:
+            made[mode] = tiny_session.generate(LABELS, MODES[mode], seed=7)
+        return made[mode]
+
+    return tokens
+
+
+@pytest.mark.parametrize("capture", [True, False], ids=["recorded", "plain"])
+@pytest.mark.parametrize("mode", MODES)
+def test_images_are_those_of_onnxruntime(machine, engines, expected, mode, capture):
+    backend = "tensorrt" if capture else "tensorrt_rtx"
+    here = machine(backend)
+    bundle = Bundle.open(engines)
+    with bundle.session(backend, precision="fp32", cuda_graph=capture) as session:
+        results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
+    wanted = expected(mode)
+    for result in results:
+        np.testing.assert_allclose(result.tokens, wanted.tokens, rtol=1e-4, atol=1e-4)
+        assert np.abs(result.images.astype(int) - wanted.images).max() <= 1
+    assert (here.cuda.launches > 0) == capture
+    assert not here.cuda.device
+    assert not here.cuda.pinned
+    assert not here.cuda.streams
+    assert not here.cuda.graphs
+
+
+def opened(engines, backend="tensorrt", **settings):
+    return Bundle.open(engines, check_files=False).session(backend, **settings)
+
+
+def refused(engines, backend, **settings):
+    """The one line that a session is refused with."""
+    with pytest.raises(BackendError) as error:
+        opened(engines, backend, **settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_half_precision_values_stay_on_the_device_and_make_nearly_the_same_images(
+    machine, engines, expected
+):
+    here = machine("tensorrt")
+    with opened(engines) as session:
+        assert session.versions()["precision"] == "fp16"
+        result = session.generate(LABELS, MODES["target"], seed=7)
+    wanted = expected("target").tokens
+    error = np.abs(result.tokens - wanted).max() / np.abs(wanted).max()
+    print(f"fp16 adaLN values: largest error {error:.1e} of the largest token")
+    assert 0 < error < 0.05
+    # 16 tokens, 20 head steps: the values would be most of what crosses.
+    values = 2 * 20 * 16 * len(LABELS) * session.bundle.manifest.target.modulation_dim
+    assert sum(size for _, size in here.cuda.copies) < values
+
+
+def test_the_first_library_that_runs_the_bundle_is_taken(machine, engines, tiny_bundle):
+    machine("tensorrt", "tensorrt_rtx")
+    for backends, chosen in (
+        (("tensorrt", "tensorrt_rtx"), "tensorrt"),
+        (("tensorrt_rtx",), "tensorrt_rtx"),
+        ((), "onnxruntime"),
+    ):
+        machine(*backends)
+        with opened(engines, "auto") as session:
+            assert session.backend.name == chosen
+    with opened(tiny_bundle, "auto") as session:
+        assert session.backend.name == "onnxruntime"
+
+
+def test_versions_name_the_library_the_device_and_the_driver(machine, engines):
+    machine("tensorrt_rtx")
+    with opened(engines, "tensorrt_rtx", precision="fp32") as session:
+        versions = session.versions()
+    assert versions["tensorrt_rtx"] == "1.7.1.116"
+    assert versions["cuda"] == "13.0"
+    assert versions["driver"] == "12.6"
+    assert versions["device"] == "Orin"
+    assert versions["compute_capability"] == "8.7"
+    assert versions["precision"] == "fp32"
+
+
+def test_a_backend_that_cannot_run_says_why_and_what_mends_it(machine, engines, tiny_bundle):
+    machine()
+    assert "TensorRT is not installed" in (said := refused(engines, "tensorrt"))
+    assert "on Jetson it comes with JetPack" in said
+    assert "pip install 'csd[rtx]'" in refused(engines, "tensorrt_rtx")
+    assert "has no TensorRT engines: csd-export --rebuild" in refused(tiny_bundle, "tensorrt")
+    machine("tensorrt", device=DeviceInfo("GeForce", "8.9", current_platform(), "13.0", 1 << 34))
+    assert (
+        "engine of target.backbone built by TensorRT 10.3.0.26 for sm_87; this machine has "
+        "10.3.0.26 on sm_89: csd-export --rebuild"
+    ) in refused(engines, "tensorrt")
+    assert "built by TensorRT 10.3.0.26 for sm_87" in refused(engines, "auto", precision="fp16")
+    for settings in ({"precision": "fp16"}, {"memory_limit": 100}):
+        flag = next(iter(settings)).replace("_", "-")
+        assert f"onnxruntime has no --{flag}" in refused(engines, "onnxruntime", **settings)
+
+
+def test_missing_cuda_bindings_are_named(machine, engines, monkeypatch):
+    machine("tensorrt")
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert "cuda.bindings is not installed" in (said := refused(engines, "tensorrt"))
+    assert "pip install cuda-bindings" in said
+
+
+def test_obstacles_are_listed_for_every_backend(machine, engines):
+    machine("tensorrt")
+    bundle = Bundle.open(engines, check_files=False)
+    reasons = obstacles(bundle.path, bundle.manifest, BackendOptions())
+    assert set(reasons) == set(BACKENDS)
+    assert reasons["tensorrt"] is reasons["onnxruntime"] is None
+    assert "pip install 'csd[rtx]'" in reasons["tensorrt_rtx"]
+    assert "pip install 'csd[gpu]'" in reasons["onnxruntime_cuda"]
+
+
+@pytest.mark.parametrize("settings", [{"precision": "int4"}, {"memory_limit": 0}, {"threads": 0}])
+def test_settings_out_of_range_are_refused(engines, settings):
+    name = next(iter(settings)).replace("_", "-")
+    with pytest.raises(OptionError, match=f"{name} is"):
+        opened(engines, "auto", **settings)
+
+
+@pytest.fixture
+def small_engines(make_bundle):
+    """The tiny bundle with engines of lowered profiles."""
+
+    def make(most, **kwargs):
+        bundle = make_bundle()
+        write_engines(bundle, "tensorrt", most=most, **kwargs)
+        return bundle
+
+    return make
+
+
+def test_calls_that_are_larger_than_a_profile_are_split(machine, small_engines, expected):
+    here = machine("tensorrt")
+    most = {
+        "target.head_step": {"R": 7}, "draft.head_step": {"R": 11}, "target.backbone": {"B": 1},
+        "target.head_modulation": {"N": 4}, "decoder": {"B": 2},
+    }  # fmt: skip
+    bundle = small_engines(most)
+    for mode in ("guided", "prefix", "parallel"):
+        with opened(bundle) as session:
+            result = session.generate(LABELS, MODES[mode], seed=7)
+        np.testing.assert_allclose(result.tokens, expected(mode).tokens, rtol=1e-4, atol=1e-4)
+    assert here.cuda.launches > 0
+
+
+def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machine, small_engines):
+    here = machine("tensorrt")
+    with opened(small_engines({"target.head_step": {"S": 19}})) as session:
+        with pytest.raises(BackendError) as error:
+            session.generate(LABELS, MODES["target"])
+        assert here.libraries["tensorrt"].calls == 0
+        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, head_steps=19))
+    assert "target.head_step was asked for S = 20, its engine's profile takes 1 to 19" in str(
+        error.value
+    )
+    assert "--profile S=20" in str(error.value)
+
+
+def test_memory_is_planned_once_and_its_peak_reported(machine, engines):
+    here = machine("tensorrt")
+    sizes = []
+    allocate = here.cuda.module.cudaMalloc
+    here.cuda.module.cudaMalloc = lambda size: sizes.append(size) or allocate(size)
+    with opened(engines, precision="fp32") as session:
+        assert not sizes
+        stats = session.generate(LABELS, MODES["guided"], seed=7).stats
+        assert len(sizes) == 2  # what is kept, and what is used in turn
+        weights = sum(engine.size for engine in session.backend.engines.values())
+        assert stats.device_memory_peak == weights + sum(sizes)
+        assert stats.to_dict()["device_memory_peak_bytes"] == stats.device_memory_peak
+        session.generate(LABELS[:1], MODES["target"], seed=7)
+        assert len(sizes) == 2
+
+
+def test_a_memory_limit_splits_calls_and_keeps_to_it(machine, engines, expected):
+    machine("tensorrt")
+    options = MODES["parallel"]
+    with opened(engines, precision="fp32") as session:
+        free = session.generate(LABELS, options, seed=7).stats.device_memory_peak
+        weights = sum(engine.size for engine in session.backend.engines.values())
+    limit = (weights + (free - weights) // 3 + (1 << 20) - 1) >> 20
+    assert limit << 20 < free
+    with opened(engines, precision="fp32", memory_limit=limit) as session:
+        result = session.generate(LABELS, options, seed=7)
+    assert weights < result.stats.device_memory_peak <= limit << 20
+    np.testing.assert_allclose(result.tokens, expected("parallel").tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_a_memory_limit_that_is_too_low_says_what_is_needed(machine, engines):
+    machine("tensorrt")
+    with opened(engines, precision="fp32", memory_limit=7) as session:
+        with pytest.raises(BackendError, match="the limit is 7 MB: give --memory-limit") as error:
+            session.generate(LABELS, MODES["target"])
+        needed = int(str(error.value).split("--memory-limit ")[1].split(",")[0])
+    with opened(engines, precision="fp32", memory_limit=needed) as session:
+        assert session.generate(LABELS, MODES["target"]).stats.device_memory_peak <= needed << 20
+
+
+def test_a_device_without_memory_left_says_so(machine, engines):
+    here = machine("tensorrt")
+    here.cuda.free = 1000
+    with opened(engines) as session, pytest.raises(BackendError) as error:
+        session.generate(LABELS, MODES["target"])
+    assert "MB left (cudaErrorMemoryAllocation; 0 MB are free): give --memory-limit" in str(
+        error.value
+    )
+
+
+def test_a_call_is_recorded_when_it_repeats(machine, engines):
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        session.generate(LABELS, MODES["target"], seed=7)
+        enqueued, launched = here.libraries["tensorrt"].calls, here.cuda.launches
+        recorded = session.backend.recordings()
+        assert recorded["target.backbone"] == (0, None)  # no shape came twice
+        assert recorded["target.head_step"][0] > 0
+        # One shape: the first call plain, the second before its recording, the others launched.
+        steps = 20 * NUM_ITER
+        assert launched > 0.8 * steps
+        contexts = here.libraries["tensorrt"].contexts
+        session.generate(LABELS, MODES["target"], seed=8)
+        assert session.backend.recordings()["target.backbone"][0] == NUM_ITER
+        session.generate(LABELS, MODES["target"], seed=9)
+        assert here.cuda.launches > launched + 2 * steps
+        assert here.libraries["tensorrt"].contexts < contexts + 3 * NUM_ITER
+    assert enqueued > 0
+
+
+@pytest.mark.parametrize("refuse", ["capture", "library", "limit"])
+def test_what_cannot_be_recorded_is_run_plainly(machine, engines, expected, refuse, monkeypatch):
+    backend = "tensorrt_rtx" if refuse == "library" else "tensorrt"
+    here = machine(backend)
+    here.cuda.captures = refuse != "capture"
+    here.libraries[backend].capturable = refuse != "library"
+    if refuse == "limit":
+        monkeypatch.setattr("csd.runtime.backends.tensorrt.capture.MOST_RECORDINGS", 1)
+    with opened(engines, backend, precision="fp32") as session:
+        for _ in range(2):
+            result = session.generate(LABELS, MODES["target"], seed=7)
+        count, reason = session.backend.recordings()["target.head_step"]
+    np.testing.assert_allclose(result.tokens, expected("target").tokens, rtol=1e-4, atol=1e-4)
+    if refuse == "limit":
+        assert (count, reason) == (1, None)
+    else:
+        assert count == here.cuda.launches == 0
+        assert "Invalidated" in reason or "cannot be recorded" in reason
+        # It was tried once in each graph, not at every call.
+        assert here.libraries[backend].contexts <= 7 + 7
+
+
+def test_an_older_library_without_sized_scratch_memory_works(machine, engines, expected):
+    machine("tensorrt", old=True)
+    with opened(engines, precision="fp32") as session:
+        result = session.generate(LABELS, MODES["target"], seed=7)
+    np.testing.assert_allclose(result.tokens, expected("target").tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_a_failure_of_the_library_is_one_line_with_its_first_message(machine, engines):
+    here = machine("tensorrt")
+    with opened(engines) as session:
+        here.libraries["tensorrt"].fail_after = 12
+        with pytest.raises(BackendError) as error:
+            session.generate(LABELS, MODES["target"])
+        here.libraries["tensorrt"].fail_after = None
+    assert "TensorRT cannot run an engine (the first reason): " in str(error.value)
+
+
+def test_an_engine_that_cannot_be_read_or_is_another_graph_is_named(machine, small_engines):
+    machine("tensorrt")
+    bundle = small_engines({})
+    folder = bundle / "engines" / "tensorrt" / "sm_87"
+    path = folder / "target.head_step.fp32.engine"
+    whole = path.read_bytes()
+    path.write_bytes(b"\x00garbage")
+    said = refused(bundle, "tensorrt")
+    assert "cannot load engines/tensorrt/sm_87/target.head_step.fp32.engine" in said
+    assert "(the engine's header is not readable): csd-export --rebuild" in said
+    path.write_bytes((folder / "target.backbone.fp32.engine").read_bytes())
+    assert "is not an engine of target.head_step in fp32 (see tensor eps)" in refused(
+        bundle, "tensorrt"
+    )
+    path.write_bytes(whole.replace(b'"float32"', b'"float16"', 1))
+    assert "in fp32 (see tensor x): csd-export" in refused(bundle, "tensorrt")
+
+
+@pytest.fixture
+def graphs(machine, engines):
+    """Graphs of the tiny target on a stand-in, and the machine."""
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        yield session.graph, session.bundle.manifest.target, here
+
+
+def _modulation(graph, config, seed, tokens=3):
+    z = np.random.default_rng(seed).standard_normal((tokens, config.condition_dim))
+    feeds = {"z": z.astype(np.float32), "timestep": np.arange(5)}
+    return graph("target.head_modulation").run(feeds, keep=("mods",))["mods"], feeds
+
+
+def _step_feeds(config, mods, rows=6):
+    rng = np.random.default_rng(rows)
+    return {
+        "x": rng.standard_normal((rows, config.token_dim)).astype(np.float32),
+        "step": rng.integers(5, size=rows), "token": rng.integers(3, size=rows), "mods": mods,
+    }  # fmt: skip
+
+
+def test_kept_values_are_good_until_others_are_kept(graphs):
+    graph, config, here = graphs
+    mods, feeds = _modulation(graph, config, seed=1)
+    assert mods.shape == (5, 3, config.modulation_dim)
+    graph("target.head_step").run(_step_feeds(config, mods))
+    waits = here.cuda.waits
+    first = graph("target.head_step").run(_step_feeds(config, mods))
+    assert here.cuda.waits == waits + 1
+    array = graph("target.head_modulation").run(feeds)["mods"]
+    from_host = graph("target.head_step").run(_step_feeds(config, array))
+    np.testing.assert_array_equal(first["eps"], from_host["eps"])
+    _modulation(graph, config, seed=2)
+    with pytest.raises(RuntimeError, match="overwritten"):
+        graph("target.head_step").run(_step_feeds(config, mods))
+
+
+def test_of_two_calls_without_a_wait_between_the_second_counts(graphs):
+    graph, config, _ = graphs
+    _modulation(graph, config, seed=1)
+    mods, feeds = _modulation(graph, config, seed=2)
+    kept = graph("target.head_step").run(_step_feeds(config, mods))
+    array = graph("target.head_modulation").run(feeds)["mods"]
+    np.testing.assert_array_equal(
+        kept["eps"], graph("target.head_step").run(_step_feeds(config, array))["eps"]
+    )
+
+
+def test_a_larger_call_than_was_planned_for_makes_room_and_keeps_what_was_kept(graphs):
+    graph, config, _ = graphs
+    mods, feeds = _modulation(graph, config, seed=1)
+    small = graph("target.head_step").run(_step_feeds(config, mods, rows=4))
+    large = graph("target.head_step").run(_step_feeds(config, mods, rows=3000))
+    again = graph("target.head_step").run(_step_feeds(config, mods, rows=4))
+    np.testing.assert_array_equal(small["eps"], again["eps"])
+    array = graph("target.head_modulation").run(feeds)["mods"]
+    from_host = graph("target.head_step").run(_step_feeds(config, array, rows=3000))
+    np.testing.assert_array_equal(large["v"], from_host["v"])
+
+
+def test_a_backbone_without_known_tokens_is_padded_to_the_engines_least(
+    machine, small_engines, tiny_session, monkeypatch
+):
+    machine("tensorrt")
+    bundle = small_engines({})
+    path = bundle / "engines" / "tensorrt" / "sm_87" / "target.backbone.fp32.engine"
+    values = json.loads(path.read_text())
+    for name in ("tokens", "visible"):
+        values["profile"][name][0][1] = 2  # V
+    path.write_text(json.dumps(values))
+    config = tiny_session.bundle.manifest.target
+    feeds = {
+        "tokens": np.zeros((1, 0, config.token_dim), np.float32), "label": np.array([3]),
+        "visible": np.zeros((1, 0), np.int64), "query": np.arange(4)[None],
+    }  # fmt: skip
+    with opened(bundle) as session:
+        padded = session.graph("target.backbone").run(feeds)["z"]
+    plain = tiny_session.graph("target.backbone").run(feeds)["z"]
+    np.testing.assert_allclose(padded, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
+    machine("tensorrt")
+    bundle = make_bundle()
+    write_engines(bundle, "tensorrt", precisions=("bf16",))
+    with opened(bundle) as session:
+        graph = session.graph("target.head_modulation")
+        place = graph._placed({"N": 1, "S": 2}, {}, ()).outputs[0]
+        place.whole[:] = np.float32(1.5).view(np.uint32) >> 16
+        from csd.runtime.backends.tensorrt.graph import _host_array
+
+        values = _host_array(place)
+    assert values.dtype == np.float32
+    assert (values == 1.5).all()
+
+
+OPS = ("ops.accept",)
+
+
+@pytest.fixture
+def ops_bundle(make_bundle):
+    """A bundle with an engine of an operator, which needs its plugin."""
+
+    def change(values):
+        values["graphs"]["ops.accept"] = values["graphs"]["decoder"]
+
+    bundle = make_bundle(change)
+    write_engines(bundle, "tensorrt")
+    write_engines(bundle, "tensorrt", graphs=OPS, plugin="CsdAccept")
+    return bundle
+
+
+def test_a_missing_plugin_is_named_with_the_command_that_builds_it(machine, ops_bundle):
+    machine("tensorrt")
+    with opened(ops_bundle) as session:
+        session.generate(LABELS, MODES["target"])  # decoding needs none
+        with pytest.raises(BackendError) as error:
+            session.graph("ops.accept")
+    assert "ops.accept needs the plugin CsdAccept of the namespace csd" in str(error.value)
+    assert "cmake -S plugins/tensorrt -B build -DCMAKE_CUDA_ARCHITECTURES=87" in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["in the bundle", "beside it", "by name"])
+def test_the_plugin_library_is_found_and_loaded_once(
+    machine, ops_bundle, tmp_path, place, monkeypatch
+):
+    here = machine("tensorrt")
+    folders = {"in the bundle": ops_bundle, "beside it": ops_bundle.parent}
+    path = folders.get(place, tmp_path / "elsewhere") / "libcsd_plugins.so"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('["CsdAccept", "CsdResample", "CsdVerifyWindow", "CsdTransition"]')
+    if place == "by name":
+        monkeypatch.setenv("CSD_PLUGIN_LIBRARY", str(path))
+    with opened(ops_bundle) as session:
+        session.graph("ops.accept")
+        session.graph("ops.accept")
+    assert here.libraries["tensorrt"].registry.libraries == [str(path)]
+    with opened(ops_bundle) as session:  # registered already
+        session.graph("ops.accept")
+    assert len(here.libraries["tensorrt"].registry.libraries) == 1
+
+
+def test_a_plugin_library_that_is_not_there_is_named(machine, ops_bundle, monkeypatch):
+    machine("tensorrt")
+    monkeypatch.setenv("CSD_PLUGIN_LIBRARY", "/nowhere/libcsd_plugins.so")
+    with opened(ops_bundle) as session, pytest.raises(BackendError, match="names /nowhere/libcsd"):
+        session.graph("ops.accept")
+
+
+def _fake_names(cls):
+    return {name for name in vars(cls) if not name.startswith("_")} - {"onnx", "ready"}
+
+
+def test_the_stand_ins_have_the_names_of_tensorrt_rtx():
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    pairs = {
+        "ICudaEngine": fake_tensorrt.Engine, "IPluginRegistry": fake_tensorrt.Registry,
+        "IExecutionContext": fake_tensorrt.RtxContext, "IRuntimeConfig": RuntimeConfig,
+        "Runtime": fake_tensorrt._Runtime, "DataType": fake_tensorrt.DataType,
+        "TensorIOMode": fake_tensorrt.TensorIOMode, "ILogger": fake_tensorrt.ILogger,
+        "ExecutionContextAllocationStrategy": fake_tensorrt.ExecutionContextAllocationStrategy,
+        "DynamicShapesKernelSpecializationStrategy":
+            fake_tensorrt.DynamicShapesKernelSpecializationStrategy,
+    }  # fmt: skip
+    for name, fake in pairs.items():
+        names = {n for base in fake.__mro__[:-1] for n in _fake_names(base)}
+        names -= {"num_io_tensors", "name", "value"}
+        assert names <= set(dir(getattr(trt, name))), name
+    assert hasattr(trt.ICudaEngine, "num_io_tensors")
+    for method, arguments in (
+        (trt.IExecutionContext.set_device_memory, "memory, size"),
+        (trt.IExecutionContext.set_tensor_address, "name, memory"),
+        (trt.IExecutionContext.execute_async_v3, "stream_handle"),
+        (trt.IExecutionContext.is_stream_capturable, "stream"),
+        (trt.ICudaEngine.get_tensor_profile_shape, "name, profile_index"),
+        (trt.IPluginRegistry.get_creator, "type, version, plugin_namespace"),
+    ):
+        positions = [method.__doc__.index(f"{one}:") for one in arguments.split(", ")]
+        assert positions == sorted(positions)
+    assert callable(trt.get_plugin_registry)
+    log = binding._make_log(trt)  # the vendor's base class takes ours
+    log.logger.log(trt.ILogger.ERROR, "first\nline")
+    log.logger.log(trt.ILogger.ERROR, "second")
+    assert log.take() == "first line"
+    assert binding.Binding("tensorrt_rtx").version == trt.__version__
+
+
+def test_the_stand_ins_have_the_names_of_cuda_bindings():
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    for name in fake_cuda.FUNCTIONS:
+        given = inspect.signature(getattr(FakeCuda, name)).parameters
+        text = getattr(runtime, name).__doc__.split("\n")[0]
+        wanted = [part for part in text[text.index("(") + 1 : -1].split(",") if part.strip()]
+        assert len(given) - 1 == len(wanted), text
+    for enumeration, fake in (
+        ("cudaError_t", fake_cuda.Error), ("cudaMemcpyKind", fake_cuda.CopyKind),
+        ("cudaStreamCaptureMode", fake_cuda.CaptureMode),
+    ):  # fmt: skip
+        real = getattr(runtime, enumeration)
+        assert all(getattr(real, item.name).value == item.value for item in fake)
+    assert runtime.cudaStreamNonBlocking == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", VERSIONS)
+def test_images_on_the_device_of_this_machine(backend, request):
+    try:
+        find_device()
+        binding.import_binding(backend)
+    except BackendError as error:
+        pytest.skip(str(error))
+    bundle = Bundle.open(request.getfixturevalue("zoo_bundle"))
+    try:
+        session = bundle.session(backend)
+    except BackendError as error:
+        pytest.skip(str(error))
+    with session, bundle.session("onnxruntime") as reference:
+        options = GenerateOptions(mode="target", num_iter=8)
+        made, wanted = (s.generate([3, 7], options, seed=1).latents for s in (session, reference))
+    assert np.abs(made - wanted).mean() < 0.05
