@@ -1,4 +1,4 @@
-"""How calls are put together and cubins chosen; the kernels run in test_kernels_emulated.py."""
+"""How calls are put together and cubins chosen; the kernels run in test_kernels.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from csd.plugins import host, launch, rounds
 from csd.runtime.head import AffineDraft, SequentialSampler, SpeculativeSampler, fit_affine_draft
 
 from ..runtime.head.analytic import Mixture, guided, linear, record
-from .test_kernels_emulated import compile_emulated
+from .test_kernels import compile_emulated
 
 STEPS = 24
 

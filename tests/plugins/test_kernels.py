@@ -1,7 +1,7 @@
-"""The CUDA kernels' own source on a CPU, through the emulator beside this file.
+"""The CUDA kernels' own source on a CPU, through the emulator beside this file, and on a device.
 
-What this cannot show is what a compiler for the device makes of it; what it does show is the
-arithmetic in float32, every index, the conversions, and that no lane waits for another in vain.
+What the emulator cannot show is what a compiler for the device makes of it; what it does show is
+the arithmetic in float32, every index, the conversions, and that no lane waits for another in vain.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from csd.plugins import build, launch, reference
 from csd.plugins.reference import Density
 
+from .on_device import DeviceKernels
 from .test_reference import SIGNIFICANCE, p_value_of_law, pair, tiled
 
 HERE = Path(__file__).resolve().parent
@@ -54,14 +54,38 @@ def compile_emulated(out: Path, kernels: Path = build.SOURCES, *, half: bool = F
     return ctypes.CDLL(str(out))
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory):
-    folder, found = tmp_path_factory.mktemp("emulated"), {}
+class EmulatedKernels:
+    """Kernels compiled for this processor."""
 
-    def library(dtype: str) -> Any:
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def array(self, shape, dtype) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def run(self, call: launch.Call, blocks: int | None = None) -> int:
+        pointers = []
+        for argument in call.arguments:
+            kind = {np.int32: ctypes.c_int32, np.float32: ctypes.c_float}.get(type(argument))
+            pointers.append(
+                (kind or ctypes.c_void_p)(argument if kind is None else argument.item())
+            )
+        table = (ctypes.c_void_p * len(pointers))(*(ctypes.addressof(p) for p in pointers))
+        function = getattr(self._library, f"emulate_{call.kernel}")
+        return function(blocks or call.blocks, launch.THREADS, table)
+
+
+@pytest.fixture(scope="module", params=["emulated", pytest.param("device", marks=pytest.mark.gpu)])
+def libraries(request, tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp("kernels"), {}
+    if request.param == "device":
+        kernels = DeviceKernels(folder)
+        return lambda dtype: kernels
+
+    def library(dtype: str) -> EmulatedKernels:
         half = dtype != "float32"
         if half not in found:
-            found[half] = compile_emulated(folder / f"half{half}.so", half=half)
+            found[half] = EmulatedKernels(compile_emulated(folder / f"half{half}.so", half=half))
         return found[half]
 
     return library
@@ -94,39 +118,31 @@ def rounded(array, dtype):
     return load(store(array, dtype), dtype)
 
 
-@dataclass
 class Memory:
-    """Arrays that a call points to, kept alive."""
+    """Arrays that a call points to, kept alive, where the kernels can reach them."""
 
-    arrays: list
+    def __init__(self, kernels) -> None:
+        self.kernels, self.arrays = kernels, []
 
     def put(self, array, dtype="float32") -> int:
-        self.arrays.append(np.ascontiguousarray(store(array, dtype)))
-        return self.arrays[-1].ctypes.data
+        return self._keep(store(array, dtype))
 
     def integers(self, array) -> int:
-        self.arrays.append(np.ascontiguousarray(array, np.int32))
-        return self.arrays[-1].ctypes.data
+        return self._keep(np.asarray(array, np.int32))
 
     def out(self, shape, dtype) -> tuple[np.ndarray, int]:
         # Filled with what no operator returns, so that an element left out is seen.
-        array = np.full(shape, 77, np.uint16 if dtype == "bfloat16" else dtype)
-        self.arrays.append(array)
-        return array, array.ctypes.data
+        address = self._keep(np.full(shape, 77, np.uint16 if dtype == "bfloat16" else dtype))
+        return self.arrays[-1], address
+
+    def _keep(self, array) -> int:
+        self.arrays.append(self.kernels.array(array.shape, array.dtype))
+        self.arrays[-1][...] = array
+        return self.arrays[-1].ctypes.data
 
     def density(self, density, dtype) -> launch.DensityBuffers:
         parts = (density.mean, density.std, density.sum_log_std)
         return launch.DensityBuffers(*(self.put(part, dtype) for part in parts))
-
-
-def emulate(library, call, *, blocks=None):
-    pointers = []
-    for argument in call.arguments:
-        kind = {np.int32: ctypes.c_int32, np.float32: ctypes.c_float}.get(type(argument))
-        pointers.append((kind or ctypes.c_void_p)(argument if kind is None else argument.item()))
-    table = (ctypes.c_void_p * len(pointers))(*(ctypes.addressof(p) for p in pointers))
-    function = getattr(library, f"emulate_{call.kernel}")
-    return function(blocks or call.blocks, launch.THREADS, table)
 
 
 def rounded_density(density, dtype):
@@ -143,7 +159,7 @@ def single(array):
 
 
 def accept(library, x, p, q, u, dtype, *, blocks=None, **options):
-    memory, (batch, tokens, channels) = Memory([]), np.shape(x)
+    memory, (batch, tokens, channels) = Memory(library), np.shape(x)
     accepted, ratio, prefix, error = outputs = [
         memory.out(shape, kind)
         for shape, kind in (
@@ -156,7 +172,7 @@ def accept(library, x, p, q, u, dtype, *, blocks=None, **options):
         launch.AcceptOutputs(*(pointer for _, pointer in outputs)), batch=batch, tokens=tokens,
         channels=channels, dtype=dtype, **options,
     )  # fmt: skip
-    assert emulate(library, call, blocks=blocks) == 0
+    assert library.run(call, blocks) == 0
     return accepted[0], ratio[0], prefix[0], error[0]
 
 
@@ -218,7 +234,7 @@ def test_what_is_not_finite_is_an_error_of_its_row_alone(libraries, field, value
 
 
 def resample(library, p, q, normals, uniforms, dtype, *, blocks=None, **options):
-    memory, (tries, tokens, channels) = Memory([]), np.shape(normals)
+    memory, (tries, tokens, channels) = Memory(library), np.shape(normals)
     x, done, error = outputs = [
         memory.out(shape, kind)
         for shape, kind in (((tokens, channels), dtype), ((tokens,), "bool"), ((tokens,), "int32"))
@@ -228,7 +244,7 @@ def resample(library, p, q, normals, uniforms, dtype, *, blocks=None, **options)
         memory.put(uniforms), launch.ResampleOutputs(*(pointer for _, pointer in outputs)),
         tries=tries, tokens=tokens, channels=channels, dtype=dtype, **options,
     )  # fmt: skip
-    assert emulate(library, call, blocks=blocks) == 0
+    assert library.run(call, blocks) == 0
     return load(x[0], dtype), done[0], error[0]
 
 
@@ -275,7 +291,7 @@ def test_a_pool_that_ends_and_one_that_is_empty_are_not_done(libraries):
 
 
 def verify(library, window, uniforms, index, normals, pool, dtype, *, blocks=None):
-    memory, (tokens, length, channels) = Memory([]), np.shape(window[0])
+    memory, (tokens, length, channels) = Memory(library), np.shape(window[0])
     accepted, next_index, state, status = outputs = [
         memory.out((tokens,), "int32"), memory.out((tokens,), "int32"),
         memory.out((tokens, channels), dtype), memory.out((tokens,), "int32"),
@@ -288,7 +304,7 @@ def verify(library, window, uniforms, index, normals, pool, dtype, *, blocks=Non
         launch.WindowOutputs(*(pointer for _, pointer in outputs)),
         tokens=tokens, window=length, channels=channels, tries=len(normals), dtype=dtype,
     )  # fmt: skip
-    assert emulate(library, call, blocks=blocks) == 0
+    assert library.run(call, blocks) == 0
     return accepted[0], next_index[0], load(state[0], dtype), status[0]
 
 
@@ -377,7 +393,7 @@ def test_a_walk_says_where_a_density_is_not_finite_and_skips_ended_tokens(librar
 
 
 def transition(library, x, eps, v, noise, step, tables, dtype, *, guidance=None, blocks=None):
-    memory, (rows, channels) = Memory([]), np.shape(x)
+    memory, (rows, channels) = Memory(library), np.shape(x)
     outputs = [memory.out((rows, channels), kind) for kind in (dtype, *["float32"] * 3)]
     other, scale = (0, 0) if guidance is None else (
         memory.put(guidance[0], dtype), memory.put(guidance[1])
@@ -390,7 +406,7 @@ def transition(library, x, eps, v, noise, step, tables, dtype, *, guidance=None,
         launch.TransitionOutputs(*(pointer for _, pointer in outputs)),
         rows=rows, channels=channels, steps=len(tables), temperature=0.9, dtype=dtype,
     )  # fmt: skip
-    assert emulate(library, call, blocks=blocks) == 0
+    assert library.run(call, blocks) == 0
     return load(outputs[0][0], dtype), *(array for array, _ in outputs[1:])
 
 
@@ -478,7 +494,7 @@ def test_the_emulator_finds_lanes_that_wait_in_vain(tmp_path):
         text = path.read_text(encoding="utf-8")
         text = text.replace("__shfl_xor_sync(mask,", "__shfl_xor_sync(~0u,")
         (tmp_path / path.name).write_text(text, encoding="utf-8")
-    library = compile_emulated(tmp_path / "broken.so", tmp_path)
+    library = EmulatedKernels(compile_emulated(tmp_path / "broken.so", tmp_path))
     rng = np.random.default_rng(0)
     p, x = random_density(rng, (1, 3, 4)), np.zeros((1, 3, 4))
     with pytest.raises(AssertionError, match="== 0"):
