@@ -162,7 +162,8 @@ class Backbone(nn.Module):
         width = flat.shape[-1]
         x = flat.reshape(batch, -1, width)
         full = self.mask_token.expand(batch, length + 1, width)
-        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), x[:, buffer:])
+        known = x[:, buffer:].to(full.dtype)  # under autocast they differ
+        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), known)
         x = torch.cat([x[:, :buffer], full[:, :length]], dim=1) + self.decoder_pos_embed_learned
         flat = x.reshape(-1, width)
         last = len(self.decoder_blocks) - 1

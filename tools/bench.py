@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +23,17 @@ if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not
     from .eager import EagerSampler
 
 Report = Callable[[str], None]
+# PyTorch's modes: the table of eager.py, which cannot be imported without it.
+BASELINES = ("eager", "eager-bf16", "compile")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: options, run by PyTorch eager or by the runtime."""
+    """One thing to measure: options, run by a PyTorch baseline or, without one, by the runtime."""
 
     name: str
     options: GenerateOptions
-    eager: bool = False
+    baseline: str | None = None
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Measurement:
         head_evaluations: batched head calls by model of the last repeat.
         head_rounds: sequential head evaluations a token, by model, of the last repeat.
         head_rows: head network rows a token, by model, of the last repeat.
+        device_memory_peak: bytes of device memory; None where nobody counts them.
     """
 
     case: Case
@@ -58,6 +61,7 @@ class Measurement:
     head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
     head_rounds: dict[str, float] = field(default_factory=dict[str, float])
     head_rows: dict[str, float] = field(default_factory=dict[str, float])
+    device_memory_peak: int | None = None
 
     def median(self) -> float:
         """Median seconds of a batch."""
@@ -68,7 +72,7 @@ class Measurement:
         median = self.median()
         return {
             "name": self.case.name,
-            "options": None if self.case.eager else self.case.options.to_dict(),
+            "options": None if self.case.baseline else self.case.options.to_dict(),
             "seconds_per_image": median / batch,
             "seconds_percentiles_10_90": [float(p) for p in np.percentile(self.seconds, (10, 90))],
             "seconds": self.seconds,
@@ -80,6 +84,7 @@ class Measurement:
             "head_evaluations": self.head_evaluations,
             "head_rounds_per_token": self.head_rounds,
             "head_rows_per_token": self.head_rows,
+            "device_memory_peak_bytes": self.device_memory_peak,
         }
 
 
@@ -88,8 +93,8 @@ class Sweep:
     """What is varied.
 
     Attributes:
-        modes: of `eager`, `target`, `draft`, `csd`.
-        heads: head samplers of all modes but `eager`.
+        modes: of `eager`, `eager-bf16`, `compile`, `target`, `draft`, `csd`.
+        heads: head samplers of all modes but the PyTorch ones.
         gammas: for `csd`.
         temperatures: inner temperatures for `csd` at the first gamma, beside the options' own.
         fewer_steps: AR steps at which the target is measured too, where they are fewer: that is
@@ -106,7 +111,7 @@ class Sweep:
 def make_cases(sweep: Sweep, options: GenerateOptions, num_iter: int) -> list[Case]:
     """List what to measure, with `options` for everything else and `num_iter` AR steps."""
     base = dataclasses.replace(options, mode="target", num_iter=num_iter)
-    cases = [Case("eager", base, eager=True)] if "eager" in sweep.modes else []
+    cases = [Case(name, base, name) for name in BASELINES if name in sweep.modes]
     for head in sweep.heads:
         suffix = "" if head == "sequential" else f", head {head}"
         alone = dataclasses.replace(base, head=head)
@@ -135,7 +140,7 @@ def make_cases(sweep: Sweep, options: GenerateOptions, num_iter: int) -> list[Ca
 
 def measure(
     session: Session,
-    eager: EagerSampler | None,
+    baselines: Mapping[str, EagerSampler],
     cases: Sequence[Case],
     *,
     batch: int,
@@ -153,18 +158,18 @@ def measure(
         report(f"repeat {timed}/{repeats}" if timed > 0 else "warming up")
         for result in results:
             options = result.case.options
-            if result.case.eager:
-                assert eager is not None
+            if result.case.baseline:
+                eager = baselines[result.case.baseline]
                 resolved = options.resolved(manifest.target, manifest.head_steps)
                 began = time.perf_counter()
                 eager.generate(np.array(labels), resolved, SeededNoise(seed + run))
                 seconds = time.perf_counter() - began
-                result.parts = eager.parts
+                result.parts, result.device_memory_peak = eager.parts, eager.device_memory_peak
             else:
                 stats = session.generate(labels, options, seed=seed + run).stats
                 seconds = stats.seconds
                 result.acceptance_rate = stats.acceptance_rate
-                result.parts = stats.parts
+                result.parts, result.device_memory_peak = stats.parts, stats.device_memory_peak
                 result.head_evaluations = stats.head_evaluations
                 for role, tokens in stats.head_tokens.items():
                     result.head_rounds[role] = stats.head_rounds[role] / tokens
@@ -186,7 +191,7 @@ def measure_quality(
     """Add class accuracy, and acceptance rates over as many images, to the runtime's cases."""
     labels = balanced_labels(images, session.bundle.manifest.target.class_num)
     for result in results:
-        if result.case.eager:
+        if result.case.baseline:
             continue
         report(f"quality of {result.case.name}: {images} images")
         made = session.generate(labels, result.case.options, seed=seed)
@@ -195,31 +200,44 @@ def measure_quality(
         result.acceptance_rate = made.stats.acceptance_rate
 
 
-def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSampler:
-    """Load the target's weights for the PyTorch baseline.
+def eager_samplers(
+    bundle: Bundle, names: Sequence[str], weights: Path | None, threads: int, device: str
+) -> dict[str, EagerSampler]:
+    """Load the target's weights for each of the PyTorch baselines.
 
     Args:
         bundle: whose target to load.
+        names: of `BASELINES`.
         weights: file to load from, unless where the bundle was exported from.
         threads: CPU threads.
+        device: `cpu` or `cuda`.
 
     Raises:
-        CsdError: PyTorch is missing, or the weights are gone or are other ones.
+        CsdError: PyTorch or its device is missing, or the weights are gone or are other ones.
     """
+    if not names:
+        return {}
+    without = f"leave {' and '.join(names)} out of --modes"
     try:
+        import torch
+
         from ..models import load_mar
         from ..models.zoo import zoo_entry
         from .eager import EagerSampler
     except ImportError as error:
         raise CsdError(
-            f"mode eager needs {error.name}: pip install 'csd[export]', or leave eager out of "
-            "--modes"
+            f"mode {names[0]} needs {error.name}: pip install 'csd[export]', or {without}"
         ) from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CsdError(
+            f"mode {names[0]} on a GPU needs a PyTorch built for CUDA (here is "
+            f"{torch.__version__}): install one, give --eager-device cpu, or {without}"
+        )
     source = bundle.manifest.sources.get("target")
     if source is None:
         raise CsdError(
             "the bundle does not say which weights it was exported from: export it again, as "
-            "--target-weights is checked against them, or leave eager out of --modes"
+            f"--target-weights is checked against them, or {without}"
         )
     path = weights or (
         zoo_entry(source.path.removeprefix("zoo:")).weights("target")
@@ -229,9 +247,12 @@ def eager_sampler(bundle: Bundle, weights: Path | None, threads: int) -> EagerSa
     if not path.is_file() or file_sha256(path) != source.sha256:
         raise CsdError(
             f"the weights that the bundle was exported from are not at {path}: give "
-            "--target-weights FILE, or leave eager out of --modes"
+            f"--target-weights FILE, or {without}"
         )
-    return EagerSampler(load_mar(path, bundle.manifest.target), threads)
+    return {
+        name: EagerSampler(load_mar(path, bundle.manifest.target), threads, name, device)
+        for name in names
+    }
 
 
 def bundle_classifier(bundle: Bundle, threads: int) -> ImageClassifier | None:

@@ -19,16 +19,17 @@ from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import check_writable, write_atomically
 from ..runtime.options import HEADS
 from .bench import (
+    BASELINES,
     Sweep,
     bundle_classifier,
-    eager_sampler,
+    eager_samplers,
     make_cases,
     measure,
     measure_quality,
 )
-from .machine import describe_machine
+from .machine import describe_machine, gpu_state
 
-MODES = ("eager", "target", "draft", "csd")
+MODES = (*BASELINES, "target", "draft", "csd")
 DEFAULT_MODES = "eager,target,csd"
 DEFAULT_GAMMAS = "4,8,16,32"
 
@@ -74,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--target-weights",
         type=Path,
         help="weights for eager (default: where the bundle was exported from)",
+    )
+    parser.add_argument(
+        "--eager-device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="of PyTorch; auto is where the backend runs",
     )
     add_decoding_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results")
@@ -141,22 +148,28 @@ def _measure(
 ) -> dict[str, Any]:
     options = decoding_options(args)
     resolved = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
-    if "eager" in sweep.modes and not isinstance(resolved.head_steps, int):
-        raise OptionError("eager has no annealed head steps: leave eager out of --modes")
+    baselines = [name for name in BASELINES if name in sweep.modes]
+    if baselines and not isinstance(resolved.head_steps, int):
+        name = baselines[0]
+        raise OptionError(f"{name} has no annealed head steps: leave {name} out of --modes")
     assert resolved.num_iter is not None
     cases = make_cases(sweep, resolved, resolved.num_iter)
-    eager = None
-    if "eager" in sweep.modes:
-        eager = eager_sampler(bundle, args.target_weights, args.threads)
     with open_session(bundle, args) as session:
+        device = args.eager_device
+        if device == "auto":
+            device = "cpu" if session.backend.name == "onnxruntime" else "cuda"
+        eager = eager_samplers(bundle, baselines, args.target_weights, args.threads, device)
         for case in cases:  # before minutes of work
-            if not case.eager:
+            if not case.baseline:
                 session.check([0], case.options)
+        before = gpu_state()
         results = measure(
             session, eager, cases,
             batch=args.batch, repeats=args.repeats, warm_ups=args.warm_ups, seed=args.seed,
             report=console.print,
         )  # fmt: skip
+        after = gpu_state()
+        backend = {"name": session.backend.name, **session.versions()}
         if args.quality_images:
             classifier = bundle_classifier(bundle, args.threads)
             if classifier is None:
@@ -165,7 +178,9 @@ def _measure(
                 session, classifier, results,
                 images=args.quality_images, seed=args.seed, report=console.print,
             )  # fmt: skip
-    baseline = next((result.median() for result in results if result.case.eager), None)
+    baseline = next(
+        (result.median() for result in results if result.case.baseline == "eager"), None
+    )
     return {
         "bundle": bundle.manifest.name,
         "batch": args.batch,
@@ -173,6 +188,10 @@ def _measure(
         "warm_ups": args.warm_ups,
         "threads": args.threads,
         "machine": describe_machine(),
+        "backend": backend,
+        "eager_device": device,
+        "gpu_before": before,
+        "gpu_after": after,
         "results": [result.to_dict(args.batch, baseline) for result in results],
     }
 

@@ -21,7 +21,7 @@ from ..runtime.errors import CsdError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import MANIFEST_FILE
 from ..runtime.options import GenerateOptions
-from .bench import Case, eager_sampler, measure
+from .bench import Case, eager_samplers, measure
 from .bench_cli import results_table
 from .machine import describe_machine
 
@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
             picture.save(stream, format="PNG")
         results = measure(
             session,
-            eager_sampler(bundle, None, args.threads),
+            eager_samplers(bundle, ["eager"], None, args.threads, "cpu"),
             [
-                Case("eager", alone, eager=True),
+                Case("eager", alone, "eager"),
                 Case("target", alone),
                 Case("target, head auto", replace(alone, head="auto")),
                 Case("csd, head auto", speculative),

@@ -1,14 +1,22 @@
-"""The baseline: MAR sampling in PyTorch eager mode, step for step as the released code does it.
+"""The baseline: MAR sampling in PyTorch, step for step as the released code does it.
 
 Each AR step runs the backbone on all tokens with a mask and a chain of head steps; each head step
 evaluates the whole diffusion head, timestep embedding and adaLN layers included, and looks up its
 coefficients in float64 tables. Nothing is hoisted, cached or drafted. With the same noise it
 makes the runtime's `target` images.
+
+| baseline | arithmetic |
+| --- | --- |
+| `eager` | float32, TF32 off |
+| `eager-bf16` | autocast to bfloat16 |
+| `compile` | float32, TF32 off, backbone and head through `torch.compile` |
 """
 
 from __future__ import annotations
 
+import itertools
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,17 +34,30 @@ class EagerSampler:
     """Samples a PyTorch model.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; moved to the device.
         threads: CPU threads of PyTorch.
+        baseline: of the table at the head of this file.
+        device: `cpu` or `cuda`.
 
     Attributes:
-        parts: seconds of the last run, in the backbone and in the head.
+        parts: seconds of the last run, in the backbone and in the head; on a CUDA device between
+            events of its stream.
+        device_memory_peak: bytes that tensors took on a CUDA device at most in the last run.
     """
 
-    def __init__(self, model: MAR, threads: int) -> None:
-        self.model = model
+    def __init__(
+        self, model: MAR, threads: int, baseline: str = "eager", device: str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
         self.parts: dict[str, float] = {}
+        self.device_memory_peak: int | None = None
         self._threads = threads
+        self._half = baseline == "eager-bf16"
+        self._condition, self._head = self.model.condition, self.model.head
+        if baseline == "compile":
+            self._condition = torch.compile(self.model.condition, dynamic=True)
+            self._head = torch.compile(self.model.head, dynamic=True)
 
     def generate(
         self, labels: NDArray[np.int64], options: GenerateOptions, noise: Noise
@@ -51,24 +72,35 @@ class EagerSampler:
         assert options.num_iter is not None
         assert isinstance(options.head_steps, int)
         torch.set_num_threads(self._threads)
-        self.parts = {"target backbone": 0.0, "target head": 0.0}
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        on_device = self.device.type == "cuda"
+        if on_device:
+            torch.cuda.reset_peak_memory_stats(self.device)
         config, steps = self.model.config, options.head_steps
         batch, length, channels = len(labels), config.seq_len, config.token_dim
         images = np.repeat(np.arange(batch), length)
         positions = np.tile(np.arange(length), batch)
-        orders = torch.from_numpy(noise.orders(np.arange(batch), length))
-        initial = torch.from_numpy(noise.initial(images, positions, channels))
-        initial = initial.reshape(batch, length, channels)
-        per_step = torch.from_numpy(noise.per_step(images, positions, steps, channels))
-        per_step = per_step.reshape(batch, length, steps, channels)
-        with torch.inference_mode():
-            tokens = self._decode(torch.from_numpy(labels), options, orders, initial, per_step)
-            return unpatchify(tokens, config.patch_size, config.vae_embed_dim).numpy()
+        initial = noise.initial(images, positions, channels).reshape(batch, length, channels)
+        per_step = noise.per_step(images, positions, steps, channels)
+        drawn = (
+            torch.from_numpy(array).to(self.device)
+            for array in (
+                labels, noise.orders(np.arange(batch), length), initial,
+                per_step.reshape(batch, length, steps, channels),
+            )
+        )  # fmt: skip
+        half = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half)
+        with torch.inference_mode(), half:
+            tokens = self._decode(options, *drawn)
+            latents = unpatchify(tokens, config.patch_size, config.vae_embed_dim).cpu().numpy()
+        if on_device:
+            self.device_memory_peak = torch.cuda.max_memory_allocated(self.device)
+        return latents
 
     def _decode(
         self,
-        labels: Tensor,
         options: GenerateOptions,
+        labels: Tensor,
         orders: Tensor,
         initial: Tensor,
         per_step: Tensor,
@@ -79,8 +111,9 @@ class EagerSampler:
         tables = diffusion_tables(config.beta_schedule, per_step.shape[2])
         schedule = ARSchedule(length, options.num_iter)
         guidance = schedule.guidance(options.cfg, options.cfg_schedule)
-        tokens = torch.zeros(batch, length, config.token_dim)
-        mask = torch.ones(batch, length)
+        tokens = torch.zeros(batch, length, config.token_dim, device=self.device)
+        mask = torch.ones(batch, length, device=self.device)
+        clock = _Clock(self.device)
         for step, masked in enumerate(schedule.masked):
             given_tokens, given_mask, given_labels = tokens, mask, labels
             if options.guided:
@@ -88,12 +121,12 @@ class EagerSampler:
                 given_tokens = torch.cat([tokens, tokens])
                 given_mask = torch.cat([mask, mask])
                 given_labels = torch.cat([labels, nobody])
-            began = time.perf_counter()
-            z = self.model.condition(given_tokens, given_mask, given_labels)
-            predicted = time.perf_counter()
+            clock.mark("target backbone")
+            z = self._condition(given_tokens, given_mask, given_labels).float()
+            clock.mark("target head")
 
             remaining = masked if step < options.num_iter - 1 else 0
-            mask_next = torch.zeros(batch, length).scatter(1, orders[:, :remaining], 1.0)
+            mask_next = torch.zeros_like(mask).scatter(1, orders[:, :remaining], 1.0)
             wanted = torch.logical_xor(mask.bool(), mask_next.bool())
             mask = mask_next
             chosen = torch.cat([wanted, wanted]) if options.guided else wanted
@@ -102,8 +135,7 @@ class EagerSampler:
             )
             tokens = tokens.clone()
             tokens[wanted] = sampled
-            self.parts["target backbone"] += predicted - began
-            self.parts["target head"] += time.perf_counter() - predicted
+        self.parts = clock.stop()
         return tokens
 
     def _chain(
@@ -116,11 +148,11 @@ class EagerSampler:
         options: GenerateOptions,
     ) -> Tensor:
         """Ancestral sampling of the head: `x [N, C]`, `noise [N, S, C]` -> `[N, C]`."""
-        timesteps = torch.from_numpy(tables.timesteps)
+        timesteps = torch.from_numpy(tables.timesteps).to(self.device)
         for i in range(tables.steps - 1, -1, -1):
-            at = torch.full((len(z),), i, dtype=torch.int64)
+            at = torch.full((len(z),), i, dtype=torch.int64, device=self.device)
             rows = torch.cat([x, x]) if options.guided else x
-            eps, v = self.model.head(rows, timesteps[at], z)
+            eps, v = (out.float() for out in self._head(rows, timesteps[at], z))
             if options.guided:
                 conditional, unconditional = eps.chunk(2)
                 eps = unconditional + scale * (conditional - unconditional)
@@ -137,4 +169,31 @@ class EagerSampler:
 
 
 def _look_up(table: NDArray[np.float64], index: Tensor) -> Tensor:
-    return torch.from_numpy(table)[index].float().unsqueeze(1)
+    return torch.from_numpy(table).to(index.device)[index].float().unsqueeze(1)
+
+
+class _Clock:
+    """Seconds between marks, by the name of the mark that they follow; on CUDA by events."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[tuple[str, Any]] = []
+
+    def mark(self, name: str) -> None:
+        """What follows belongs to `name`."""
+        now: Any = time.perf_counter()
+        if self._device.type == "cuda":
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        self._marks.append((name, now))
+
+    def stop(self) -> dict[str, float]:
+        """Wait for the device and return the sums."""
+        self.mark("")
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        parts: dict[str, float] = {}
+        for (name, began), (_, ended) in itertools.pairwise(self._marks):
+            took = began.elapsed_time(ended) / 1e3 if self._device.type == "cuda" else ended - began
+            parts[name] = parts.get(name, 0.0) + took
+        return parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,17 @@ from typing import Any
 def describe_machine() -> dict[str, Any]:
     """Return processor, cores, system and library versions as JSON values."""
     libraries: dict[str, str] = {}
-    for name in ("csd", "numpy", "onnxruntime", "torch"):
+    for name in (
+        "csd",
+        "numpy",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "torch",
+        "tensorrt",
+        "tensorrt-rtx",
+        "cuda-bindings",
+        "cuda-core",
+    ):
         try:
             libraries[name] = version(name)
         except PackageNotFoundError:
@@ -26,6 +37,26 @@ def describe_machine() -> dict[str, Any]:
         "libraries": libraries,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+
+
+_GPU_FIELDS = (
+    "name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "temperature.gpu",
+    "power.draw", "memory.used",
+)  # fmt: skip
+
+
+def gpu_state() -> dict[str, str] | None:
+    """Return what nvidia-smi says of the first GPU: clocks, temperature, power; None without it."""
+    query = f"--query-gpu={','.join(_GPU_FIELDS)}"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader", "--id=0"],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    return dict(zip(_GPU_FIELDS, values, strict=False))
 
 
 def _processor() -> str:

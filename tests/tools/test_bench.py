@@ -9,14 +9,18 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from csd.runtime import Bundle, CsdError, GenerateOptions
-from csd.tools.bench import Sweep, bundle_classifier, eager_sampler, make_cases
+from csd.tools.bench import Sweep, bundle_classifier, eager_samplers, make_cases
 from csd.tools.bench_cli import main
-from csd.tools.machine import describe_machine
+from csd.tools.machine import describe_machine, gpu_state
 from csd.tools.quality import ImageClassifier, as_shown, balanced_labels
 
 from ..helpers import DATA, failure, leftovers, no_draft
 
 FAST = ("--num-iter", 3, "--head-steps", 3, "--repeats", 2, "--threads", 1)
+
+
+def only_eager(bundle, weights=None, device="cpu"):
+    return eager_samplers(bundle, ["eager"], weights, 1, device)["eager"]
 
 
 def _run(*argv):
@@ -43,9 +47,9 @@ def _cases(modes, heads=("sequential",), gammas=(4, 8), temperatures=(), num_ite
 
 def test_cases_cover_every_mode_gamma_and_temperature_once():
     cases = _cases(("eager", "target", "draft", "csd"), temperatures=(1.0, 42.0))
-    asked = [(c.options.mode, c.options.num_iter, c.eager) for c in cases]
+    asked = [(c.options.mode, c.options.num_iter, c.baseline) for c in cases]
     assert asked[:4] == [
-        ("target", 10, True), ("target", 10, False), ("target", 8, False), ("draft", 10, False),
+        ("target", 10, "eager"), ("target", 10, None), ("target", 8, None), ("draft", 10, None),
     ]  # fmt: skip
     speculative = [c.options for c in cases if c.options.mode == "csd"]
     assert [(o.gamma, o.inner_temperature) for o in speculative] == [(4, 42), (8, 42), (4, 1)]
@@ -57,9 +61,9 @@ def test_cases_repeat_for_every_head_but_eager():
     cases = _cases(
         ("eager", "target", "csd"), heads=("sequential", "auto"), gammas=(4,), num_iter=8
     )
-    assert [(c.eager, c.options.mode, c.options.head) for c in cases] == [
-        (True, "target", "sequential"), (False, "target", "sequential"),
-        (False, "csd", "sequential"), (False, "target", "auto"), (False, "csd", "auto"),
+    assert [(c.baseline, c.options.mode, c.options.head) for c in cases] == [
+        ("eager", "target", "sequential"), (None, "target", "sequential"),
+        (None, "csd", "sequential"), (None, "target", "auto"), (None, "csd", "auto"),
     ]  # fmt: skip
     assert len({case.name for case in cases}) == len(cases)
 
@@ -101,6 +105,26 @@ def test_runs_without_a_warm_up_are_all_counted(tiny_bundle, tmp_path):
     assert report["warm_ups"] == 0
 
 
+def test_a_gpu_that_pytorch_cannot_use_is_one_line(tiny_bundle, tmp_path, capsys):
+    argv = [tiny_bundle, *FAST, "--json", tmp_path / "x.json"]
+    message = failure(main, [*argv, "--eager-device", "cuda"], capsys)
+    assert "a PyTorch built for CUDA" in message
+    assert "leave eager out of --modes" in message
+    assert leftovers(tmp_path) == []
+
+
+def test_the_state_of_the_gpu_is_what_nvidia_smi_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_state() is None
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA X, 580.1, 1980 MHz, 2619 MHz'\n", encoding="utf-8")
+    tool.chmod(0o755)
+    state = gpu_state()
+    assert (state["name"], state["clocks.sm"]) == ("NVIDIA X", "1980 MHz")
+    tool.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    assert gpu_state() is None
+
+
 def test_without_eager_there_is_no_speed_up(tiny_bundle, tmp_path):
     argv = [tiny_bundle, "--modes", "target", *FAST, "--json", tmp_path / "x.json"]
     assert _run(*argv) == 0
@@ -118,7 +142,10 @@ def test_defaults_leave_out_what_a_bundle_without_a_draft_cannot_do(make_bundle,
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--modes", "warp"], "mode is 'warp': give some of eager, target, draft, csd"),
+        (
+            ["--modes", "warp"],
+            "mode is 'warp': give some of eager, eager-bf16, compile, target, draft, csd",
+        ),
         (["--modes", ""], "modes is empty"),
         (["--heads", "none"], "head"),
         (["--gammas", "4,x"], "gammas is '4,x': give numbers with commas between"),
@@ -160,10 +187,10 @@ def test_missing_matplotlib_is_one_line_with_the_extra(tiny_bundle, tmp_path, ca
 
 
 def test_eager_takes_the_weights_that_the_bundle_was_exported_from(tiny_bundle):
-    sampler = eager_sampler(Bundle.open(tiny_bundle), None, threads=1)
+    sampler = only_eager(Bundle.open(tiny_bundle))
     state = sampler.model.state_dict()
     assert len(state) > 10
-    again = eager_sampler(Bundle.open(tiny_bundle), DATA / "target.pth", threads=1)
+    again = only_eager(Bundle.open(tiny_bundle), DATA / "target.pth")
     np.testing.assert_array_equal(state["z_proj.weight"], again.model.state_dict()["z_proj.weight"])
 
 
@@ -171,14 +198,14 @@ def test_eager_refuses_weights_that_are_gone_or_other_ones(make_bundle, tmp_path
     moved = make_bundle(lambda v: v["sources"]["target"].update(path=str(tmp_path / "gone.pth")))
     for weights in (None, DATA / "draft.pth"):
         with pytest.raises(CsdError, match="give --target-weights FILE, or leave eager out"):
-            eager_sampler(Bundle.open(moved), weights, threads=1)
-    assert eager_sampler(Bundle.open(moved), DATA / "target.pth", threads=1)
+            only_eager(Bundle.open(moved), weights)
+    assert only_eager(Bundle.open(moved), DATA / "target.pth")
 
 
 def test_eager_of_a_bundle_that_names_no_source_is_an_error_of_the_user(make_bundle):
     bundle = Bundle.open(make_bundle(lambda values: values["sources"].clear()))
     with pytest.raises(CsdError, match="--target-weights"):
-        eager_sampler(bundle, None, threads=1)
+        only_eager(bundle)
 
 
 def test_the_help_shows_defaults_and_an_example(capsys):

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import copy
+import functools
+
 import numpy as np
 import pytest
+import torch
 
 from csd.runtime import FixedNoise, GenerateOptions, SeededNoise
 from csd.tools.eager import EagerSampler
@@ -40,8 +44,34 @@ def test_eager_evaluates_the_whole_head_at_every_head_step(sampler, monkeypatch)
         calls.append((len(x), int(t[0])))
         return head(x, t, z)
 
-    monkeypatch.setattr(sampler.model, "head", counted)
+    monkeypatch.setattr(sampler, "_head", counted)
     options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0)
     sampler.generate(np.array([1, 2]), options, SeededNoise(0))
     sizes = (2 * 2 * 5, 2 * 2 * 11)  # guidance, images, tokens of an AR step
     assert calls == [(size, t) for size in sizes for t in (999, 500, 0)]
+
+
+def test_eager_says_where_its_time_goes(sampler):
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3)
+    sampler.generate(np.array([1]), options, SeededNoise(0))
+    assert set(sampler.parts) == {"target backbone", "target head"}
+    assert all(seconds > 0 for seconds in sampler.parts.values())
+    assert sampler.device_memory_peak is None
+
+
+@pytest.mark.parametrize(
+    ("baseline", "least", "most"), [("eager-bf16", 1e-6, 0.2), ("compile", 0.0, 1e-3)]
+)
+def test_other_baselines_make_nearly_the_same_images(
+    tiny_models, sampler, monkeypatch, baseline, least, most
+):
+    # What is tested is the sampler; PyTorch's own code generator takes a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    model = copy.deepcopy(tiny_models["target"])
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0)
+    wanted, made = (
+        one.generate(np.array([1, 2]), options, SeededNoise(3))
+        for one in (sampler, EagerSampler(model, 1, baseline))
+    )
+    difference = np.abs(made - wanted).max() / np.abs(wanted).max()
+    assert least <= difference <= most
