@@ -1,0 +1,204 @@
+"""The check of a GPU machine, on a machine without one: what is skipped, and what its parts do."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from csd.runtime import Bundle, CsdError
+from csd.runtime.device import find_device
+from csd.tools.gpu_check import __main__ as command
+from csd.tools.gpu_check import kernels, parity, suite
+from csd.tools.gpu_check.part import Outcome, Skipped
+
+from ..helpers import failure
+from ..plugins.test_kernels import EmulatedKernels, compile_emulated
+
+
+def no_device():
+    try:
+        find_device()
+    except CsdError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(not no_device(), reason="this machine has a GPU")
+def test_without_a_gpu_every_part_is_skipped_with_a_reason(tiny_bundle, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert command.main([str(tiny_bundle), "--out", str(out)]) == 0
+    report = json.loads((out / "gpu_check.json").read_text(encoding="utf-8"))
+    assert list(report) == list(command.PARTS)
+    assert {part["status"] for part in report.values()} == {"skipped"}
+    assert all("CUDA driver" in part["reason"] for part in report.values())
+    assert report["machine"]["details"]["obstacles"]["onnxruntime"] is None
+    assert "passed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--parts", "kernels,warp"], "parts is 'kernels,warp': give some of machine, kernels"),
+        (["--parts", ""], "parts is ''"),
+        (["--repeats", "0"], "repeats is 0: give at least 1"),
+    ],
+)
+def test_bad_arguments_are_one_line(tiny_bundle, tmp_path, argv, message, capsys):
+    assert message in failure(command.main, [tiny_bundle, "--out", tmp_path / "out", *argv], capsys)
+
+
+def test_a_part_that_fails_does_not_stop_the_next_one(tiny_bundle, tmp_path, monkeypatch):
+    def raises(error):
+        def part(*_):
+            raise error
+
+        return part
+
+    monkeypatch.setattr(kernels, "check", raises(ZeroDivisionError("in a library")))
+    monkeypatch.setattr(suite, "check", raises(CsdError("broken: mend it")))
+    monkeypatch.setattr(parity, "check", lambda _: Outcome("passed", "", {"rows": []}))
+    argv = [str(tiny_bundle), "--out", str(tmp_path), "--parts", "kernels,tests,parity"]
+    assert command.main(argv) == 1
+    report = json.loads((tmp_path / "gpu_check.json").read_text(encoding="utf-8"))
+    assert [part["status"] for part in report.values()] == ["failed", "failed", "passed"]
+    assert report["kernels"]["reason"] == "ZeroDivisionError: in a library"
+    assert "ZeroDivisionError" in report["kernels"]["details"]["trace"][-1]
+    assert report["tests"]["reason"] == "broken: mend it"
+
+
+class HostRuntime:
+    """`cuda.bindings.runtime` on host memory."""
+
+    cudaError_t = SimpleNamespace(cudaSuccess=0)  # noqa: N815
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToDevice=3)  # noqa: N815
+
+    def __init__(self):
+        self.blocks = {}
+
+    def cudaMalloc(self, size):  # noqa: N802
+        block = ctypes.create_string_buffer(size)
+        self.blocks[ctypes.addressof(block)] = block
+        return 0, ctypes.addressof(block)
+
+    def cudaFree(self, address):  # noqa: N802
+        del self.blocks[address]
+        return (0,)
+
+    def cudaMemcpy(self, to, source, size, kind):  # noqa: N802
+        ctypes.memmove(to, source, size)
+        return (0,)
+
+    def cudaMemcpyAsync(self, to, source, size, kind, stream):  # noqa: N802
+        return self.cudaMemcpy(to, source, size, kind)
+
+    def cudaEventCreate(self):  # noqa: N802
+        return 0, [0.0]
+
+    def cudaEventRecord(self, event, stream):  # noqa: N802
+        event[0] = time.perf_counter()
+        return (0,)
+
+    def cudaEventSynchronize(self, event):  # noqa: N802
+        return (0,)
+
+    def cudaEventElapsedTime(self, began, ended):  # noqa: N802
+        return 0, 1e3 * (ended[0] - began[0])
+
+    def cudaEventDestroy(self, event):  # noqa: N802
+        return (0,)
+
+
+@pytest.mark.parametrize("name", kernels.CALLS)
+def test_the_calls_that_are_timed_are_right_for_the_kernels(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "ROWS", 64)
+    emulated = EmulatedKernels(compile_emulated(tmp_path / "kernels.so"))
+    runtime = HostRuntime()
+    memory = kernels.Memory(runtime, "float32")
+    call = kernels.CALLS[name](memory)
+    assert call.kernel == f"csd_{name}_float32"
+    stream = SimpleNamespace(__cuda_stream__=lambda: (0, 0))
+    seconds = memory.timed(stream, lambda: emulated.run(call))
+    assert 0 < seconds < 1
+    memory.copy(stream)
+    assert memory.size > 64 * 16 * 4
+    memory.free()
+    assert runtime.blocks == {}
+
+
+def test_parity_finds_a_backend_that_computes_something_else(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(
+        parity, "obstacles", lambda *_: {"onnxruntime": None, "onnxruntime_cuda": None}
+    )
+    bundle, wrong = Bundle.open(tiny_bundle), []
+    open_session = bundle.session
+
+    def session(name, precision=None):
+        made = open_session("onnxruntime")
+        if name != "onnxruntime" and wrong:
+            graph = made.graph
+
+            def altered(name):
+                found = graph(name)
+                if name != wrong[0]:
+                    return found
+
+                def run(feeds):
+                    return {key: value + 0.1 for key, value in found.run(feeds).items()}
+
+                return SimpleNamespace(run=run)
+
+            made.graph = altered
+        return made
+
+    monkeypatch.setattr(bundle, "session", session)
+    right = parity.check(bundle)
+    assert right.status == "passed"
+    rows = right.details["rows"]
+    assert {row["graph"] for row in rows} == set(bundle.manifest.graphs)
+    assert all(row["max_abs"] == 0 for row in rows)
+    wrong.append("draft.head_step")
+    broken = parity.check(bundle)
+    assert broken.status == "failed"
+    assert "draft.head_step with onnxruntime_cuda" in broken.reason
+    assert [row["graph"] for row in broken.details["rows"] if not row["passed"]] == wrong
+
+
+def test_parity_with_nothing_to_compare_is_skipped(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(parity, "obstacles", lambda *_: {"onnxruntime": None, "tensorrt": "none"})
+    with pytest.raises(Skipped, match="none"):
+        parity.check(Bundle.open(tiny_bundle))
+
+
+def test_random_inputs_address_different_positions(tiny_bundle):
+    manifest = Bundle.open(tiny_bundle).manifest
+    spec = manifest.graphs["target.backbone"]
+    feeds = parity.random_feeds(manifest, "target.backbone", spec, 1, np.random.default_rng(0))
+    for name in ("visible", "query"):
+        assert all(len(set(row)) == len(row) for row in feeds[name].tolist())
+        assert feeds[name].max() < manifest.target.seq_len
+
+
+def test_the_marked_tests_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "device_or_skip", lambda: None)
+    monkeypatch.setattr(suite.shutil, "which", lambda _: None)
+
+    def run(command, **_):
+        report = next(part for part in command if part.startswith("--junitxml="))
+        text = '<r><testsuite tests="5" failures="1" errors="0" skipped="2"/></r>'
+        with open(report.split("=")[1], "w", encoding="utf-8") as stream:
+            stream.write(text)
+        assert command[command.index("-m", 3) + 1] == "gpu"
+        return SimpleNamespace(returncode=1, stdout="boom", stderr="")
+
+    monkeypatch.setattr(suite.subprocess, "run", run)
+    outcome = suite.check(tmp_path)
+    assert outcome.status == "failed"
+    gpu = outcome.details["gpu"]
+    assert (gpu["tests"], gpu["failures"], gpu["skipped"]) == (5, 1, 2)
+    assert gpu["output"] == ["boom"]
+    assert "compute-sanitizer is not found" in outcome.details["sanitizer"]["skipped"]
