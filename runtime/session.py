@@ -90,7 +90,9 @@ class Session:
         names = ("backbone", "head_modulation", "head_step")
         graphs = {name: self.graph(f"{role}.{name}") for name in names}
         config, draft = self.bundle.manifest.models[role], self.bundle.head_draft(role)
-        return RuntimeModel(role, config, graphs, draft)
+        model = RuntimeModel(role, config, graphs, draft)
+        model.rounds = self._backend.head_rounds(self.bundle.path, f"{role}.head_step")
+        return model
 
     def __enter__(self) -> Session:
         return self

@@ -22,7 +22,7 @@ from ..engines import (
 )
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, DeviceTensor, Graph
+from .base import Backend, DeviceTensor, Graph, HeadRounds
 from .onnx_runtime import OnnxRuntimeBackend
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
@@ -38,6 +38,7 @@ __all__ = [
     "BackendOptions",
     "DeviceTensor",
     "Graph",
+    "HeadRounds",
     "OnnxRuntimeBackend",
     "create_backend",
     "obstacles",

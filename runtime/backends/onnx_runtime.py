@@ -12,7 +12,7 @@ import numpy as np
 from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
-from .base import Array, Dims, Graph
+from .base import Array, Dims, Graph, HeadRounds
 
 # Handing work to a second thread costs more than it saves on matrices of a few hundred columns:
 # the shipped head at 32 rows took 0.37 ms with one thread, 0.44 ms with two that spin and 0.64 ms
@@ -174,6 +174,10 @@ class OnnxRuntimeBackend:
     def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
         """See `Backend.open`."""
         return self.load(folder / manifest.graphs[graph].onnx_file)
+
+    def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
+        """See `Backend.head_rounds`: the host does it."""
+        return None
 
     def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
         """See `Backend.prepare`; onnxruntime takes memory as it goes."""

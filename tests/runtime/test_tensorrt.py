@@ -7,17 +7,19 @@ import json
 import shutil
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from csd.runtime import BackendError, Bundle, GenerateOptions, OptionError
+from csd.plugins import build, launch
+from csd.runtime import BackendError, Bundle, GenerateOptions, NumericsError, OptionError
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
 from csd.runtime.backends.tensorrt import binding
 from csd.runtime.device import DeviceInfo, current_platform, find_device
 
 from ..helpers import NUM_ITER
+from ..plugins.emulation import compile_emulated, emulate
 from . import fake_cuda, fake_tensorrt
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import VERSIONS, FakeTensorRT, RuntimeConfig, write_engines
@@ -43,6 +45,8 @@ class Machine:
 
     cuda: FakeCuda
     libraries: dict[str, FakeTensorRT]
+    launched: list[str] = field(default_factory=list)
+    hangs: list[int] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -404,6 +408,12 @@ def test_kept_values_are_good_until_others_are_kept(graphs):
     array = graph("target.head_modulation").run(feeds)["mods"]
     from_host = graph("target.head_step").run(_step_feeds(config, array))
     np.testing.assert_array_equal(first["eps"], from_host["eps"])
+    # A recording of the call with kept values is not taken for one with others.
+    for _ in range(3):
+        again = graph("target.head_step").run(_step_feeds(config, mods))
+        other = graph("target.head_step").run(_step_feeds(config, 2 * array))
+    np.testing.assert_array_equal(first["eps"], again["eps"])
+    assert np.abs(other["eps"] - first["eps"]).max() > 0.01
     _modulation(graph, config, seed=2)
     with pytest.raises(RuntimeError, match="overwritten"):
         graph("target.head_step").run(_step_feeds(config, mods))
@@ -519,6 +529,141 @@ def test_a_plugin_library_that_is_not_there_is_named(machine, ops_bundle, monkey
     monkeypatch.setenv("CSD_PLUGIN_LIBRARY", "/nowhere/libcsd_plugins.so")
     with opened(ops_bundle) as session, pytest.raises(BackendError, match="names /nowhere/libcsd"):
         session.graph("ops.accept")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """The kernels' source on the CPU."""
+    return compile_emulated(tmp_path_factory.mktemp("kernels") / "kernels.so")
+
+
+@pytest.fixture
+def with_kernels(machine, emulated, monkeypatch):
+    """Make a machine where kernels can be launched, and put some into a bundle."""
+
+    def make(bundle, arch=87):
+        here = machine("tensorrt")
+
+        def launch_kernel(stream, config, kernel, *arguments):
+            _, handle = stream.__cuda_stream__()
+            here.launched.append(kernel)
+            call = launch.Call(kernel, config[0], arguments)
+            here.cuda.streams[handle].push(lambda: here.hangs.append(emulate(emulated, call)))
+
+        core = types.ModuleType("cuda.core")
+        core.Device = lambda ordinal: types.SimpleNamespace(
+            set_current=lambda: None, compute_capability=(8, 7)
+        )
+        core.ObjectCode = types.SimpleNamespace(
+            from_cubin=lambda image: types.SimpleNamespace(get_kernel=lambda name: name)
+        )
+        core.LaunchConfig = lambda grid, block: (grid, block)
+        core.launch = launch_kernel
+        monkeypatch.setitem(sys.modules, "cuda.core", core)
+        monkeypatch.setattr(sys.modules["cuda"], "core", core, raising=False)
+        folder = bundle / "kernels"
+        folder.mkdir(exist_ok=True)
+        (folder / build.cubin_name(arch)).write_bytes(b"cubin")
+        kernels = [{"name": "csd_head_draft"}, {"name": "csd_head_walk"}]
+        cubin = {"arch": arch, "file": build.cubin_name(arch), "kernels": kernels}
+        manifest = {"version": build.MANIFEST_VERSION, "cubins": [cubin]}
+        (folder / build.MANIFEST).write_text(json.dumps(manifest))
+        return here
+
+    return make
+
+
+@pytest.fixture
+def own_engines(engines, tmp_path):
+    """A copy of the bundle with engines, to put kernels into."""
+    out = tmp_path / "own"
+    shutil.copytree(engines, out)
+    return out
+
+
+@pytest.mark.parametrize("capture", [True, False], ids=["recorded", "plain"])
+@pytest.mark.parametrize("mode", ["draft", "guided", "block auto"])
+def test_rounds_on_the_device_make_the_images_of_the_host(
+    with_kernels, own_engines, expected, mode, capture
+):
+    here = with_kernels(own_engines)
+    with opened(own_engines, precision="fp32", cuda_graph=capture) as session:
+        assert session.versions()["head_rounds"] == "device"
+        results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
+    wanted = expected(mode)
+    for result in results:
+        # Verdicts in float32 may turn where a ratio is near its uniform.
+        far = np.abs(result.tokens - wanted.tokens) > 1e-3 * (1 + np.abs(wanted.tokens))
+        share = far.any(axis=2).mean()
+        print(f"{mode}: tokens that differ {share:.1%}")
+        assert share < 0.1
+        assert result.stats.head_rounds["draft"] == pytest.approx(
+            wanted.stats.head_rounds["draft"], rel=0.05
+        )
+    assert {"csd_head_draft", "csd_head_walk"} == set(here.launched)
+    assert not any(here.hangs)
+    # A round takes no rows to the host: 12 bytes come back.
+    assert (fake_cuda.CopyKind.cudaMemcpyDeviceToHost, 12) in here.cuda.copies
+    assert not here.cuda.device
+    assert not here.cuda.pinned
+
+
+def test_rounds_that_do_not_fit_the_profile_are_left_to_the_host(
+    with_kernels, make_bundle, expected
+):
+    bundle = make_bundle()
+    write_engines(bundle, "tensorrt", most={"draft.head_step": {"R": 20}})
+    here = with_kernels(bundle)
+    with opened(bundle) as session:
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+    assert not here.launched
+    np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_rounds_that_do_not_fit_the_memory_are_left_to_the_host(
+    with_kernels, own_engines, expected
+):
+    here = with_kernels(own_engines)
+    (own_engines / "kernels").rename(own_engines / "kernels-elsewhere")
+    with opened(own_engines, precision="fp32") as session:
+        assert session.versions()["head_rounds"] == "host"
+        peak = session.generate(LABELS, MODES["draft"], seed=7).stats.device_memory_peak
+    (own_engines / "kernels-elsewhere").rename(own_engines / "kernels")
+    with opened(own_engines, precision="fp32") as session:
+        session.backend._device.arena.limit = peak
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+    assert not here.launched
+    assert result.stats.device_memory_peak == peak
+    np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kernel_that_cannot_be_launched_is_one_line(with_kernels, own_engines):
+    with_kernels(own_engines)
+
+    def refuse(*args):
+        raise OSError("no such\nfunction")
+
+    with opened(own_engines) as session:
+        sys.modules["cuda.core"].launch = refuse
+        with pytest.raises(BackendError) as error:
+            session.generate(LABELS, MODES["draft"])
+    assert str(error.value).startswith("cannot launch csd_head_draft (no such function): build")
+
+
+def test_chains_on_the_device_that_are_not_finite_are_reported(with_kernels, own_engines):
+    with_kernels(own_engines)
+    with opened(own_engines) as session:
+        draft = session.model("draft").draft
+        draft.bias[:] = np.nan
+        with pytest.raises(NumericsError, match="not finite at head step 19: check the weights"):
+            session.generate(LABELS, MODES["draft"])
+
+
+def test_kernels_for_another_device_are_named_with_the_command(with_kernels, own_engines):
+    with_kernels(own_engines, arch=80)
+    said = refused(own_engines, "tensorrt")
+    assert "kernels for sm_80, not for compute capability 8.7: run python -m csd.plugins" in said
+    assert "or unset CSD_KERNELS and remove" in said
 
 
 def _fake_names(cls):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ....plugins.launch import LoadedKernels
 from ...device import DeviceInfo
 from ...engines import Machine, choose_engines, graph_spec, rebuild_command
 from ...errors import BackendError
@@ -14,9 +15,11 @@ from ..shapes import Limits
 from . import plugins
 from .binding import Binding
 from .cuda import Cuda
-from .graph import Device, EngineGraph
+from .execution import Device
+from .graph import EngineGraph
 from .memory import Arena
 from .plan import blocks, clipped, fit
+from .rounds import DeviceRounds, load_kernels
 
 __all__ = ["TensorRtBackend"]
 
@@ -58,7 +61,9 @@ class TensorRtBackend:
         stream = cuda.stream()
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
         self._graphs: dict[str, EngineGraph] = {}
-        self._plugins_loaded = False
+        self._rounds: list[DeviceRounds] = []
+        self._kernels: LoadedKernels | None = None
+        self._plugins_loaded = self._kernels_loaded = False
         self._closed = False
 
     @property
@@ -94,6 +99,15 @@ class TensorRtBackend:
             capture=self._capture,
         )  # fmt: skip
         return self._graphs[graph]
+
+    def head_rounds(self, folder: Path, graph: str) -> DeviceRounds | None:
+        """See `Backend.head_rounds`."""
+        if not self._kernels_loaded:
+            self._kernels, self._kernels_loaded = load_kernels(folder), True
+        if self._kernels is None:
+            return None
+        self._rounds.append(DeviceRounds(self._graphs[graph], self._device, self._kernels))
+        return self._rounds[-1]
 
     def _load_plugins(self, folder: Path) -> None:
         """Register the plugin creators before an engine that may need them is loaded."""
@@ -134,7 +148,8 @@ class TensorRtBackend:
         for graph, dims in sizes.items():
             self._graphs[graph].plan(dims, KEPT)
         if sizes:
-            arena.reserve(*blocks(sizes, need))
+            kept, turn = blocks(sizes, need)
+            arena.reserve(kept=kept, turn=turn)
         return sizes
 
     @property
@@ -153,12 +168,13 @@ class TensorRtBackend:
             "device": info.name,
             "compute_capability": info.compute_capability,
             "precision": ", ".join(precisions),
+            "head_rounds": "device" if self._rounds else "host",
         }
 
     def recordings(self) -> dict[str, tuple[int, str | None]]:
         """CUDA graphs that each graph holds, and why it records no more, or None."""
         return {
-            name: (len(graph.recordings), graph.recordings.refusal)
+            name: (len(graph.executor.recordings), graph.executor.recordings.refusal)
             for name, graph in self._graphs.items()
         }
 
@@ -167,8 +183,9 @@ class TensorRtBackend:
         if self._closed:
             return
         self._closed = True
-        for graph in self._graphs.values():
-            graph.close()
+        for part in (*self._rounds, *self._graphs.values()):
+            part.close()
+        self._rounds.clear()
         self._graphs.clear()
         self._device.arena.close()
         self._device.stream.close()

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ class Binding:
             raise self.failure("create an execution context", "check nvidia-smi for free memory")
         return context
 
-    def set_shapes(self, context: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    def set_shapes(self, context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Give a context the shapes of all its inputs.
 
         Raises:
