@@ -245,7 +245,7 @@ def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machi
     assert "target.head_step was asked for S = 20, its engine's profile takes 1 to 19" in str(
         error.value
     )
-    assert "--profile S=20" in str(error.value)
+    assert "--profile target.head_step.S=1:20:20" in str(error.value)
 
 
 def test_memory_is_planned_once_and_its_peak_reported(machine, engines):
@@ -541,7 +541,7 @@ def emulated(tmp_path_factory):
 def with_kernels(machine, emulated, monkeypatch):
     """Make a machine where kernels can be launched, and put some into a bundle."""
 
-    def make(bundle, arch=87):
+    def make(bundle, arch=87, sources=None):
         here = machine("tensorrt")
 
         def launch_kernel(stream, config, kernel, *arguments):
@@ -566,7 +566,8 @@ def with_kernels(machine, emulated, monkeypatch):
         (folder / build.cubin_name(arch)).write_bytes(b"cubin")
         kernels = [{"name": "csd_head_draft"}, {"name": "csd_head_walk"}]
         cubin = {"arch": arch, "file": build.cubin_name(arch), "kernels": kernels}
-        manifest = {"version": build.MANIFEST_VERSION, "cubins": [cubin]}
+        manifest = {"version": build.MANIFEST_VERSION, "cubins": [cubin],
+                    "sources_sha256": sources or build.source_digest()}  # fmt: skip
         (folder / build.MANIFEST).write_text(json.dumps(manifest))
         return here
 

@@ -6,13 +6,14 @@ that walks (`csd.plugins.rounds`); where rounds of one width repeat, the three a
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ....plugins import launch, rounds
+from ....plugins import build, launch, rounds
 from ...errors import BackendError, NumericsError
 from ..shapes import bucket
 from .execution import Device, Work
@@ -40,10 +41,19 @@ def load_kernels(folder: Path) -> launch.LoadedKernels | None:
     found = find_kernels(folder)
     if found is None:
         return None
+    otherwise = f"or unset {VARIABLE} and remove {folder / FOLDER}"
     try:
-        return launch.load(found)
+        loaded = launch.load(found)
     except launch.LaunchError as error:
-        raise BackendError(f"{error}, or unset {VARIABLE} and remove {folder / FOLDER}") from error
+        raise BackendError(f"{error}, {otherwise}") from error
+    # The kernels read a structure that `rounds.Rounds` lays out.
+    built = json.loads((found / build.MANIFEST).read_text(encoding="utf-8"))
+    if built.get("sources_sha256") != build.source_digest():
+        raise BackendError(
+            f"the kernels in {found} were built from other sources than this csd's: run "
+            f"python -m csd.plugins.build --out {found}, {otherwise}"
+        )
+    return loaded
 
 
 class DeviceRounds:
