@@ -34,6 +34,19 @@ def _import() -> Any:
     return onnxruntime
 
 
+def check_cuda_provider() -> None:
+    """Check that the onnxruntime that is installed was built for CUDA.
+
+    Raises:
+        BackendError: it was not, or none is installed.
+    """
+    if CUDA_PROVIDER not in _import().get_available_providers():
+        raise BackendError(
+            "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
+            "pip install 'csd[gpu]', or use --backend onnxruntime"
+        )
+
+
 class OnnxGraph:
     """One graph, in an inference session for its usual work and perhaps one for much of it.
 
@@ -112,18 +125,13 @@ class OnnxRuntimeBackend:
         device: the CUDA device to run on, or None for the CPU.
 
     Raises:
-        BackendError: onnxruntime is not installed, or cannot use the device.
+        BackendError: onnxruntime is not installed.
     """
 
     def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
         self._ort = _import()
         self._threads, self._info = threads, device
         self.name = "onnxruntime" if device is None else "onnxruntime_cuda"
-        if device is not None and CUDA_PROVIDER not in self._ort.get_available_providers():
-            raise BackendError(
-                "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
-                "pip install 'csd[gpu]', or use --backend onnxruntime"
-            )
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
         options = self._ort.SessionOptions()

@@ -188,6 +188,7 @@ class Context:
     def execute_async_v3(self, stream_handle):
         fake = self._fake
         stream = fake.cuda.streams[stream_handle]
+        assert not fake.cuda.last, "an error was left behind"
         assert self._inferred
         assert set(self._addresses) == set(self._engine.tensors)
         needed = fake.scratch(next(iter(self._shapes.values())))

@@ -150,6 +150,9 @@ class TensorRtBackend:
         if sizes:
             kept, turn = blocks(sizes, need)
             arena.reserve(kept=kept, turn=turn)
+        for own in self._rounds:
+            if own.name in sizes:
+                own.plan(sizes[own.name])
         return sizes
 
     @property

@@ -121,12 +121,17 @@ class Cuda:
         success = self._rt.cudaError_t.cudaSuccess
         status, graph = self._rt.cudaStreamEndCapture(stream.handle)
         if status != success:
-            raise CaptureError(self._message(status))
+            raise self._capture_error(status)
         status, executable = self._rt.cudaGraphInstantiate(graph, 0)
         self._call("cudaGraphDestroy", graph)
         if status != success:
-            raise CaptureError(self._message(status))
+            raise self._capture_error(status)
         return executable
+
+    def _capture_error(self, status: Any) -> CaptureError:
+        # Or the library would find this error at its next call, and take it for its own.
+        self._rt.cudaGetLastError()
+        return CaptureError(self._message(status))
 
     def launch(self, executable: Any, stream: Stream) -> None:
         """Enqueue a recorded graph."""

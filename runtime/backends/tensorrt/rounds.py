@@ -6,8 +6,10 @@ that walks (`csd.plugins.rounds`); where rounds of one width repeat, the three a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -66,8 +68,24 @@ class DeviceRounds:
     """
 
     def __init__(self, graph: EngineGraph, device: Device, kernels: launch.LoadedKernels) -> None:
+        self.name = graph.name
         self._graph, self._device, self._kernels = graph, device, kernels
         self._staging = Staging(device.cuda, device.stream)
+
+    def plan(self, dims: Mapping[str, int]) -> None:
+        """Make room for the largest run, where that can be had.
+
+        Args:
+            dims: the largest sizes that `head_step` is asked for.
+        """
+        (x,) = (tensor for tensor in self._graph.spec.inputs if tensor.name == "x")
+        channels, widest = x.shape[1], min(dims["R"] // dims["N"], dims["S"])
+        if widest < 2 or not isinstance(channels, int) or channels > rounds.MOST_CHANNELS:
+            return
+        # Guidance halves the tokens and doubles their rows.
+        made = rounds.Rounds(dims["N"], channels, dims["S"], widest, guided=False)
+        with contextlib.suppress(BackendError):
+            self._device.arena.reserve(rounds=made.size)
 
     def run(self, start: rounds.Start, mods: KeptTensor) -> tuple[rounds.Finished, int, int] | None:
         """See `HeadRounds.run`."""
