@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from csd.plugins import build, launch
-from csd.runtime import BackendError, Bundle, GenerateOptions, NumericsError, OptionError
+from csd.runtime import (
+    BackendError,
+    Bundle,
+    BundleError,
+    GenerateOptions,
+    NumericsError,
+    OptionError,
+)
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
 from csd.runtime.backends.tensorrt import binding
 from csd.runtime.device import DeviceInfo, current_platform, find_device
@@ -286,6 +293,37 @@ def test_a_memory_limit_that_is_too_low_says_what_is_needed(machine, engines):
         needed = int(str(error.value).split("--memory-limit ")[1].split(",")[0])
     with opened(engines, precision="fp32", memory_limit=needed) as session:
         assert session.generate(LABELS, MODES["target"]).stats.device_memory_peak <= needed << 20
+
+
+def test_memory_of_an_earlier_run_goes_where_a_limit_leaves_no_room_for_it(machine, engines):
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        arena = session.backend._device.arena
+        arena.weights, arena.limit = 100, 1100
+        arena.renew(kept=700, turn=100)
+        arena.renew(kept=100, turn=800)
+        assert sorted(block.size for block in here.cuda.device.values()) == [100, 800]
+        arena.renew(kept=50, turn=50)
+        assert sorted(block.size for block in here.cuda.device.values()) == [100, 800]
+        with pytest.raises(BackendError, match="needs 1 MB of device memory, the limit is 0 MB"):
+            arena.reserve(rounds=200)
+        assert arena.peak == 900
+
+
+def test_a_graph_that_is_opened_besides_has_the_precision_of_its_model(machine, make_bundle):
+    machine("tensorrt")
+    bundle = make_bundle(
+        lambda values: values["graphs"].update(
+            {"target.head_chain": values["graphs"]["target.head_modulation"]}
+        )
+    )
+    write_engines(bundle, "tensorrt")
+    write_engines(bundle, "tensorrt", graphs=("target.head_chain",), precisions=("fp16", "fp32"))
+    with opened(bundle) as session:
+        session.graph("target.head_chain")
+        assert session.backend.engines["target.head_chain"].precision == "fp32"
+        with pytest.raises(BundleError, match=r"has no graph ops\.accept"):
+            session.graph("ops.accept")
 
 
 def test_a_device_without_memory_left_says_so(machine, engines):

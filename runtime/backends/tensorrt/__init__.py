@@ -75,11 +75,12 @@ class TensorRtBackend:
         """See `Backend.open`."""
         if graph in self._graphs:
             return self._graphs[graph]
+        role = graph.split(".")[0]
         if graph not in self._engines:
             machine = Machine(self.name, self._binding.version, self._info)
-            self._engines.update(
-                choose_engines(manifest, folder, [graph], machine, self._precision)
-            )
+            model = self._engines.get(f"{role}.backbone")
+            precision = self._precision if model is None else model.precision
+            self._engines.update(choose_engines(manifest, folder, [graph], machine, precision))
         engine_spec = self._engines[graph]
         spec = graph_spec(manifest, graph, engine_spec.precision)
         if graph in plugins.OPERATORS:
@@ -87,10 +88,10 @@ class TensorRtBackend:
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:
-            if graph in plugins.OPERATORS and not self._has_plugin(graph):
+            named = self.name == "tensorrt" and graph in plugins.OPERATORS
+            if named and not self._has_plugin(graph):
                 raise plugins.missing(graph, folder, self._info.architecture) from error
             raise
-        role = graph.split(".")[0]
         padding = {"visible": manifest.models[role].seq_len} if role in manifest.models else {}
         self._device.arena.weights += engine_spec.size
         self._graphs[graph] = EngineGraph(
@@ -149,7 +150,7 @@ class TensorRtBackend:
             self._graphs[graph].plan(dims, KEPT)
         if sizes:
             kept, turn = blocks(sizes, need)
-            arena.reserve(kept=kept, turn=turn)
+            arena.renew(kept=kept, turn=turn)
         for own in self._rounds:
             if own.name in sizes:
                 own.plan(sizes[own.name])
@@ -190,6 +191,6 @@ class TensorRtBackend:
             part.close()
         self._rounds.clear()
         self._graphs.clear()
-        self._device.arena.close()
+        self._device.arena.clear()
         self._device.stream.close()
         self._binding.close()
