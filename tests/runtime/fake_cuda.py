@@ -61,6 +61,7 @@ class FakeCuda:
         self.free, self.captures = capacity, True
         self.waits = self.launches = 0
         self.last = OK
+        self.version = 12060
         self.copies = []
         self.device, self.pinned, self.streams, self.graphs = {}, {}, {}, {}
         self._handles = itertools.count(1000)
@@ -99,7 +100,7 @@ class FakeCuda:
         return (last,)
 
     def cudaRuntimeGetVersion(self):
-        return OK, 13000
+        return OK, self.version
 
     def cudaMemGetInfo(self):
         return OK, self.free, 1 << 30

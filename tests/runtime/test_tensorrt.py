@@ -168,7 +168,7 @@ def test_versions_name_the_library_the_device_and_the_driver(machine, engines):
     with opened(engines, "tensorrt_rtx", precision="fp32") as session:
         versions = session.versions()
     assert versions["tensorrt_rtx"] == "1.7.1.116"
-    assert versions["cuda"] == "13.0"
+    assert versions["cuda"] == "12.6"
     assert versions["driver"] == "12.6"
     assert versions["device"] == "Orin"
     assert versions["compute_capability"] == "8.7"
@@ -197,6 +197,17 @@ def test_missing_cuda_bindings_are_named(machine, engines, monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     assert "cuda.bindings is not installed" in (said := refused(engines, "tensorrt"))
     assert "pip install cuda-bindings" in said
+
+
+def test_bindings_that_are_too_new_for_the_driver_are_named(machine, engines):
+    here = machine("tensorrt")
+    here.cuda.version = 12090
+    opened(engines).close()
+    here.cuda.version = 13000
+    assert refused(engines, "tensorrt") == (
+        "cuda.bindings is for CUDA 13.0, the driver runs 12.6: pip install 'cuda-bindings==12.*', "
+        "or update the driver"
+    )
 
 
 def test_obstacles_are_listed_for_every_backend(machine, engines):
@@ -736,11 +747,12 @@ def test_the_stand_ins_have_the_names_of_tensorrt_rtx():
         (trt.IExecutionContext.execute_async_v3, "stream_handle"),
         (trt.IExecutionContext.is_stream_capturable, "stream"),
         (trt.ICudaEngine.get_tensor_profile_shape, "name, profile_index"),
-        (trt.IPluginRegistry.get_creator, "type, version, plugin_namespace"),
+        (trt.IPluginRegistry.load_library, "plugin_path"),
     ):
         positions = [method.__doc__.index(f"{one}:") for one in arguments.split(", ")]
         assert positions == sorted(positions)
     assert callable(trt.get_plugin_registry)
+    assert {"name", "plugin_version", "plugin_namespace"} <= set(dir(trt.IPluginCreatorV3One))
     log = binding._make_log(trt)  # the vendor's base class takes ours
     log.logger.log(trt.ILogger.ERROR, "first\nline")
     log.logger.log(trt.ILogger.ERROR, "second")

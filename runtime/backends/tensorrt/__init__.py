@@ -57,7 +57,7 @@ class TensorRtBackend:
         self._engines = dict(engines)
         self._precision = precision
         self._capture = cuda_graph
-        cuda = Cuda()
+        cuda = Cuda(device.driver)
         stream = cuda.stream()
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
         self._graphs: dict[str, EngineGraph] = {}

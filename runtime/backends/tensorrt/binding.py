@@ -122,8 +122,10 @@ class Binding:
 
     def has_plugin(self, name: str, version: str, namespace: str) -> bool:
         """Whether a plugin creator is registered."""
-        registry = self.module.get_plugin_registry()
-        return registry.get_creator(name, version, namespace) is not None
+        # Not `get_creator`, which logs an error where there is none.
+        creators = self.module.get_plugin_registry().all_creators
+        wanted = name, version, namespace
+        return any((c.name, c.plugin_version, c.plugin_namespace) == wanted for c in creators)
 
     def deserialize(self, folder: Path, spec: EngineSpec, graph: GraphSpec) -> Engine:
         """Load an engine and compare its tensors with the manifest's.

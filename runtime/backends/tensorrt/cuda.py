@@ -34,12 +34,21 @@ class CaptureError(Exception):
 class Cuda:
     """The functions of the CUDA runtime that the backend uses, on the first device.
 
+    Args:
+        driver: the latest CUDA version that the driver runs, as `12.6`.
+
     Raises:
-        BackendError: the bindings are missing, or there is no device.
+        BackendError: the bindings are missing or too new for the driver, or there is no device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, driver: str) -> None:
         self._rt = _import()
+        major = driver.split(".")[0]
+        if int(self.runtime_version().split(".")[0]) > int(major):
+            raise BackendError(
+                f"cuda.bindings is for CUDA {self.runtime_version()}, the driver runs {driver}: "
+                f"pip install 'cuda-bindings=={major}.*', or update the driver"
+            )
         self._call("cudaSetDevice", 0)
 
     def _call(self, function: str, *arguments: Any) -> Any:
