@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import BackendError
 
-_DRIVER = "libcuda.so.1"
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -49,7 +50,7 @@ def architecture(compute_capability: str) -> str:
 
 def current_platform() -> str:
     """This machine's system and machine, as `linux-x86_64`."""
-    return f"{platform.system().lower()}-{platform.machine().lower()}"
+    return f"{sys.platform}-{platform.machine().lower()}"
 
 
 def find_device(load: Callable[[str], Any] = ctypes.CDLL) -> DeviceInfo:

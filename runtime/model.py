@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plugins.reference import Density
-from .backends import Graph
+from .backends import Graph, HeadRounds
 from .config import MARConfig
 from .errors import NumericsError
 from .head import (
@@ -32,6 +32,7 @@ from .head import (
     SequentialSampler,
     SpeculativeSampler,
 )
+from .head.device import report_of, start_of
 from .head.draft import ROW_COST
 from .options import GenerateOptions
 from .schedule import diffusion_tables
@@ -186,6 +187,8 @@ class RuntimeModel:
         self.graphs = graphs
         # Rows of z in one call of head_modulation, guidance's included; None is no limit.
         self.most_tokens: int | None = None
+        # What runs the speculative sampler beside the network; None is the host.
+        self.rounds: HeadRounds | None = None
         self._backbone = graphs["backbone"]
         self._modulation = graphs["head_modulation"]
         self._step = graphs["head_step"]
@@ -267,16 +270,14 @@ class RuntimeModel:
             stats: where time and evaluations are counted.
         """
         schedule = self.schedule(steps)
-        tokens: list[Float32] = []
         reports: list[HeadReport] = []
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps):
                 part = conditions[rows]
-                evaluate = self.evaluator(part, schedule.timesteps, where)
-                drawn, report = self._run_sampler(
-                    schedule, evaluate, len(part), inputs[rows], options
-                )
-                tokens.append(drawn)
+                report = self._sample_on_device(schedule, part, inputs[rows], options)
+                if report is None:
+                    evaluate = self.evaluator(part, schedule.timesteps, where)
+                    report = self._run_sampler(schedule, evaluate, len(part), inputs[rows], options)
                 reports.append(report)
                 stats.count_head(
                     self.role, report,
@@ -289,11 +290,31 @@ class RuntimeModel:
         )
         trajectory = np.concatenate([report.trajectory for report in reports], axis=1)
         return Chains(
-            np.concatenate(tokens),
+            density.mean,
             density,
             trajectory.transpose(1, 0, 2),
             np.concatenate([report.noise[1] for report in reports]),
         )
+
+    def _sample_on_device(
+        self,
+        schedule: HeadSchedule,
+        conditions: Conditions,
+        inputs: ChainInputs,
+        options: GenerateOptions,
+    ) -> HeadReport | None:
+        """Sample where the network runs; None where the host has to do it."""
+        sampler = self._sampler_of(
+            options, schedule, inputs.together, started=inputs.start is not None
+        )
+        if self.rounds is None or not isinstance(sampler, SpeculativeSampler):
+            return None
+        scale = None if conditions.unconditional is None else conditions.scale
+        start = start_of(sampler, inputs.noise, inputs.streams(), options.temperature, scale)
+        if start is None:
+            return None
+        made = self.rounds.run(start, self._modulations(conditions, schedule.timesteps))
+        return None if made is None else report_of(*made, inputs.noise[0])
 
     def _run_sampler(
         self,
@@ -302,7 +323,7 @@ class RuntimeModel:
         count: int,
         inputs: ChainInputs,
         options: GenerateOptions,
-    ) -> tuple[Float32, HeadReport]:
+    ) -> HeadReport:
         sampler = self._sampler_of(
             options, schedule, inputs.together, started=inputs.start is not None
         )
@@ -314,10 +335,10 @@ class RuntimeModel:
         }
         if isinstance(sampler, ParallelSampler):
             start = None if inputs.start is None else inputs.start.transpose(1, 0, 2)
-            return sampler.sample(evaluate, **common, start=start)
+            return sampler.sample(evaluate, **common, start=start)[1]
         if isinstance(sampler, SpeculativeSampler):
-            return sampler.sample(evaluate, **common, streams=inputs.streams())
-        return sampler.sample(evaluate, **common)
+            return sampler.sample(evaluate, **common, streams=inputs.streams())[1]
+        return sampler.sample(evaluate, **common)[1]
 
     def largest_window(
         self, options: GenerateOptions, steps: int, together: int, *, started: bool
@@ -376,6 +397,14 @@ class RuntimeModel:
         for start in range(0, len(conditions), size):
             yield slice(start, start + size)
 
+    def _modulations(self, conditions: Conditions, timesteps: Int64) -> Any:
+        """The adaLN values of N tokens, `[S, N, M]` or `[S, 2 N, M]`, left where the network is."""
+        z = conditions.z
+        if conditions.unconditional is not None:
+            z = np.concatenate([z, conditions.unconditional])
+        feeds, rows = {"z": z, "timestep": timesteps}, len(z) * len(timesteps)
+        return self._modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
+
     def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> Evaluate:
         """Return the head as `evaluate(x, step, token)`, guidance applied.
 
@@ -385,12 +414,7 @@ class RuntimeModel:
             where: what is being sampled, for error messages.
         """
         guided = conditions.unconditional is not None
-        z = conditions.z
-        if conditions.unconditional is not None:
-            z = np.concatenate([z, conditions.unconditional])
-        feeds = {"z": z, "timestep": timesteps}
-        rows = len(z) * len(timesteps)
-        mods = self._modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
+        mods = self._modulations(conditions, timesteps)
         count, scales = len(conditions), conditions.scale[:, None]
         run = self._step.run
 

@@ -92,9 +92,11 @@ class Session:
         graphs = {name: self.graph(f"{role}.{name}") for name in names}
         manifest = self.bundle.manifest
         row_cost = ROW_COST if manifest.calibration is None else manifest.calibration.row_cost
-        return RuntimeModel(
+        model = RuntimeModel(
             role, manifest.models[role], graphs, self.bundle.head_draft(role), row_cost
         )
+        model.rounds = self._backend.head_rounds(self.bundle.path, f"{role}.head_step")
+        return model
 
     def __enter__(self) -> Session:
         return self

@@ -13,8 +13,10 @@
 
 #if defined(__CUDACC__)
 #define CSD_MULTIPLY_HIGH(a, b) __umul64hi(a, b)
+#define CSD_OUT_OF_LINE __noinline__
 #else
 #define CSD_MULTIPLY_HIGH(a, b) uint64_t((unsigned __int128)(a) * (b) >> 64)
+#define CSD_OUT_OF_LINE
 #endif
 
 // Device addresses of dense arrays; csd/plugins/rounds.py mirrors this structure.
@@ -69,7 +71,7 @@ struct PhiloxWords {
   }
 
  private:
-  __device__ void fill(int64_t number) {
+  __device__ CSD_OUT_OF_LINE void fill(int64_t number) {
     block = number;
     uint64_t c0 = stream[0] + uint64_t(number), c1 = stream[1] + (c0 < stream[0] ? 1 : 0);
     uint64_t c2 = stream[2] + (c1 < stream[1] ? 1 : 0), c3 = stream[3] + (c2 < stream[2] ? 1 : 0);
@@ -168,7 +170,7 @@ __device__ inline void draft_token(const RoundsToken& at, int32_t width) {
     }
     if (j + 1 >= window) continue;
     wait_for_lanes(group);
-    float moved[2];  // a lane has one or two channels; kMostChannels says so
+    float moved[2];  // rounds.py: at most 64 channels, so two for a lane
     int32_t count = 0;
     CSD_ROLLED for (int32_t c = group.lane(); c < channels; c += group.lanes())
       moved[count++] = at.moved_guess(i, c, features[2 * channels + c]);
@@ -183,14 +185,8 @@ __device__ inline void draft_token(const RoundsToken& at, int32_t width) {
   }
 }
 
-// The transition densities at the entry where a walk stopped: `mean_q` and `log_std_q` in memory,
-// the target's in the token's features (mean, log std).
-struct RejectedEntry {
-  const float *mean_q, *log_std_q;
-};
-
 // Tries of the residual, one for each lane at a time; see sample_residual. `a` and `b` are in
-// memory, [C] each; returns log p/q - log(bound) as far as the verdict needs it.
+// memory, [C] each.
 struct ResidualTry {
   const float *a, *b;
   float d, constant, total;
@@ -278,11 +274,10 @@ __device__ inline int32_t first_lane(const LaneGroup& group, bool value) {
 }
 
 constexpr int32_t kMostResidualTries = 1 << 20;
-constexpr int32_t kMostChannels = 2 * kWarp;
 
-// Sample the residual of one entry into `out`, and its standardised value into `noise`. `entry` has
-// the channels' densities in the token's features: mean_p, std_p, mean_q, std_q. False if no try
-// was kept.
+// Sample the residual of one entry into `out`, and its standardised value into `noise`. The lanes
+// have written the densities of their channels to the token's features: mean_p, std_p, mean_q,
+// std_q. False if no try was kept.
 __device__ inline bool residual_token(const RoundsToken& at, float* out, float* noise) {
   const CsdRounds& run = at.run;
   const LaneGroup& group = at.group;

@@ -22,8 +22,8 @@ from ..engines import (
 )
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, DeviceTensor, Graph
-from .onnx_runtime import OnnxRuntimeBackend
+from .base import Backend, DeviceTensor, Graph, HeadRounds
+from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
@@ -38,6 +38,7 @@ __all__ = [
     "BackendOptions",
     "DeviceTensor",
     "Graph",
+    "HeadRounds",
     "OnnxRuntimeBackend",
     "create_backend",
     "obstacles",
@@ -127,9 +128,10 @@ def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions
                 f"{name} has no --{flag}: leave it out, or use engines (--backend tensorrt or "
                 "tensorrt_rtx)"
             )
-    return OnnxRuntimeBackend(
-        options.threads, find_device() if name == "onnxruntime_cuda" else None
-    )
+    if name == "onnxruntime":
+        return OnnxRuntimeBackend(options.threads)
+    check_cuda_provider()  # first: it is quicker than asking the driver
+    return OnnxRuntimeBackend(options.threads, find_device())
 
 
 def _create_engine_backend(

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from ...plugins.rounds import Finished, Start
 from ..manifest import Manifest
 
 Array = NDArray[Any]
@@ -50,6 +51,27 @@ class Graph(Protocol):
         ...
 
 
+class HeadRounds(Protocol):
+    """Runs the rounds of the speculative head sampler where the network runs."""
+
+    def run(self, start: Start, mods: Any) -> tuple[Finished, int, int] | None:
+        """Sample N tokens.
+
+        Args:
+            start: noise, draft, windows and streams.
+            mods: kept by `head_modulation`.
+
+        Returns:
+            What was made, network calls, and rows of them (one of a guided pair). None where the
+            host has to do it: too many channels or rows, other generators, too little memory.
+
+        Raises:
+            NumericsError: the network was not finite.
+            BackendError: the device failed.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Opens graphs, plans their memory and reports what it is."""
 
@@ -65,6 +87,14 @@ class Backend(Protocol):
 
         Raises:
             BackendError: it cannot be loaded here.
+        """
+        ...
+
+    def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
+        """What runs the head sampler on the device with a graph that is open; None on the host.
+
+        Raises:
+            BackendError: kernels were provided and do not fit.
         """
         ...
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
-from .base import Array, Dims, Graph
+from .base import Array, Dims, Graph, HeadRounds
 
 # Handing work to a second thread costs more than it saves on matrices of a few hundred columns:
 # the shipped head at 32 rows took 0.37 ms with one thread, 0.44 ms with two that spin and 0.64 ms
@@ -32,6 +32,19 @@ def _import() -> Any:
             "the onnxruntime backend is not installed: pip install 'csd[cpu]' (or 'csd[gpu]')"
         ) from error
     return onnxruntime
+
+
+def check_cuda_provider() -> None:
+    """Check that the onnxruntime that is installed was built for CUDA.
+
+    Raises:
+        BackendError: it was not, or none is installed.
+    """
+    if CUDA_PROVIDER not in _import().get_available_providers():
+        raise BackendError(
+            "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
+            "pip install 'csd[gpu]', or use --backend onnxruntime"
+        )
 
 
 class OnnxGraph:
@@ -112,18 +125,13 @@ class OnnxRuntimeBackend:
         device: the CUDA device to run on, or None for the CPU.
 
     Raises:
-        BackendError: onnxruntime is not installed, or cannot use the device.
+        BackendError: onnxruntime is not installed.
     """
 
     def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
         self._ort = _import()
         self._threads, self._info = threads, device
         self.name = "onnxruntime" if device is None else "onnxruntime_cuda"
-        if device is not None and CUDA_PROVIDER not in self._ort.get_available_providers():
-            raise BackendError(
-                "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
-                "pip install 'csd[gpu]', or use --backend onnxruntime"
-            )
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -174,6 +182,10 @@ class OnnxRuntimeBackend:
     def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
         """See `Backend.open`."""
         return self.load(folder / manifest.graphs[graph].onnx_file)
+
+    def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
+        """See `Backend.head_rounds`: the host does it."""
+        return None
 
     def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
         """See `Backend.prepare`; onnxruntime takes memory as it goes."""

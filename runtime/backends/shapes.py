@@ -99,9 +99,11 @@ class Limits:
             elif name == "V":
                 size = max(size, least)
             if not least <= size <= most or size < dims[name]:
+                asked = dims[name]
+                wider = f"{min(least, asked)}:{asked}:{max(most, asked)}"
                 raise BackendError(
-                    f"{self.graph} was asked for {name} = {dims[name]}, its engine's profile takes "
-                    f"{least} to {most}: {self.rebuild} --profile {name}={max(size, dims[name])}"
+                    f"{self.graph} was asked for {name} = {asked}, its engine's profile takes "
+                    f"{least} to {most}: {self.rebuild} --profile {self.graph}.{name}={wider}"
                 )
             out[name] = size
         return out

@@ -102,6 +102,11 @@ class SpeculativeSampler:
         self._windows = np.minimum(windows, np.arange(1, schedule.steps + 1))
 
     @property
+    def windows(self) -> Int64:
+        """Window for each head step that a round may start at, `[S]`."""
+        return self._windows
+
+    @property
     def largest_window(self) -> int:
         """Rows of a token in one evaluation at most."""
         return int(self._windows.max())

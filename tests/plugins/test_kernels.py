@@ -6,73 +6,20 @@ the arithmetic in float32, every index, the conversions, and that no lane waits 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import subprocess
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
 from csd.plugins import build, launch, reference
 from csd.plugins.reference import Density
 
+from .emulation import EmulatedKernels, compile_emulated
 from .on_device import DeviceKernels
 from .test_reference import SIGNIFICANCE, p_value_of_law, pair, tiled
 
-HERE = Path(__file__).resolve().parent
 DTYPES = ("float32", "float16", "bfloat16")
 CHANNELS = (1, 3, 16, 33, 64)
 # Half a unit in the last place of what is stored.
 ROUNDING = {"float32": 2e-7, "float16": 6e-4, "bfloat16": 5e-3}
-
-
-def _cuda_headers() -> Path | None:
-    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    with contextlib.suppress(build.BuildError):
-        homes.append(str(Path(build.find_nvcc()).resolve().parent.parent))
-    homes += sorted(map(str, Path("/usr/local").glob("cuda-*")))
-    folders = (Path(home) / "include" for home in homes if home)
-    return next((folder for folder in folders if (folder / "cuda_fp16.h").is_file()), None)
-
-
-def compile_emulated(out: Path, kernels: Path = build.SOURCES, *, half: bool = False) -> Any:
-    try:
-        compiler = build.host_compiler()
-    except build.BuildError as error:
-        pytest.skip(str(error))
-    flags = ["-std=c++17", "-O2", "-shared", "-fPIC", f"-I{kernels}"]
-    if half:
-        headers = _cuda_headers()
-        if headers is None:
-            pytest.skip("cuda_fp16.h is not found: install the CUDA toolkit or set CUDA_HOME")
-        flags += ["-DCSD_HALF", f"-isystem{headers}"]
-    source = str(HERE / "emulated_kernels.cpp")
-    subprocess.run([*compiler, *flags, source, "-o", str(out)], check=True)
-    return ctypes.CDLL(str(out))
-
-
-class EmulatedKernels:
-    """Kernels compiled for this processor."""
-
-    def __init__(self, library: Any) -> None:
-        self._library = library
-
-    def array(self, shape, dtype) -> np.ndarray:
-        return np.empty(shape, dtype)
-
-    def run(self, call: launch.Call, blocks: int | None = None) -> int:
-        pointers = []
-        for argument in call.arguments:
-            kind = {np.int32: ctypes.c_int32, np.float32: ctypes.c_float}.get(type(argument))
-            pointers.append(
-                (kind or ctypes.c_void_p)(argument if kind is None else argument.item())
-            )
-        table = (ctypes.c_void_p * len(pointers))(*(ctypes.addressof(p) for p in pointers))
-        function = getattr(self._library, f"emulate_{call.kernel}")
-        return function(blocks or call.blocks, launch.THREADS, table)
 
 
 @pytest.fixture(scope="module", params=["emulated", pytest.param("device", marks=pytest.mark.gpu)])

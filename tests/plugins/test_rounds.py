@@ -7,11 +7,11 @@ import ctypes
 import numpy as np
 import pytest
 
-from csd.plugins import host, launch, rounds
+from csd.plugins import host, rounds
 from csd.runtime.head import AffineDraft, SequentialSampler, SpeculativeSampler, fit_affine_draft
 
 from ..runtime.head.analytic import Mixture, guided, linear, record
-from .test_kernels import compile_emulated
+from .emulation import compile_emulated, emulate
 
 STEPS = 24
 
@@ -19,15 +19,6 @@ STEPS = 24
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     return compile_emulated(tmp_path_factory.mktemp("rounds") / "rounds.so")
-
-
-def emulate(library, call):
-    values = [
-        ctypes.c_uint64(a) if isinstance(a, int) else ctypes.c_int32(int(a)) for a in call.arguments
-    ]
-    pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-    run = getattr(library, f"emulate_{call.kernel}")
-    assert run(call.blocks, launch.THREADS, pointers) == 0
 
 
 def run(library, start, evaluate, unconditional=None, widths=None):
@@ -48,7 +39,7 @@ def run(library, start, evaluate, unconditional=None, widths=None):
 
     width, calls = int(start.windows[len(start.tables) - 1]), 0
     while True:
-        emulate(library, made.draft(address, width))
+        assert emulate(library, made.draft(address, width)) == 0
         rows = count * width * (2 if unconditional else 1)
         x = part("x", np.float32, rows * channels).reshape(rows, channels)
         step, token = part("step", np.int64, rows), part("token", np.int64, rows)
@@ -62,7 +53,7 @@ def run(library, start, evaluate, unconditional=None, widths=None):
             eps, v = np.concatenate([eps, other]), np.concatenate([v, v])
         part("eps", np.float32, eps.size)[:] = eps.reshape(-1)
         part("network_v", np.float32, v.size)[:] = v.reshape(-1)
-        emulate(library, made.walk(address, width))
+        assert emulate(library, made.walk(address, width)) == 0
         active, widest, failed = part("progress", np.int32, 3).tolist()
         calls += 1
         if failed or not active:

@@ -60,6 +60,8 @@ class FakeCuda:
     def __init__(self, capacity=1 << 30):
         self.free, self.captures = capacity, True
         self.waits = self.launches = 0
+        self.last = OK
+        self.version = 12060
         self.copies = []
         self.device, self.pinned, self.streams, self.graphs = {}, {}, {}, {}
         self._handles = itertools.count(1000)
@@ -93,8 +95,12 @@ class FakeCuda:
     def cudaGetErrorString(self, error):
         return OK, error.name.encode()
 
+    def cudaGetLastError(self):
+        last, self.last = self.last, OK
+        return (last,)
+
     def cudaRuntimeGetVersion(self):
-        return OK, 13000
+        return OK, self.version
 
     def cudaMemGetInfo(self):
         return OK, self.free, 1 << 30
@@ -164,6 +170,7 @@ class FakeCuda:
         work, own.captured = own.captured, None
         assert work is not None
         if own.invalid:
+            self.last = Error.cudaErrorStreamCaptureInvalidated
             return Error.cudaErrorStreamCaptureInvalidated, None
         handle = next(self._handles)
         self.graphs[handle] = work

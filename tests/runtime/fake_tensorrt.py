@@ -70,17 +70,21 @@ def session_of(path):
 
 
 class Registry:
-    def __init__(self):
-        self.creators, self.libraries = set(), []
+    """IPluginRegistry."""
 
-    def get_creator(self, type, version, plugin_namespace=""):
-        key = type, version, plugin_namespace
-        return key if key in self.creators else None
+    def __init__(self):
+        self.known, self.libraries = set(), []
+
+    @property
+    def all_creators(self):
+        return [
+            types.SimpleNamespace(name=name, plugin_version="1", plugin_namespace="csd")
+            for name in sorted(self.known)
+        ]
 
     def load_library(self, plugin_path):
         self.libraries.append(plugin_path)
-        names = json.loads(Path(plugin_path).read_text())
-        self.creators |= {(name, "1", "csd") for name in names}
+        self.known |= set(json.loads(Path(plugin_path).read_text()))
         return object()
 
 
@@ -188,6 +192,7 @@ class Context:
     def execute_async_v3(self, stream_handle):
         fake = self._fake
         stream = fake.cuda.streams[stream_handle]
+        assert not fake.cuda.last, "an error was left behind"
         assert self._inferred
         assert set(self._addresses) == set(self._engine.tensors)
         needed = fake.scratch(next(iter(self._shapes.values())))
@@ -305,7 +310,7 @@ class _Runtime:
             self._fake.logger.log(Severity.ERROR, "the engine's header is\nnot readable")
             return None
         plugin = values.get("plugin")
-        if plugin and self._fake.registry.get_creator(plugin, "1", "csd") is None:
+        if plugin and plugin not in self._fake.registry.known:
             self._fake.logger.log(Severity.ERROR, f"no creator of {plugin}")
             return None
         return Engine(self._fake, values)

@@ -82,7 +82,8 @@ def test_rows_and_known_tokens_are_padded_within_the_profile():
         with pytest.raises(BackendError) as error:
             limits.padded(dims)
         assert f"asked for {name} = {dims[name]}, its engine's profile takes" in str(error.value)
-        assert f"csd-export --rebuild x --profile {name}={dims[name]}" in str(error.value)
+        wider = f"{limits.ranges[name][0]}:{dims[name]}:{dims[name]}"
+        assert f"csd-export --rebuild x --profile x.{name}={wider}" in str(error.value)
 
 
 DEMAND = {

@@ -17,7 +17,7 @@ from csd.tools.gpu_check import kernels, parity, suite
 from csd.tools.gpu_check.part import Outcome, Skipped
 
 from ..helpers import failure
-from ..plugins.test_kernels import EmulatedKernels, compile_emulated
+from ..plugins.emulation import EmulatedKernels, compile_emulated
 
 
 def no_device():

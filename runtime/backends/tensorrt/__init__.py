@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ....plugins.launch import LoadedKernels
 from ...device import DeviceInfo
 from ...engines import Machine, choose_engines, graph_spec, rebuild_command
 from ...errors import BackendError
@@ -14,9 +15,11 @@ from ..shapes import Limits
 from . import plugins
 from .binding import Binding
 from .cuda import Cuda
-from .graph import Device, EngineGraph
+from .execution import Device
+from .graph import EngineGraph
 from .memory import Arena
 from .plan import blocks, clipped, fit
+from .rounds import DeviceRounds, load_kernels
 
 __all__ = ["TensorRtBackend"]
 
@@ -54,11 +57,13 @@ class TensorRtBackend:
         self._engines = dict(engines)
         self._precision = precision
         self._capture = cuda_graph
-        cuda = Cuda()
+        cuda = Cuda(device.driver)
         stream = cuda.stream()
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
         self._graphs: dict[str, EngineGraph] = {}
-        self._plugins_loaded = False
+        self._rounds: list[DeviceRounds] = []
+        self._kernels: LoadedKernels | None = None
+        self._plugins_loaded = self._kernels_loaded = False
         self._closed = False
 
     @property
@@ -70,11 +75,12 @@ class TensorRtBackend:
         """See `Backend.open`."""
         if graph in self._graphs:
             return self._graphs[graph]
+        role = graph.split(".")[0]
         if graph not in self._engines:
             machine = Machine(self.name, self._binding.version, self._info)
-            self._engines.update(
-                choose_engines(manifest, folder, [graph], machine, self._precision)
-            )
+            model = self._engines.get(f"{role}.backbone")
+            precision = self._precision if model is None else model.precision
+            self._engines.update(choose_engines(manifest, folder, [graph], machine, precision))
         engine_spec = self._engines[graph]
         spec = graph_spec(manifest, graph, engine_spec.precision)
         if graph in plugins.OPERATORS:
@@ -82,10 +88,10 @@ class TensorRtBackend:
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:
-            if graph in plugins.OPERATORS and not self._has_plugin(graph):
+            named = self.name == "tensorrt" and graph in plugins.OPERATORS
+            if named and not self._has_plugin(graph):
                 raise plugins.missing(graph, folder, self._info.architecture) from error
             raise
-        role = graph.split(".")[0]
         padding = {"visible": manifest.models[role].seq_len} if role in manifest.models else {}
         self._device.arena.weights += engine_spec.size
         self._graphs[graph] = EngineGraph(
@@ -94,6 +100,15 @@ class TensorRtBackend:
             capture=self._capture,
         )  # fmt: skip
         return self._graphs[graph]
+
+    def head_rounds(self, folder: Path, graph: str) -> DeviceRounds | None:
+        """See `Backend.head_rounds`."""
+        if not self._kernels_loaded:
+            self._kernels, self._kernels_loaded = load_kernels(folder), True
+        if self._kernels is None:
+            return None
+        self._rounds.append(DeviceRounds(self._graphs[graph], self._device, self._kernels))
+        return self._rounds[-1]
 
     def _load_plugins(self, folder: Path) -> None:
         """Register the plugin creators before an engine that may need them is loaded."""
@@ -134,7 +149,11 @@ class TensorRtBackend:
         for graph, dims in sizes.items():
             self._graphs[graph].plan(dims, KEPT)
         if sizes:
-            arena.reserve(*blocks(sizes, need))
+            kept, turn = blocks(sizes, need)
+            arena.renew(kept=kept, turn=turn)
+        for own in self._rounds:
+            if own.name in sizes:
+                own.plan(sizes[own.name])
         return sizes
 
     @property
@@ -153,12 +172,13 @@ class TensorRtBackend:
             "device": info.name,
             "compute_capability": info.compute_capability,
             "precision": ", ".join(precisions),
+            "head_rounds": "device" if self._rounds else "host",
         }
 
     def recordings(self) -> dict[str, tuple[int, str | None]]:
         """CUDA graphs that each graph holds, and why it records no more, or None."""
         return {
-            name: (len(graph.recordings), graph.recordings.refusal)
+            name: (len(graph.executor.recordings), graph.executor.recordings.refusal)
             for name, graph in self._graphs.items()
         }
 
@@ -167,9 +187,10 @@ class TensorRtBackend:
         if self._closed:
             return
         self._closed = True
-        for graph in self._graphs.values():
-            graph.close()
+        for part in (*self._rounds, *self._graphs.values()):
+            part.close()
+        self._rounds.clear()
         self._graphs.clear()
-        self._device.arena.close()
+        self._device.arena.clear()
         self._device.stream.close()
         self._binding.close()

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,10 @@ class Binding:
 
     def has_plugin(self, name: str, version: str, namespace: str) -> bool:
         """Whether a plugin creator is registered."""
-        registry = self.module.get_plugin_registry()
-        return registry.get_creator(name, version, namespace) is not None
+        # Not `get_creator`, which logs an error where there is none.
+        creators = self.module.get_plugin_registry().all_creators
+        wanted = name, version, namespace
+        return any((c.name, c.plugin_version, c.plugin_namespace) == wanted for c in creators)
 
     def deserialize(self, folder: Path, spec: EngineSpec, graph: GraphSpec) -> Engine:
         """Load an engine and compare its tensors with the manifest's.
@@ -194,7 +197,7 @@ class Binding:
             raise self.failure("create an execution context", "check nvidia-smi for free memory")
         return context
 
-    def set_shapes(self, context: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    def set_shapes(self, context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Give a context the shapes of all its inputs.
 
         Raises:

@@ -6,6 +6,7 @@ Every failure becomes one line with CUDA's own words.
 from __future__ import annotations
 
 import ctypes
+import importlib
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,12 @@ Bytes = NDArray[np.uint8]
 
 def _import() -> Any:
     try:
-        from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
+        return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise BackendError(
             f"cuda.bindings is not installed ({error}): pip install cuda-bindings, of the major "
             "version of this machine's CUDA"
         ) from error
-    return runtime
 
 
 class CaptureError(Exception):
@@ -34,12 +34,21 @@ class CaptureError(Exception):
 class Cuda:
     """The functions of the CUDA runtime that the backend uses, on the first device.
 
+    Args:
+        driver: the latest CUDA version that the driver runs, as `12.6`.
+
     Raises:
-        BackendError: the bindings are missing, or there is no device.
+        BackendError: the bindings are missing or too new for the driver, or there is no device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, driver: str) -> None:
         self._rt = _import()
+        major = driver.split(".")[0]
+        if int(self.runtime_version().split(".")[0]) > int(major):
+            raise BackendError(
+                f"cuda.bindings is for CUDA {self.runtime_version()}, the driver runs {driver}: "
+                f"pip install 'cuda-bindings=={major}.*', or update the driver"
+            )
         self._call("cudaSetDevice", 0)
 
     def _call(self, function: str, *arguments: Any) -> Any:
@@ -121,12 +130,17 @@ class Cuda:
         success = self._rt.cudaError_t.cudaSuccess
         status, graph = self._rt.cudaStreamEndCapture(stream.handle)
         if status != success:
-            raise CaptureError(self._message(status))
+            raise self._capture_error(status)
         status, executable = self._rt.cudaGraphInstantiate(graph, 0)
         self._call("cudaGraphDestroy", graph)
         if status != success:
-            raise CaptureError(self._message(status))
+            raise self._capture_error(status)
         return executable
+
+    def _capture_error(self, status: Any) -> CaptureError:
+        # Or the library would find this error at its next call, and take it for its own.
+        self._rt.cudaGetLastError()
+        return CaptureError(self._message(status))
 
     def launch(self, executable: Any, stream: Stream) -> None:
         """Enqueue a recorded graph."""

@@ -15,32 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BackendError
 from ...manifest import GraphSpec, TensorSpec
 from ..base import Array
 from ..shapes import SPLIT, Limits, call_dims, leading_dim, shape_of
-from .binding import Binding, Engine
-from .capture import Recordings
-from .cuda import Cuda, Stream
-from .memory import ALIGNMENT, Arena, KeptTensor, Layout, Staging, aligned, view
+from .binding import Engine
+from .execution import Device, Executor, Work
+from .memory import KeptTensor, Layout, Staging, view
 
 # Calls whose places are remembered; rows and tokens make many combinations.
 MOST_CALLS = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Device:
-    """What the graphs of a session share."""
-
-    binding: Binding
-    cuda: Cuda
-    stream: Stream
-    arena: Arena
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,29 +50,19 @@ class _Place:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A call of given shapes: places on the host, addresses on the device.
+    """A call of given shapes, with its places on the host.
 
     Attributes:
-        key: what a recording of it depends on.
-        shapes: of all inputs, padded.
-        addresses: of all tensors.
+        work: what is enqueued.
         inputs: arrays to write.
         outputs: arrays to read.
         kept: outputs that stay, with their shapes.
-        copied: bytes that go in and come out.
-        out_at: address of the outputs.
-        scratch: address and bytes.
     """
 
-    key: Hashable
-    shapes: dict[str, tuple[int, ...]]
-    addresses: dict[str, int]
+    work: Work
     inputs: tuple[_Place, ...]
     outputs: tuple[_Place, ...]
     kept: tuple[tuple[TensorSpec, tuple[int, ...]], ...]
-    copied: tuple[int, int]
-    out_at: int
-    scratch: tuple[int, int]
 
 
 class EngineGraph:
@@ -111,22 +90,24 @@ class EngineGraph:
         capture: bool,
     ) -> None:
         self.name, self.spec = name, spec
-        self._engine, self._device = engine, device
+        self.executor = Executor(name, engine, device, capture=capture)
+        self._device = device
         self._limits = self._planned = limits
         self._padding = padding
         self._leading = leading_dim(spec)
-        self._context = device.binding.create_context(engine, captured=False)
         self._staging = Staging(device.cuda, device.stream)
-        self.recordings = Recordings(device.cuda, device.stream, enabled=capture)
         self._calls: dict[Hashable, _Call] = {}
-        self._scratch: dict[Hashable, int] = {}
         self._versions = device.arena.version, self._staging.version
-        self._bound: Hashable = None  # key of the call that the shared context is set up for
 
     @property
     def limits(self) -> Limits:
         """What the engine takes."""
         return self._limits
+
+    @property
+    def planned(self) -> Limits:
+        """What a run's plan leaves of it."""
+        return self._planned
 
     def plan(self, most: Mapping[str, int], on_device: Collection[str]) -> None:
         """Make room on the host for the largest calls, and split those that are larger.
@@ -149,7 +130,7 @@ class EngineGraph:
         """
         padded = self._limits.lowered(dims).padded(dims)
         inputs, outputs, kept = self._crossing(padded, on_device)
-        return kept.size, inputs.size + outputs.size + self._scratch_bytes(padded)
+        return kept.size, inputs.size + outputs.size + self.scratch_bytes(padded)
 
     def _crossing(
         self, padded: Mapping[str, int], on_device: Collection[str]
@@ -171,8 +152,7 @@ class EngineGraph:
         held = tuple(
             (name, value.address) for name, value in feeds.items() if isinstance(value, KeptTensor)
         )
-        if self._versions != (self._device.arena.version, self._staging.version):
-            self._forget()
+        self.follow()
         call = self._calls.get((shapes, held, kept))
         if call is None:
             dims = call_dims(self.name, self.spec, dict(shapes))
@@ -202,34 +182,33 @@ class EngineGraph:
         read = [tensor for tensor in self.spec.outputs if tensor.name not in kept]
         left = [tensor for tensor in self.spec.outputs if tensor.name in kept]
         inputs, outputs, stay = self._crossing(padded, {*held, *kept})
-        scratch = self._scratch_bytes(padded)
+        scratch = self.scratch_bytes(padded)
         arena, staging = self._device.arena, self._staging
-        arena.reserve(stay.size, inputs.size + outputs.size + scratch)
+        arena.reserve(kept=stay.size, turn=inputs.size + outputs.size + scratch)
         staging.reserve(inputs.size, outputs.size)
-        if self._versions != (arena.version, staging.version):
-            self._forget()
+        self.follow()
 
-        turn, _ = arena.turn
+        turn, base = arena.address("turn"), arena.address("kept")
         out_at = turn + inputs.size
         addresses = dict(held)
         addresses.update({name: turn + at for name, at in inputs.offsets.items()})
         addresses.update({name: out_at + at for name, at in outputs.offsets.items()})
-        if left:
-            base = arena.kept_address(stay.size)
-            addresses.update({name: base + at for name, at in stay.offsets.items()})
+        addresses.update({name: base + at for name, at in stay.offsets.items()})
         going, coming = staging.inputs(inputs.size), staging.outputs(outputs.size)
-        return _Call(
+        cuda, stream = self._device.cuda, self._device.stream
+        work = Work(
             key=(tuple(padded.items()), tuple(held.items()), kept),
-            shapes={tensor.name: shape_of(tensor, padded) for tensor in self.spec.inputs},
+            shapes=self.input_shapes(padded),
             addresses=addresses,
-            inputs=tuple(self._place(going, inputs.offsets[t.name], t, dims, padded) for t in fed),
-            outputs=tuple(
-                self._place(coming, outputs.offsets[t.name], t, dims, padded) for t in read
-            ),
-            kept=tuple((tensor, shape_of(tensor, padded)) for tensor in left),
-            copied=(inputs.size, outputs.size),
-            out_at=out_at,
             scratch=(out_at + outputs.size, scratch),
+            before=partial(cuda.to_device, turn, going, stream),
+            after=partial(cuda.to_host, coming, out_at, stream),
+        )
+        return _Call(
+            work,
+            tuple(self._place(going, inputs.offsets[t.name], t, dims, padded) for t in fed),
+            tuple(self._place(coming, outputs.offsets[t.name], t, dims, padded) for t in read),
+            tuple((tensor, shape_of(tensor, padded)) for tensor in left),
         )
 
     def _place(
@@ -251,83 +230,39 @@ class EngineGraph:
             if place.fill is not None:
                 place.whole.fill(place.fill)
             np.copyto(place.part, feeds[place.name], casting="same_kind")
-        if not self.recordings.launch(call.key):
-            self._enqueue_anew(call)
+        self.executor.submit(call.work)
         results: dict[str, Any] = {}
         if call.kept:
             generation = device.arena.next_generation()
             for tensor, shape in call.kept:
-                address = call.addresses[tensor.name]
+                address = call.work.addresses[tensor.name]
                 results[tensor.name] = KeptTensor(shape, tensor.dtype, address, generation)
         if call.outputs:
             device.stream.synchronize()
             results.update({place.name: _host_array(place) for place in call.outputs})
         return results
 
-    def _enqueue_anew(self, call: _Call) -> None:
-        """Enqueue a call that is not recorded, and record it where it repeats."""
-        if not self.recordings.due(call.key):
-            if self._bound != call.key:
-                self._bind(self._context, call)
-                self._bound = call.key
-            self._enqueue(self._context, call)
-            return
-        binding = self._device.binding
-        context = binding.create_context(self._engine, captured=True)
-        self._bind(context, call)
-        self._enqueue(context, call)  # once, before it is recorded
-        if not binding.is_capturable(context, self._device.stream):
-            self.recordings.refuse("the library says that this engine cannot be recorded")
-            return
-        self.recordings.record(call.key, context, lambda: self._enqueue(context, call))
-        if self.recordings.refusal is not None:
-            binding.forget_messages()
+    def input_shapes(self, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs at given sizes."""
+        return {tensor.name: shape_of(tensor, dims) for tensor in self.spec.inputs}
 
-    def _bind(self, context: Any, call: _Call) -> None:
-        binding = self._device.binding
-        binding.set_shapes(context, call.shapes)
-        needed = binding.scratch_bytes(context, self._engine)
-        if needed > call.scratch[1]:
-            raise BackendError(
-                f"{self.name} needs {needed} bytes of scratch for shapes that needed "
-                f"{call.scratch[1]} before: give --no-cuda-graph"
-            )
-        binding.set_scratch(context, *call.scratch)
-        for name, address in call.addresses.items():
-            binding.set_address(context, name, address)
+    def scratch_bytes(self, dims: Mapping[str, int]) -> int:
+        """Scratch memory of a call of given sizes."""
+        return self.executor.scratch_bytes(self.input_shapes(dims))
 
-    def _enqueue(self, context: Any, call: _Call) -> None:
-        device, (going, coming) = self._device, call.copied
-        turn, _ = device.arena.turn
-        device.cuda.to_device(turn, self._staging.inputs(going), device.stream)
-        device.binding.enqueue(context, device.stream)
-        device.cuda.to_host(self._staging.outputs(coming), call.out_at, device.stream)
-
-    def _scratch_bytes(self, padded: Mapping[str, int]) -> int:
-        """Scratch bytes for given sizes."""
-        key = tuple(padded.items())
-        if key not in self._scratch:
-            binding = self._device.binding
-            shapes = {tensor.name: shape_of(tensor, padded) for tensor in self.spec.inputs}
-            binding.set_shapes(self._context, shapes)
-            self._scratch[key] = max(
-                ALIGNMENT, aligned(binding.scratch_bytes(self._context, self._engine))
-            )
-            self._bound = None
-        return self._scratch[key]
-
-    def _forget(self) -> None:
+    def follow(self) -> None:
         """Drop what refers to addresses that are gone."""
-        self._calls.clear()
-        self.recordings.clear()
-        self._bound = None
-        self._versions = self._device.arena.version, self._staging.version
+        versions = self._device.arena.version, self._staging.version
+        if self._versions != versions:
+            self._calls.clear()
+            self.executor.forget()
+            self._versions = versions
 
     def close(self) -> None:
         """Release contexts, recordings and host memory."""
-        self._forget()
+        self._calls.clear()
+        self.executor.close()
         self._staging.close()
-        self._context = None
 
 
 def _host_array(place: _Place) -> Array:

@@ -4,8 +4,9 @@
 | --- | --- | --- |
 | kept | what a call leaves on the device (`mods`) | until a call keeps something again |
 | turn | inputs, outputs and scratch of the graph that runs | until the next call |
+| rounds | chains of a head sampler that runs on the device (`rounds.py`) | until it ends |
 
-Both grow on demand, which forgets their contents and every address; `Arena.version` counts that.
+All grow on demand, which forgets their contents and every address; `Arena.version` counts that.
 Each graph has page-locked host memory of its own for what crosses.
 """
 
@@ -24,6 +25,7 @@ from ..shapes import shape_of
 from .cuda import Bytes, Cuda, Stream
 
 ALIGNMENT = 256
+BLOCKS = ("kept", "turn", "rounds")
 _ITEM_BYTES = {"bfloat16": 2}
 
 
@@ -79,59 +81,70 @@ class Arena:
     Args:
         cuda: the CUDA runtime.
         stream: on which all graphs run.
-        limit: bytes that both blocks may take, or None.
-        fixed: bytes that engines take besides, for messages and the peak.
+        limit: bytes that weights and all blocks may take, or None.
+
+    Attributes:
+        weights: bytes that engines take besides.
+        version: counts changes of addresses.
+        peak: bytes of all blocks at most.
     """
 
     def __init__(self, cuda: Cuda, stream: Stream, limit: int | None = None) -> None:
         self._cuda, self._stream = cuda, stream
         self.limit = limit
         self.weights = 0
-        self._kept = self._turn = (0, 0)  # address, bytes
+        self._blocks: dict[str, tuple[int, int]] = dict.fromkeys(BLOCKS, (0, 0))
         self._generation = 0
         self.version = 0
         self.peak = 0
 
     @property
-    def turn(self) -> tuple[int, int]:
-        """Address and bytes of the turn block."""
-        return self._turn
-
-    @property
     def available(self) -> int | None:
-        """Bytes that the limit leaves for both blocks, or None without a limit."""
+        """Bytes that the limit leaves for all blocks, or None without a limit."""
         return None if self.limit is None else self.limit - self.weights
 
-    def reserve(self, kept: int, turn: int) -> None:
-        """Make both blocks at least so large.
+    def address(self, block: str) -> int:
+        """Where a block begins."""
+        return self._blocks[block][0]
+
+    def renew(self, **sizes: int) -> None:
+        """As `reserve`, between runs: blocks of earlier runs go where they leave no room.
 
         Raises:
             BackendError: the limit or the device does not allow it.
         """
-        kept, turn = max(kept, self._kept[1]), max(turn, self._turn[1])
-        if (kept, turn) == (self._kept[1], self._turn[1]):
+        total = sum(max(sizes.get(name, 0), own) for name, (_, own) in self._blocks.items())
+        if self.available is not None and total > self.available:
+            self.clear()
+        self.reserve(**sizes)
+
+    def reserve(self, **sizes: int) -> None:
+        """Make blocks at least so large; those that are not named stay as they are.
+
+        Raises:
+            BackendError: the limit or the device does not allow it.
+        """
+        grown = {name: size for name, size in sizes.items() if size > self._blocks[name][1]}
+        if not grown:
             return
-        if self.available is not None and kept + turn > self.available:
-            raise out_of_limit(self.weights + kept + turn, self.limit or 0)
+        total = sum(grown.get(name, own) for name, (_, own) in self._blocks.items())
+        if self.available is not None and total > self.available:
+            raise out_of_limit(self.weights + total, self.limit or 0)
         self._stream.synchronize()
         self.version += 1
-        if kept > self._kept[1]:
-            self._generation += 1
-            self._kept = self._grown(self._kept, kept)
-        if turn > self._turn[1]:
-            self._turn = self._grown(self._turn, turn)
-        self.peak = max(self.peak, self._kept[1] + self._turn[1])
-
-    def _grown(self, block: tuple[int, int], size: int) -> tuple[int, int]:
+        self._generation += "kept" in grown
         # Freed first: both at once may be more than the device has.
-        if block[1]:
-            self._cuda.free(block[0])
-        return self._cuda.allocate(size), size
+        self._free(grown)
+        for name, size in grown.items():
+            self._blocks[name] = self._cuda.allocate(size), size
+        self.peak = max(self.peak, total)
 
-    def kept_address(self, size: int) -> int:
-        """Address of a kept block of at least so many bytes."""
-        self.reserve(size, 0)
-        return self._kept[0]
+    def _free(self, names: Iterable[str]) -> None:
+        for name in names:
+            address, size = self._blocks[name]
+            if size:
+                self._cuda.free(address)
+            self._blocks[name] = (0, 0)
 
     def next_generation(self) -> int:
         """Declare what was kept until now as overwritten; returns the number of what follows."""
@@ -147,13 +160,10 @@ class Arena:
         if tensor.generation != self._generation:
             raise RuntimeError("a kept tensor was overwritten: a later call kept another one")
 
-    def close(self) -> None:
-        """Free both blocks."""
+    def clear(self) -> None:
+        """Free all blocks."""
         self._stream.synchronize()
-        for address, size in (self._kept, self._turn):
-            if size:
-                self._cuda.free(address)
-        self._kept = self._turn = (0, 0)
+        self._free(BLOCKS)
         self._generation += 1
         self.version += 1
 

@@ -1,0 +1,180 @@
+"""The speculative head sampler with its chains on the device: three numbers a round cross.
+
+A round is a kernel that drafts, the engine of `head_step` on the rows that it wrote, and a kernel
+that walks (`csd.plugins.rounds`); where rounds of one width repeat, the three are one CUDA graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ....plugins import build, launch, rounds
+from ...errors import BackendError, NumericsError
+from ..shapes import bucket
+from .execution import Device, Work
+from .graph import EngineGraph
+from .memory import ALIGNMENT, KeptTensor, Staging
+
+FOLDER = "kernels"
+VARIABLE = "CSD_KERNELS"
+
+
+def find_kernels(folder: Path) -> Path | None:
+    """Return the folder of built kernels that `CSD_KERNELS` names, or `kernels` in a bundle."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    place = folder / FOLDER
+    return place if place.is_dir() else None
+
+
+def load_kernels(folder: Path) -> launch.LoadedKernels | None:
+    """Load the kernels that `find_kernels` finds; None where there are none.
+
+    Raises:
+        BackendError: they do not fit the device, with the command that builds others.
+    """
+    found = find_kernels(folder)
+    if found is None:
+        return None
+    otherwise = f"or unset {VARIABLE} and remove {folder / FOLDER}"
+    try:
+        loaded = launch.load(found)
+    except launch.LaunchError as error:
+        raise BackendError(f"{error}, {otherwise}") from error
+    # The kernels read a structure that `rounds.Rounds` lays out.
+    built = json.loads((found / build.MANIFEST).read_text(encoding="utf-8"))
+    if built.get("sources_sha256") != build.source_digest():
+        raise BackendError(
+            f"the kernels in {found} were built from other sources than this csd's: run "
+            f"python -m csd.plugins.build --out {found}, {otherwise}"
+        )
+    return loaded
+
+
+class DeviceRounds:
+    """See `HeadRounds`.
+
+    Args:
+        graph: `head_step` of a model.
+        device: shared with the graphs.
+        kernels: on that device.
+    """
+
+    def __init__(self, graph: EngineGraph, device: Device, kernels: launch.LoadedKernels) -> None:
+        self.name = graph.name
+        self._graph, self._device, self._kernels = graph, device, kernels
+        self._staging = Staging(device.cuda, device.stream)
+
+    def plan(self, dims: Mapping[str, int]) -> None:
+        """Make room for the largest run, where that can be had.
+
+        Args:
+            dims: the largest sizes that `head_step` is asked for.
+        """
+        (x,) = (tensor for tensor in self._graph.spec.inputs if tensor.name == "x")
+        channels, widest = x.shape[1], min(dims["R"] // dims["N"], dims["S"])
+        if widest < 2 or not isinstance(channels, int) or channels > rounds.MOST_CHANNELS:
+            return
+        # Guidance halves the tokens and doubles their rows.
+        made = rounds.Rounds(dims["N"], channels, dims["S"], widest, guided=False)
+        with contextlib.suppress(BackendError):
+            self._device.arena.reserve(rounds=made.size)
+
+    def run(self, start: rounds.Start, mods: KeptTensor) -> tuple[rounds.Finished, int, int] | None:
+        """See `HeadRounds.run`."""
+        (count, channels), steps = start.initial.shape, len(start.tables)
+        guided, widest = start.scale is not None, int(start.windows.max())
+        if not rounds.takes(start.generators, channels):
+            return None
+        self._device.arena.check(mods)
+        made = rounds.Rounds(count, channels, steps, widest, guided=guided)
+        branches = 2 if guided else 1
+        least, most = self._graph.planned.ranges["R"]
+        if not least <= branches * count or not branches * count * widest <= most:
+            return None
+        dims = {"S": steps, "N": mods.shape[1]}
+        try:
+            self._reserve(made, {**dims, "R": branches * count * widest})
+        except BackendError:
+            return None  # the host needs less memory
+        address, stream = self._device.arena.address("rounds"), self._device.stream
+        given = self._staging.inputs(made.uploaded)
+        made.upload(start, address, given)
+        self._device.cuda.to_device(address, given, stream)
+
+        width, rows, calls = int(start.windows[-1]), 0, 0
+        progress = self._staging.outputs(3 * 4).view(np.int32)
+        while True:
+            width = min(bucket(width), widest)
+            self._graph.executor.submit(
+                self._work(made, {**dims, "R": branches * count * width}, width, mods)
+            )
+            stream.synchronize()
+            rows, calls = rows + count * width, calls + 1
+            active, width, failed = progress.tolist()
+            if failed or not active:
+                break
+        return self._finished(made), calls, rows
+
+    def _reserve(self, made: rounds.Rounds, dims: dict[str, int]) -> None:
+        self._device.arena.reserve(rounds=made.size, turn=self._graph.scratch_bytes(dims))
+        version = self._staging.version
+        self._staging.reserve(made.uploaded, ALIGNMENT + made.results[1])
+        if version != self._staging.version:
+            self._graph.executor.forget()  # recorded rounds write to what was freed
+        self._graph.follow()
+
+    def _work(
+        self, made: rounds.Rounds, dims: dict[str, int], width: int, mods: KeptTensor
+    ) -> Work:
+        address, turn = self._device.arena.address("rounds"), self._device.arena.address("turn")
+        at = {name: address + offset for name, offset in made.offsets.items()}
+
+        def walk() -> None:
+            self._launch(made.walk(address, width))
+            progress = self._staging.outputs(3 * 4)
+            self._device.cuda.to_host(progress, at["progress"], self._device.stream)
+
+        return Work(
+            key=("rounds", tuple(dims.items()), width, made.size, address, mods.address),
+            shapes=self._graph.input_shapes(dims),
+            addresses={
+                "x": at["x"], "step": at["step"], "token": at["token"], "mods": mods.address,
+                "eps": at["eps"], "v": at["network_v"],
+            },
+            scratch=(turn, self._graph.scratch_bytes(dims)),
+            before=partial(self._launch, made.draft(address, width)),
+            after=walk,
+        )  # fmt: skip
+
+    def _launch(self, call: launch.Call) -> None:
+        try:
+            launch.run(self._kernels, call, self._device.stream)
+        except Exception as error:  # cuda.core raises its own exceptions
+            reason = " ".join(str(error).split())[:200]
+            raise BackendError(
+                f"cannot launch {call.kernel} ({reason}): build the kernels again, or unset "
+                f"{VARIABLE}"
+            ) from error
+
+    def _finished(self, made: rounds.Rounds) -> rounds.Finished:
+        offset, size = made.results
+        out = self._staging.outputs(ALIGNMENT + size)[ALIGNMENT:]
+        address, stream = self._device.arena.address("rounds"), self._device.stream
+        self._device.cuda.to_host(out, address + offset, stream)
+        stream.synchronize()
+        try:
+            return made.download(out)
+        except rounds.RoundsError as error:
+            raise NumericsError(f"{error}: check the weights, or use --head sequential") from error
+
+    def close(self) -> None:
+        """Release host memory."""
+        self._staging.close()
