@@ -1,56 +1,25 @@
-"""`csd-export`: weights to a bundle."""
+"""`csd-export`: weights to a bundle, and engines for a bundle."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from ..runtime.cli_support import Parser, run_command
-from ..runtime.config import PRESETS, MARConfig
+from ..runtime.cli_support import run_command
+from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
 from ..runtime.manifest import Manifest, Source, file_sha256
+from .arguments import EngineOptions, build_parser, check_arguments, engine_options
+from .progress import engine_progress
+from .rebuild import rebuild
 
 if TYPE_CHECKING:
-    from .writer import ExportRequest
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the command-line parser."""
-    parser = Parser(
-        prog="csd-export",
-        description="Export a target and a draft model to a bundle that the torch-free runtime "
-        "reads, and check every graph against PyTorch.",
-        example="csd-export --zoo fashion-mnist --out bundle",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
-    parser.add_argument("--zoo", help="a shipped pair: fashion-mnist")
-    configs = f"JSON file or {', '.join(PRESETS)}"
-    for role in ("target", "draft"):
-        parser.add_argument(
-            f"--{role}", type=Path, help=f"weights of the {role} (.pth, .safetensors)"
-        )
-        parser.add_argument(
-            f"--{role}-config", help=f"configuration of the {role}: {configs}"
-        )  # fmt: skip
-    parser.add_argument("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt)")
-    parser.add_argument("--head-steps", type=int, help="default number of head steps "
-                        "(default: the target's num_sampling_steps)")  # fmt: skip
-    parser.add_argument("--max-batch", type=int, default=8, help="images in one call at most")
-    parser.add_argument("--max-gamma", type=int, default=32, help="AR steps drafted at most")
-    parser.add_argument(
-        "--calibration-tokens",
-        type=int,
-        default=2048,
-        help="tokens that the fast head samplers are fitted on, 0 = none",
-    )
-    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
-    return parser
+    from .request import ExportRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export what was asked for."""
-    console = Console(highlight=False)
-    _check_arguments(args)
+    """Export what was asked for, or build engines for a bundle."""
+    console = Console(highlight=False, markup=False)
+    check_arguments(args)
+    options = engine_options(args)  # before minutes of work
+    return _rebuild(args, options, console) if args.rebuild else _export(args, options, console)
+
+
+def _rebuild(args: argparse.Namespace, options: EngineOptions, console: Console) -> int:
+    assert options.engines is not None
+    rebuild(args.rebuild, options.engines, options.profile, console.print, engine_progress(console))
+    console.print(f"engines written to {args.rebuild}")
+    return 0
+
+
+def _export(args: argparse.Namespace, options: EngineOptions, console: Console) -> int:
     try:
         from .writer import check_destination, write_bundle
 
@@ -71,9 +52,11 @@ def run(args: argparse.Namespace) -> int:
         raise ExportError(
             f"csd-export needs {error.name}: pip install 'csd[export,cpu]'"
         ) from error
-    check_destination(args.out, args.force)  # before minutes of work
-    request = _request(args)
-    bundle = write_bundle(request, args.out, force=args.force, report=console.print)
+    check_destination(args.out, args.force)
+    bundle = write_bundle(
+        _request(args, options), args.out, force=args.force, report=console.print,
+        progress=engine_progress(console),
+    )  # fmt: skip
     console.print(parity_table(bundle.manifest))
     console.print(f"bundle written to {args.out}")
     failed = [row.graph for row in bundle.manifest.parity if not row.passed]
@@ -82,24 +65,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _check_arguments(args: argparse.Namespace) -> None:
-    if bool(args.zoo) == bool(args.target):
-        raise ExportError("give either --zoo NAME or --target FILE with --target-config")
-    own = ("target_config", "draft", "draft_config", "decoder")
-    extra = next((name for name in own if getattr(args, name)), None)
-    if args.zoo and extra:
-        raise ExportError(f"--{extra.replace('_', '-')} does not go with --zoo: leave it out")
-    for role in ("target", "draft"):
-        weights, config = getattr(args, role), getattr(args, f"{role}_config")
-        if bool(weights) != bool(config):
-            raise ExportError(f"--{role} and --{role}-config go together: give both")
-
-
-def _request(args: argparse.Namespace) -> ExportRequest:
+def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
     from ..models import load_mar
     from ..models.kl_decoder import load_kl_decoder
     from ..models.zoo import zoo_entry
-    from .writer import ExportRequest
+    from .request import ExportRequest
 
     sources: dict[str, Source] = {}
     if args.zoo:
@@ -120,21 +90,23 @@ def _request(args: argparse.Namespace) -> ExportRequest:
     if args.decoder:
         decoder = load_kl_decoder(args.decoder)
         sources["decoder"] = Source(str(args.decoder.resolve()), file_sha256(args.decoder))
+    default_steps = models["target"].config.num_sampling_steps
     return ExportRequest(
         name=name,
         target=models["target"],
         draft=models.get("draft"),
         decoder=decoder,
-        head_steps=(
-            models["target"].config.num_sampling_steps
-            if args.head_steps is None
-            else args.head_steps
-        ),
+        head_steps=default_steps if args.head_steps is None else args.head_steps,
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
         class_names=class_names,
         sources=sources,
         calibration_tokens=args.calibration_tokens,
+        variants=options.variants,
+        head_chain=args.head_chain,
+        operators=args.plugins,
+        profile=options.profile,
+        engines=options.engines,
     )
 
 
