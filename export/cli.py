@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,39 +31,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Export what was asked for, or build engines for a bundle."""
     console = Console(highlight=False, markup=False)
+    report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
     options = engine_options(args)  # before minutes of work
-    return _rebuild(args, options, console) if args.rebuild else _export(args, options, console)
+    progress = engine_progress(console)
+    if options.engines is not None and args.rebuild is not None:
+        rebuild(args.rebuild, options.engines, options.profile, report, progress)
+        report(f"engines written to {args.rebuild}")
+        return 0
+    _check_installed()
+    from .writer import check_destination, write_bundle
 
-
-def _rebuild(args: argparse.Namespace, options: EngineOptions, console: Console) -> int:
-    assert options.engines is not None
-    rebuild(args.rebuild, options.engines, options.profile, console.print, engine_progress(console))
-    console.print(f"engines written to {args.rebuild}")
-    return 0
-
-
-def _export(args: argparse.Namespace, options: EngineOptions, console: Console) -> int:
-    try:
-        from .writer import check_destination, write_bundle
-
-        for needed in ("onnx", "onnxscript"):  # torch imports them when it exports
-            importlib.import_module(needed)
-    except ImportError as error:
-        raise ExportError(
-            f"csd-export needs {error.name}: pip install 'csd[export,cpu]'"
-        ) from error
     check_destination(args.out, args.force)
     bundle = write_bundle(
-        _request(args, options), args.out, force=args.force, report=console.print,
-        progress=engine_progress(console),
-    )  # fmt: skip
+        _request(args, options), args.out, force=args.force, report=report, progress=progress
+    )
     console.print(parity_table(bundle.manifest))
-    console.print(f"bundle written to {args.out}")
+    report(f"bundle written to {args.out}")
     failed = [row.graph for row in bundle.manifest.parity if not row.passed]
     if failed:
-        console.print(f"parity failed: {', '.join(failed)}")
+        report(f"parity failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _check_installed() -> None:
+    for needed in ("torch", "onnx", "onnxscript"):
+        try:
+            importlib.import_module(needed)
+        except ImportError as error:
+            raise ExportError(
+                f"csd-export needs {error.name}: pip install 'csd[export,cpu]'"
+            ) from error
 
 
 def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
@@ -112,9 +111,9 @@ def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
 
 def parity_table(manifest: Manifest) -> Table:
     """Return the parity report of a bundle as a table."""
-    table = Table(title="largest difference to PyTorch")
+    table = Table(title="largest difference to PyTorch", box=None, padding=(0, 1, 0, 0))
     for column in ("graph", "shapes", "absolute", "relative", "tolerance", ""):
-        table.add_column(column, justify="left" if column == "graph" else "right")
+        table.add_column(column, justify="left" if column == "graph" else "right", no_wrap=True)
     for row in manifest.parity:
         table.add_row(
             row.graph, str(row.shapes), f"{row.max_abs:.1e}", f"{row.max_rel:.1e}",

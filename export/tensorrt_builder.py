@@ -33,7 +33,9 @@ BACKENDS = ("tensorrt_rtx", "tensorrt")
 PORTABLE = (80, 86, 89, 120)
 # What the fingerprint of an engine says of the settings below.
 OPTIONS = {"strongly_typed": True, "tf32": False}
-FIRST_BF16 = 80
+# The first compute capability that has a precision, where not all have it. TensorRT for RTX has no
+# float32 matrix products before 8.0.
+_FIRST = {"tensorrt_rtx": {"bf16": 80, "fp32": 80}, "tensorrt": {"bf16": 80}}
 _REASON_LENGTH = 300
 
 _INSTALL = {
@@ -143,13 +145,19 @@ def open_builder(backend: str, sms: Sequence[int], precisions: Sequence[str]) ->
     library = _library(backend)
     targets = _rtx_targets(library, sms) if backend == "tensorrt_rtx" else _own_target(sms)
     for target in targets:
-        old = [cc for cc in target.compute_capabilities if _sm(cc) < FIRST_BF16]
-        if old and "bf16" in precisions:
-            raise ExportError(
-                f"bf16 needs compute capability 8.0 or later, {target.name} is {old[0]}: give "
-                "--precision fp16, or leave it out of --sm"
-            )
+        for precision in precisions:
+            _check_precision(backend, target, precision)
     return EngineBuilder(backend, library, targets)
+
+
+def _check_precision(backend: str, target: Target, precision: str) -> None:
+    first = _FIRST[backend].get(precision, 0)
+    old = next((cc for cc in target.compute_capabilities if _sm(cc) < first), None)
+    if old is not None:
+        raise ExportError(
+            f"{precision} needs compute capability {_dotted(first)} or later with {backend}, "
+            f"{target.name} is {old}: give --precision fp16, or leave it out of --sm"
+        )
 
 
 def platform_name() -> str:
@@ -242,7 +250,7 @@ def _parser_failure(parser: Any, log: _Log) -> ExportError:
     if parser.num_errors == 0:
         return log.failure("cannot be read")
     error = parser.get_error(0)
-    node = f", node {error.node_name()} ({error.node_operator()})," if error.node_name() else ""
+    node = f" at node {error.node_name()}, {error.node_operator()}" if error.node_name() else ""
     return log.failure(f"cannot be read{node}", str(error.desc()))
 
 

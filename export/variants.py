@@ -5,6 +5,9 @@ else stays float32: sums into the residual stream, LayerNorm, softmax, activatio
 products, which bound the time at batch 1, have half the size. The layers of `FLOAT32_LAYERS` stay
 float32 too. Casts stand where a value changes its type, for the builder of an engine to fuse.
 
+Those layers become a multiplication and a sum: TensorRT for RTX has no float32 matrix products for
+sm_75. It makes one operation of both, with no room for the product in its memory plan.
+
 | tensor of a variant | type |
 | --- | --- |
 | `mods`, between `head_modulation` and the head | the variant's |
@@ -23,10 +26,9 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 # Element types of ONNX and their names in a manifest.
 ELEMENTS = {"fp16": (TensorProto.FLOAT16, "float16"), "bf16": (TensorProto.BFLOAT16, "bfloat16")}
-# The first and the last layer of the head, because an error of eps grows by the reciprocal of
-# abar there: at the first step of the cosine schedule by 2e4. They hold 2 C of its columns. The
-# embedding of timesteps multiplies S rows only.
-FLOAT32_LAYERS = ("input_proj.", "final_layer.linear.", "time_embed.")
+# The first and the last layer of the head: the first step of a cosine chain multiplies an error of
+# eps by 350, and rounding here adds two thirds to it. They have C and 2 C columns of the head's.
+FLOAT32_LAYERS = ("input_proj.", "final_layer.linear.")
 TYPED_TENSORS = frozenset({"mods"})
 # Protobuf cannot hold more than 2 GiB in one file.
 EXTERNAL_DATA_BYTES = 1_800_000_000
@@ -113,7 +115,10 @@ class _Scope:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _Scope(attribute.g, self.precision, self.emulated, self).convert()
-        product = (node.op_type in _PRODUCTS and not _stays_float32(node)) or self._is_bias(node)
+        if _stays_float32(node):
+            self._exact_product(node)
+            return
+        product = node.op_type in _PRODUCTS or self._is_bias(node)
         data = _data_inputs(node)
         moved = bool(data) and all(self._is_half(node.input[i]) for i in data)
         if product or moved:
@@ -126,6 +131,27 @@ class _Scope:
         for index, name in enumerate(node.output):
             if product or moved:
                 self._produced(node, index, name, rounded=moved)
+
+    def _exact_product(self, node: NodeProto) -> None:
+        """Write `x [R, n]` times `weight [m, n]` plus a bias in float32, as a sum of products."""
+        x, weight, bias = node.input
+        result = node.output[0]
+        make, part = onnx.helper.make_node, [f"{result}_{k}" for k in ("rows", "products", "sum")]
+        self.nodes += [
+            make("Unsqueeze", [self.full(x), self._axis(1)], part[:1], name=part[0]),
+            make("Mul", [part[0], weight], part[1:2], name=part[1]),
+            make("ReduceSum", [part[1], self._axis(-1)], part[2:], name=part[2], keepdims=0),
+            make("Add", [part[2], bias], [result], name=node.name),
+        ]
+
+    def _axis(self, axis: int) -> str:
+        """Return the name of a constant that holds one axis."""
+        name = f"axis_{axis}"
+        if self._where(lambda scope: name in scope.weights) is None:
+            tensor = numpy_helper.from_array(np.array([axis], dtype=np.int64), name)
+            self.graph.initializer.append(tensor)
+            self.weights[name] = tensor
+        return name
 
     def _is_bias(self, node: NodeProto) -> bool:
         """Whether a node adds a weight to a product: engines make one operation of both."""
@@ -199,7 +225,7 @@ class _Scope:
 
 
 def _stays_float32(node: NodeProto) -> bool:
-    return any(layer in node.input[1] for layer in FLOAT32_LAYERS)
+    return node.op_type == "Gemm" and any(layer in node.input[1] for layer in FLOAT32_LAYERS)
 
 
 def _data_inputs(node: NodeProto) -> tuple[int, ...]:
