@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: fp16 with --backend, else fp32, which is always there)")  # fmt: skip
     add("--sm", help="compute capabilities for tensorrt_rtx, an engine each, as 75,86,120 "
         "(default: one engine for 8.0, 8.6, 8.9 and 12.0)")  # fmt: skip
-    add("--profile", action="append", default=[], metavar="GRAPH.DIM=A:B:C",
+    add("--profile", action="append", metavar="GRAPH.DIM=A:B:C",
         help="range of a dimension in engines: least, typical, most; may be repeated")  # fmt: skip
     return parser
 
@@ -127,7 +127,7 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
     if args.sm and not backends:
         raise ExportError("--sm needs --backend tensorrt_rtx: give both")
     sms = tuple(_sm(text) for text in _split(args.sm))
-    changes = tuple(parse_change(text) for text in args.profile)
+    changes = tuple(parse_change(text) for text in args.profile or ())
     engines = EngineRequest.of(backends, sms, precisions) if backends else None
     return EngineOptions(precisions, engines, changes)
 

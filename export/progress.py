@@ -31,7 +31,7 @@ def engine_progress(console: Console) -> Progress:
 
 @contextlib.contextmanager
 def _bar(console: Console, label: str) -> Generator[OnStep]:
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task(label, total=None)
 

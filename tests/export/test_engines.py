@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -159,6 +161,22 @@ def test_a_damaged_graph_is_one_line(tiny_bundle, tmp_path):
     damaged.write_bytes((tiny_bundle / spec.onnx_file).read_bytes()[:1000])
     with pytest.raises(ExportError, match=r"head_step cannot be read \(.+\): give another --prec"):
         build(builder, damaged, spec, builder.targets[0], "target.head_step")
+
+
+def test_ctrl_c_stops_a_build_of_the_library(tiny_bundle, capfd):
+    builder = open_builder("tensorrt_rtx", [86], ["fp32"])
+    spec = Bundle.open(tiny_bundle).manifest.graphs["target.backbone"]
+    told = []
+
+    def press(*progress):
+        told.append(progress)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        path = tiny_bundle / spec.onnx_file
+        builder.build(path, spec, builder.targets[0], "target.backbone", press)
+    assert told
+    assert capfd.readouterr().err == ""
 
 
 def test_bf16_for_turing_would_fail_and_is_refused_before(gpu_bundle, tmp_path, capsys):

@@ -10,9 +10,16 @@ import pytest
 
 from csd.export import engines
 from csd.export.cli import main
-from csd.export.fingerprint import PARTS
+from csd.export.fingerprint import PARTS, fingerprint, first_difference, short_name
 from csd.runtime import Bundle
-from csd.runtime.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
+from csd.runtime.manifest import (
+    SCHEMA_VERSION,
+    EngineSpec,
+    GraphSpec,
+    Manifest,
+    TensorSpec,
+    file_sha256,
+)
 
 from ..helpers import edit_manifest, failure, leftovers, run_python
 from .fake_tensorrt import FakeLibrary
@@ -119,6 +126,39 @@ def test_a_change_of_each_part_builds_again_and_says_why(rebuild, gpu_copy, libr
     assert len(lines_with(rebuild(), "built: new")) == 9, "engines of another platform are others"
     assert len(Bundle.open(gpu_copy).manifest.engines) == 18
     assert len(list((gpu_copy / "engines").rglob("*.engine"))) == 18
+
+
+BASE = {
+    "spec": GraphSpec({"a.onnx": "0" * 64}, (TensorSpec("x", "float32", ("R", 16)),), (),
+                      {"R": (1, 2, 3)}),
+    "precision": "fp16", "target": ("linux-x86_64", "8.6"), "library": "tensorrt_rtx 1.7",
+    "options": {"tf32": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"spec": dataclasses.replace(BASE["spec"], files={"a.onnx": "1" * 64})}, "onnx"),
+        ({"spec": dataclasses.replace(BASE["spec"], profile={"R": (1, 2, 4)})}, "profile"),
+        (
+            {"spec": dataclasses.replace(BASE["spec"], inputs=(TensorSpec("x", "int64", ("R",)),))},
+            "profile",
+        ),
+        ({"precision": "bf16"}, "precision"),
+        ({"target": ("linux-x86_64", "8.9")}, "target"),
+        ({"target": ("linux-aarch64", "8.6")}, "target"),
+        ({"library": "tensorrt_rtx 1.8"}, "library"),
+        ({"options": {"tf32": True}}, "options"),
+    ],
+)
+def test_a_fingerprint_has_a_part_for_each_thing_an_engine_is_built_from(change, part):
+    before, after = fingerprint(**BASE), fingerprint(**{**BASE, **change})
+    assert set(before) == set(PARTS)
+    assert {name for name in PARTS if before[name] != after[name]} == {part}
+    assert first_difference(before, after) == PARTS[part]
+    assert first_difference(before, dict(before)) is None
+    assert short_name(before) != short_name(after)
 
 
 def test_other_targets_and_precisions_stay_unless_they_are_stale(rebuild, gpu_copy):

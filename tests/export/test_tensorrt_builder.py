@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import io
 import os
 import signal
 import sys
 
 import pytest
+from rich.console import Console
 
 from csd.export import tensorrt_builder
 from csd.export.device import compute_capability
-from csd.export.progress import silent
+from csd.export.progress import engine_progress, silent
 from csd.export.tensorrt_builder import open_builder
 from csd.runtime import Bundle
 from csd.runtime.errors import ExportError
@@ -218,3 +220,14 @@ def test_the_devices_capability_is_asked_of_the_driver(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(ExportError, match=r"none is here \(no CUDA driver: libcuda"):
         compute_capability()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_shown_on_a_terminal_only(terminal):
+    out = io.StringIO()
+    with engine_progress(Console(file=out, width=120, force_terminal=terminal))(
+        "head_step [fp16]"
+    ) as step:
+        step("Building Engine", 1, 2)
+    assert ("head_step [fp16]: Building Engine" in out.getvalue()) == terminal
+    assert bool(out.getvalue()) == terminal
