@@ -225,9 +225,8 @@ def test_the_devices_capability_is_asked_of_the_driver(monkeypatch):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_bar_is_shown_on_a_terminal_only(terminal):
     out = io.StringIO()
-    with engine_progress(Console(file=out, width=120, force_terminal=terminal))(
-        "head_step [fp16]"
-    ) as step:
+    console = Console(file=out, width=120, force_terminal=terminal)
+    with engine_progress(console)("head_step [fp16]") as step:
         step("Building Engine", 1, 2)
     assert ("head_step [fp16]: Building Engine" in out.getvalue()) == terminal
     assert bool(out.getvalue()) == terminal
