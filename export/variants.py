@@ -97,6 +97,8 @@ class _Scope:
         self.halves = {v.name: v.name for v in graph.input if v.name in TYPED_TENSORS}
         self.fulls: dict[str, str | None] = dict.fromkeys(self.halves)
         self.nodes: list[NodeProto] = []
+        # A name of a loop's body must not be one of the graph around it.
+        self.suffix: str = "" if outer is None else f"{outer.suffix}_inner"
 
     def convert(self) -> None:
         """Rewrite the graph."""
@@ -182,8 +184,8 @@ class _Scope:
         scope = self._where(lambda scope: name in scope.halves)
         if scope is not None:
             return scope.halves[name]
-        typed = f"{name}_{self.precision}"
         holder = self._where(lambda scope: name in scope.weights)
+        typed = f"{name}_{self.precision}{(holder or self).suffix}"
         if holder is not None:
             tensor = _converted(holder.weights[name], typed, self.precision, self.emulated)
             holder.graph.initializer.append(tensor)
@@ -200,9 +202,10 @@ class _Scope:
         """Return the name of a value in float32, or of what is no floating-point value."""
         if self.emulated or not self._is_half(name):
             return name
-        known = self.fulls.get(name)
+        scope = self._where(lambda scope: scope.fulls.get(name) is not None) or self
+        known = scope.fulls.get(name)
         if known is None:
-            known = f"{name}_fp32"
+            known = f"{name}_fp32{self.suffix}"
             self._cast(self.half(name), known, TensorProto.FLOAT)
             self.fulls[name] = known
         return known

@@ -183,6 +183,48 @@ def test_emulated_values_are_rounded_to_the_type():
         assert got != np.float32(1 / 30)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("order", ["before", "after", "both"])
+def test_a_loop_may_use_values_of_the_graph_around_it_in_both_types(order, precision):
+    """A product of the outer graph, multiplied and summed in the body, and outside of it too."""
+    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    real, whole, truth = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+    body = onnx.helper.make_graph(
+        [
+            make("MatMul", ["product", "w"], ["inside"]),
+            make("Sigmoid", ["product"], ["gate"]),
+            make("Mul", ["inside", "gate"], ["term"]),
+            make("Add", ["total", "term"], ["next"]),
+            make("Identity", ["goes_on"], ["still"]),
+        ],
+        "body",
+        [info("i", whole, []), info("goes_on", truth, []), info("total", real, [3, 3])],
+        [info("still", truth, []), info("next", real, [3, 3])],
+    )
+    outside = make("Sigmoid", ["product"], ["outside"])
+    again = make("Sigmoid", ["product"], ["again"])
+    loop = make("Loop", ["count", "", "x"], ["sum"], body=body)
+    nodes = {"before": [outside, loop], "after": [loop, outside], "both": [outside, loop, again]}
+    graph = onnx.helper.make_graph(
+        [make("MatMul", ["x", "w"], ["product"]), *nodes[order]], "loop",
+        [info("x", real, [3, 3])],
+        [info("sum", real, [3, 3]), info("outside", real, [3, 3])],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32) / 3, "w"),
+         numpy_helper.from_array(np.array(4), "count")],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)}
+    exact = run(model, feeds)
+    typed = typed_model(onnx.ModelProto.FromString(model.SerializeToString()), precision)
+    onnx.checker.check_model(typed, full_check=True)
+    emulated = run(typed_model(model, precision, emulated=True), feeds)
+    got = run(typed, feeds) if precision == "fp16" else emulated
+    for name, values in exact.items():
+        assert_parity(got[name], values, f"{name} {precision}", TOLERANCE[precision])
+        assert_parity(emulated[name], values, f"{name} emulated", TOLERANCE[precision])
+
+
 def test_a_variant_that_differs_fails_the_export(
     config_files, tiny_bundle, tmp_path, monkeypatch, capsys
 ):
