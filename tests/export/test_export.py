@@ -7,6 +7,7 @@ import torch
 
 from csd.export.graphs import decoder_graph, model_graphs
 from csd.export.onnx_export import check_parity, export_onnx
+from csd.export.profiles import Limits
 from csd.models import MAR, MARConfig
 from csd.models.kl_decoder import load_kl_decoder
 from csd.runtime import CsdError
@@ -23,7 +24,7 @@ def test_decoders_of_other_architectures_export_with_parity(ch_mult, attended, b
     torch.save({"model": random_kl_state(ch_mult, attended, blocks)}, tmp_path / "kl.ckpt")
     decoder = load_kl_decoder(tmp_path / "kl.ckpt")
     config = MARConfig(img_size=12, vae_stride=4, vae_embed_dim=4, latent_scale=0.5)
-    graph = decoder_graph(decoder, config, max_batch=3)
+    graph = decoder_graph(decoder, config, Limits(3, 1, 4))
     (path,) = export_onnx(graph, tmp_path / "decoder.onnx")
     loaded = OnnxRuntimeBackend(1).load(path)
     result = check_parity(graph, loaded)
@@ -70,7 +71,7 @@ def test_sizes_of_a_graph_stay_dynamic(tiny_bundle):
 def test_the_parity_check_detects_a_graph_that_differs(change):
     torch.manual_seed(0)
     model = MAR(tiny_config("draft")).eval()
-    head = model_graphs("draft", model, 1, 1, 4)[2]
+    head = model_graphs("draft", model, Limits(1, 1, 4))[2]
 
     class Same:
         def run(self, feeds):
@@ -91,7 +92,7 @@ def test_the_parity_check_detects_a_graph_that_differs(change):
 
 def test_what_pytorch_cannot_export_is_one_error_of_the_user(tmp_path):
     model = MAR(tiny_config("draft")).eval()
-    graph = model_graphs("draft", model, 1, 1, 4)[2]
+    graph = model_graphs("draft", model, Limits(1, 1, 4))[2]
 
     class Stubborn(torch.nn.Module):
         def forward(self, x, step, token, mods):

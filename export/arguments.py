@@ -1,0 +1,160 @@
+"""The arguments of `csd-export`: their parser, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime.cli_support import Parser
+from ..runtime.config import PRESETS
+from ..runtime.errors import ExportError
+from ..runtime.head.draft import ROW_COST
+from .engines import PRECISIONS, EngineRequest
+from .profiles import ProfileChange, parse_change
+from .tensorrt_builder import BACKENDS
+
+# What says how to export, and has no meaning for a bundle that is there.
+_EXPORT_ONLY = (
+    "out", "zoo", "target", "target_config", "draft", "draft_config", "decoder", "head_steps",
+    "max_batch", "max_gamma", "calibration_tokens", "row_cost", "force", "head_chain", "plugins",
+)  # fmt: skip
+DEFAULTS = {
+    "max_batch": 8, "max_gamma": 32, "calibration_tokens": 2048, "row_cost": ROW_COST,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the options say of precisions and engines.
+
+    Attributes:
+        precisions: of the engines, or of the graphs where no engines are built.
+        engines: libraries and targets, or None.
+        profile: ranges of dimensions that differ from the default.
+    """
+
+    precisions: tuple[str, ...]
+    engines: EngineRequest | None
+    profile: tuple[ProfileChange, ...]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Precisions besides float32."""
+        return tuple(name for name in self.precisions if name != "fp32")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    parser = Parser(
+        prog="csd-export",
+        description="Export a target and a draft model to a bundle that the torch-free runtime "
+        "reads, check every graph against PyTorch, and build engines for GPUs; or build engines "
+        "for a bundle that is there.",
+        example="csd-export --zoo fashion-mnist --out bundle",
+    )
+    add = parser.add_argument
+    add("--out", type=Path, help="directory of the bundle")
+    add("--zoo", help="a shipped pair: fashion-mnist")
+    configs = f"JSON file or {', '.join(PRESETS)}"
+    for role in ("target", "draft"):
+        add(f"--{role}", type=Path, help=f"weights of the {role} (.pth, .safetensors)")
+        add(f"--{role}-config", help=f"configuration of the {role}: {configs}")
+    add("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt)")
+    add("--head-steps", type=int, help="default number of head steps, and the most that engines "
+        "take (default: the target's num_sampling_steps)")  # fmt: skip
+    add("--max-batch", type=int, help=f"images in one call at most {_default('max_batch')}")
+    add("--max-gamma", type=int, help=f"AR steps drafted at most {_default('max_gamma')}")
+    add("--calibration-tokens", type=int, help="tokens that the fast head samplers are fitted on, "
+        f"0 = none {_default('calibration_tokens')}")  # fmt: skip
+    add("--row-cost", type=float, help="what a row of the head costs in units of a call where the "
+        "bundle will run, less on a GPU: windows of the speculative head follow from it "
+        f"{_default('row_cost')}")  # fmt: skip
+    add("--force", action="store_true", help="replace a bundle that is there")
+    add("--head-chain", action="store_true",
+        help="with a graph of the head's whole sequential chain")  # fmt: skip
+    add("--plugins", action="store_true", help="with the operators of csd.plugins as graphs")
+    add("--rebuild", type=Path, metavar="BUNDLE",
+        help="build engines for this bundle in place of exporting; needs no PyTorch")  # fmt: skip
+    add("--backend", help=f"build engines with these: {', '.join(BACKENDS)}")
+    add("--precision", help=f"of engines, or of graphs without --backend: {', '.join(PRECISIONS)} "
+        "(default: fp16 with --backend, else fp32, which is always there)")  # fmt: skip
+    add("--sm", help="compute capabilities for tensorrt_rtx, an engine each, as 75,86,120 "
+        "(default: one engine for 8.0, 8.6, 8.9 and 12.0)")  # fmt: skip
+    add("--profile", action="append", metavar="GRAPH.DIM=A:B:C",
+        help="range of a dimension in engines: least, typical, most; may be repeated")  # fmt: skip
+    return parser
+
+
+def _default(name: str) -> str:
+    return f"(default: {DEFAULTS[name]})"
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check which arguments are given together, and fill in defaults.
+
+    Raises:
+        ExportError: names the one that is missing or too many.
+    """
+    if args.rebuild is not None:
+        extra = next((n for n in _EXPORT_ONLY if getattr(args, n) not in (None, False)), None)
+        if extra:
+            raise ExportError(f"{_option(extra)} does not go with --rebuild: leave it out")
+        if not args.backend:
+            raise ExportError(f"--rebuild needs --backend: give {' or '.join(BACKENDS)}")
+        return
+    if args.out is None:
+        raise ExportError("give --out DIRECTORY for the bundle, or --rebuild BUNDLE")
+    if bool(args.zoo) == bool(args.target):
+        raise ExportError("give either --zoo NAME or --target FILE with --target-config")
+    own = ("target_config", "draft", "draft_config", "decoder")
+    extra = next((name for name in own if getattr(args, name)), None)
+    if args.zoo and extra:
+        raise ExportError(f"{_option(extra)} does not go with --zoo: leave it out")
+    for role in ("target", "draft"):
+        weights, config = getattr(args, role), getattr(args, f"{role}_config")
+        if bool(weights) != bool(config):
+            raise ExportError(f"--{role} and --{role}-config go together: give both")
+    for name, value in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """Read the options about precisions and engines, and open the libraries that build them.
+
+    Raises:
+        ExportError: a value is not known, or a library is missing or has no such target.
+    """
+    backends = _names("backend", args.backend, BACKENDS)
+    precisions = _names("precision", args.precision, PRECISIONS)
+    precisions = precisions or (("fp16",) if backends else ("fp32",))
+    if args.sm and not backends:
+        raise ExportError("--sm needs --backend tensorrt_rtx: give both")
+    sms = tuple(_sm(text) for text in _split(args.sm))
+    changes = tuple(parse_change(text) for text in args.profile or ())
+    engines = EngineRequest.of(backends, sms, precisions) if backends else None
+    return EngineOptions(precisions, engines, changes)
+
+
+def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    names = _split(text)
+    for name in names:
+        if name not in known:
+            raise ExportError(f"{option} is {name!r}: give {' or '.join(known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _sm(text: str) -> int:
+    if not text.isdecimal():
+        raise ExportError(f"sm is {text!r}: give numbers such as 86 for compute capability 8.6")
+    return int(text)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,116 @@
+"""What a bundle shall hold, and the checks that its parts fit each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..models.kl_decoder import KLDecoder
+from ..models.mar import MAR
+from ..runtime.errors import ExportError
+from ..runtime.head.draft import ROW_COST
+from ..runtime.manifest import Source
+from .engines import EngineRequest
+from .profiles import Limits, ProfileChange
+
+# What two models must share to speak of the same tokens.
+_SHARED_FIELDS = (
+    "img_size", "vae_stride", "patch_size", "vae_embed_dim", "class_num", "image_kind",
+    "latent_scale", "beta_schedule",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to put into a bundle.
+
+    Attributes:
+        name: name of the bundle.
+        target: the large model.
+        draft: the small model, or None for a bundle that serves the target only.
+        decoder: KL decoder; None for a pixel model, or for a bundle that makes latents only.
+        head_steps: default number S of head steps.
+        max_batch: images in one call at most.
+        max_gamma: AR steps in one verification at most.
+        class_names: names of the labels, or None.
+        sources: where the weights came from.
+        calibration_tokens: tokens that the head drafts are fitted on at least; 0 fits none.
+        row_cost: what a row of the head costs in units of a call (`Calibration`).
+        variants: precisions besides float32, `fp16` and `bf16`.
+        head_chain: with a graph of the whole sequential chain of the head.
+        operators: with the operators of `csd.plugins` as graphs.
+        profile: ranges of dimensions that differ from the default.
+        engines: what engines to build, or None.
+
+    Raises:
+        ExportError: the parts do not fit each other.
+    """
+
+    name: str
+    target: MAR
+    draft: MAR | None
+    decoder: KLDecoder | None
+    head_steps: int
+    max_batch: int
+    max_gamma: int
+    class_names: tuple[str, ...] | None
+    sources: Mapping[str, Source]
+    calibration_tokens: int = 2048
+    row_cost: float = ROW_COST
+    variants: tuple[str, ...] = ()
+    head_chain: bool = False
+    operators: bool = False
+    profile: tuple[ProfileChange, ...] = ()
+    engines: EngineRequest | None = None
+
+    def __post_init__(self) -> None:
+        target = self.target.config
+        if self.draft is not None:
+            check_pair(self.target, self.draft)
+        if self.decoder is not None:
+            if target.image_kind == "pixel":
+                raise ExportError("a pixel model has no decoder: leave out --decoder")
+            if self.decoder.latent_channels != target.vae_embed_dim:
+                raise ExportError(
+                    f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
+                    f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
+                )
+        if self.calibration_tokens != 0 and self.calibration_tokens < 64:
+            raise ExportError(
+                f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
+            )
+        if not (math.isfinite(self.row_cost) and self.row_cost > 0):
+            raise ExportError(f"row-cost is {self.row_cost}: give a number above 0, as 0.06")
+        for name in ("head_steps", "max_batch", "max_gamma"):
+            most = 1000 if name == "head_steps" else 1024
+            if not 1 <= getattr(self, name) <= most:
+                raise ExportError(
+                    f"{name.replace('_', '-')} is {getattr(self, name)}: give 1 to {most}"
+                )
+
+    @property
+    def models(self) -> dict[str, MAR]:
+        """The models by role."""
+        models = {"target": self.target}
+        return models if self.draft is None else {**models, "draft": self.draft}
+
+    @property
+    def limits(self) -> Limits:
+        """What the graphs are exported for."""
+        return Limits(self.max_batch, self.max_gamma, self.head_steps)
+
+
+def check_pair(target: MAR, draft: MAR) -> None:
+    """Check that two models speak of the same tokens.
+
+    Raises:
+        ExportError: names the first field that differs.
+    """
+    for name in _SHARED_FIELDS:
+        ours, theirs = getattr(target.config, name), getattr(draft.config, name)
+        if ours != theirs:
+            raise ExportError(
+                f"the draft has {name} {theirs}, the target {ours}: a draft must make the "
+                "target's tokens; give one trained on the same latents"
+            )

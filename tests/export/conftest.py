@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ..helpers import DATA
+
+
+@pytest.fixture(scope="session")
+def gpu_export(tmp_path_factory, tiny_bundle, config_files) -> tuple[Path, str]:
+    """The tiny target with all that is there for GPUs but engines, and what its export printed."""
+    from csd.export import networks
+    from csd.export.cli import main
+
+    export = networks.export_onnx
+
+    def copied(graph, path):
+        """The tiny bundle has the float32 graphs already, except for the chain."""
+        if not (tiny_bundle / path.name).is_file():
+            return export(graph, path)
+        shutil.copy(tiny_bundle / path.name, path)
+        return [path]
+
+    out = tmp_path_factory.mktemp("gpu") / "bundle"
+    argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", out, "--calibration-tokens", 0]
+    argv += ["--target", DATA / "target.pth", "--target-config", config_files["target"]]
+    argv += ["--precision", "fp16,bf16", "--head-chain", "--plugins"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as shown:
+        patch.setattr(networks, "export_onnx", copied)
+        assert main([str(part) for part in argv]) == 0
+    return out, shown.getvalue()
+
+
+@pytest.fixture(scope="session")
+def gpu_bundle(gpu_export) -> Path:
+    return gpu_export[0]
+
+
+@pytest.fixture
+def gpu_copy(gpu_bundle, tmp_path) -> Path:
+    return shutil.copytree(gpu_bundle, tmp_path / "copy")

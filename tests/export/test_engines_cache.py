@@ -1,0 +1,348 @@
+"""When engines are built, kept and dropped, with a stand-in for the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+
+import pytest
+
+from csd.export import engines
+from csd.export.cli import main
+from csd.export.fingerprint import PARTS, fingerprint, first_difference, short_name
+from csd.runtime import Bundle
+from csd.runtime.manifest import (
+    SCHEMA_VERSION,
+    EngineSpec,
+    GraphSpec,
+    Manifest,
+    TensorSpec,
+    file_sha256,
+)
+
+from ..helpers import edit_manifest, failure, leftovers, run_python
+from .fake_tensorrt import FakeLibrary
+
+NETWORKS = ["target.backbone", "target.head_modulation", "target.head_step", "target.head_chain",
+            "decoder"]  # fmt: skip
+OPERATORS = ["ops.accept", "ops.resample", "ops.verify_window", "ops.transition"]
+
+
+@pytest.fixture
+def library(monkeypatch):
+    library = FakeLibrary("tensorrt_rtx", "1.7.1.116")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
+    return library
+
+
+@pytest.fixture
+def rebuild(gpu_copy, library, capsys):
+    """Run `csd-export --rebuild` on a copy of the bundle and return its lines."""
+
+    def run(*options):
+        capsys.readouterr()
+        argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx", *options]
+        assert main([str(part) for part in argv]) == 0
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert last == f"engines written to {gpu_copy}"
+        return lines
+
+    return run
+
+
+def lines_with(lines, word):
+    return sorted(line.split(" for ")[0] for line in lines if word in line)
+
+
+def test_a_rebuild_adds_an_engine_for_every_graph(rebuild, gpu_copy):
+    before = Bundle.open(gpu_copy).manifest
+    lines = rebuild()
+    bundle = Bundle.open(gpu_copy)
+    assert dataclasses.replace(bundle.manifest, engines=()) == before
+    made = {engine.graph: engine for engine in bundle.manifest.engines}
+    assert list(made) == NETWORKS + OPERATORS
+    assert len(lines) == len(made)
+    assert all(line.endswith("built: new") for line in lines)
+    for graph, engine in made.items():
+        precision = "fp32" if graph in OPERATORS else "fp16"
+        assert (engine.backend, engine.precision) == ("tensorrt_rtx", precision)
+        assert engine.file.startswith(f"engines/tensorrt_rtx/portable/{graph}.{precision}.")
+        assert engine.file.endswith(".engine")
+        assert engine.library == "1.7.1.116"
+        assert engine.compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
+        assert engine.platform.startswith(sys.platform)
+        assert engine.size == (gpu_copy / engine.file).stat().st_size
+        assert set(engine.fingerprint) == set(PARTS)
+        assert engine.build_seconds >= 0
+    assert Manifest.from_json(bundle.manifest.to_json()) == bundle.manifest
+    assert leftovers(gpu_copy / "engines" / "tensorrt_rtx" / "portable") == sorted(
+        engine.file.rsplit("/", 1)[1] for engine in made.values()
+    )
+
+
+def test_a_second_rebuild_keeps_everything(rebuild, gpu_copy, library):
+    rebuild()
+    before = (gpu_copy / "manifest.json").read_bytes()
+    built = len(library.builds)
+    lines = rebuild()
+    assert all(line.endswith(": kept") for line in lines)
+    assert len(library.builds) == built
+    assert (gpu_copy / "manifest.json").read_bytes() == before
+
+
+def test_a_change_of_each_part_builds_again_and_says_why(rebuild, gpu_copy, library, monkeypatch):
+    rebuild()
+    library.__version__ = "1.8"
+    lines = rebuild()
+    assert len(lines) == 9
+    assert all(line.endswith("built: the library version changed") for line in lines)
+    assert {e.library for e in Bundle.open(gpu_copy).manifest.engines} == {"1.8"}
+
+    lines = rebuild("--profile", "head_step.R=1:16:64")
+    assert lines_with(lines, "built: the profile changed") == ["target.head_step [fp16]"]
+    assert len(lines_with(lines, ": kept")) == 8
+    assert library.builds[-1]["shapes"][0]["x"] == [[1, 16], [16, 16], [64, 16]]
+    manifest = Bundle.open(gpu_copy).manifest
+    assert manifest.graphs["target.head_step"].profile["R"] == (1, 16, 64)
+    assert manifest.variants["bf16"]["target.head_step"].profile["R"] == (1, 16, 64)
+    assert all(line.endswith(": kept") for line in rebuild()), "the profile stays"
+
+    monkeypatch.setattr(engines, "OPTIONS", {"strongly_typed": True, "tf32": True})
+    assert len(lines_with(rebuild(), "built: the builder's options changed")) == 9
+
+    path = gpu_copy / "target_head_modulation.fp16.onnx"
+    path.write_bytes(path.read_bytes().replace(b"node_unsqueeze", b"node_UNSQUEEZE"))
+    edit_manifest(
+        gpu_copy,
+        lambda values: values["variants"]["fp16"]["target.head_modulation"].update(
+            files={path.name: file_sha256(path)}
+        ),
+    )
+    changed = lines_with(rebuild(), "built: the graph changed")
+    assert changed == ["target.head_modulation [fp16]"]
+
+    monkeypatch.setattr(engines, "platform_name", lambda: "linux-aarch64")
+    assert len(lines_with(rebuild(), "built: new")) == 9, "engines of another platform are others"
+    assert len(Bundle.open(gpu_copy).manifest.engines) == 18
+    assert len(list((gpu_copy / "engines").rglob("*.engine"))) == 18
+
+
+BASE = {
+    "spec": GraphSpec({"a.onnx": "0" * 64}, (TensorSpec("x", "float32", ("R", 16)),), (),
+                      {"R": (1, 2, 3)}),
+    "precision": "fp16", "target": ("linux-x86_64", "8.6"), "library": "tensorrt_rtx 1.7",
+    "options": {"tf32": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"spec": dataclasses.replace(BASE["spec"], files={"a.onnx": "1" * 64})}, "onnx"),
+        ({"spec": dataclasses.replace(BASE["spec"], profile={"R": (1, 2, 4)})}, "profile"),
+        (
+            {"spec": dataclasses.replace(BASE["spec"], inputs=(TensorSpec("x", "int64", ("R",)),))},
+            "profile",
+        ),
+        ({"precision": "bf16"}, "precision"),
+        ({"target": ("linux-x86_64", "8.9")}, "target"),
+        ({"target": ("linux-aarch64", "8.6")}, "target"),
+        ({"library": "tensorrt_rtx 1.8"}, "library"),
+        ({"options": {"tf32": True}}, "options"),
+    ],
+)
+def test_a_fingerprint_has_a_part_for_each_thing_an_engine_is_built_from(change, part):
+    before, after = fingerprint(**BASE), fingerprint(**{**BASE, **change})
+    assert set(before) == set(PARTS)
+    assert {name for name in PARTS if before[name] != after[name]} == {part}
+    assert first_difference(before, after) == PARTS[part]
+    assert first_difference(before, dict(before)) is None
+    assert short_name(before) != short_name(after)
+
+
+def test_other_targets_and_precisions_stay_unless_they_are_stale(rebuild, gpu_copy):
+    rebuild()
+    rebuild("--sm", "86,120", "--precision", "fp32,bf16")
+    manifest = Bundle.open(gpu_copy).manifest
+    count = {}
+    for engine in manifest.engines:
+        target = engine.file.split("/")[2]
+        count[target, engine.precision] = count.get((target, engine.precision), 0) + 1
+    assert count == {
+        ("portable", "fp16"): 5, ("portable", "fp32"): 4,
+        ("sm86", "fp32"): 9, ("sm86", "bf16"): 5, ("sm120", "fp32"): 9, ("sm120", "bf16"): 5,
+    }  # fmt: skip
+    lines = rebuild("--sm", "86", "--precision", "bf16", "--profile", "decoder.B=1:1:2")
+    dropped = [line for line in lines if "dropped: the profile changed" in line]
+    assert len(dropped) == 4, "the decoder for portable, and for sm_120 and sm_86 in others"
+    left = {(e.file.split("/")[2], e.precision) for e in Bundle.open(gpu_copy).manifest.engines
+            if e.graph == "decoder"}  # fmt: skip
+    assert left == {("sm86", "bf16")}
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_a_damaged_engine_is_built_again(damage, rebuild, gpu_copy):
+    rebuild()
+    engine = next(e for e in Bundle.open(gpu_copy).manifest.engines if e.graph == "decoder")
+    path = gpu_copy / engine.file
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert lines_with(rebuild(), f"its file {'is missing' if damage == 'missing' else 'was'}") == [
+        "decoder [fp16]"
+    ]
+    Bundle.open(gpu_copy)
+
+
+def test_a_bundle_of_schema_1_gets_engines_with_practical_profiles(rebuild, gpu_copy):
+    def as_schema_1(values):
+        values["schema_version"] = 1
+        del values["variants"], values["engines"]
+        for name in OPERATORS:
+            del values["graphs"][name]
+        values["graphs"]["target.head_step"]["profile"]["R"] = [1, 2, 10**6]
+
+    edit_manifest(gpu_copy, as_schema_1)
+    rebuild("--precision", "fp32")
+    manifest = Bundle.open(gpu_copy).manifest
+    assert manifest.schema_version == SCHEMA_VERSION
+    assert [engine.graph for engine in manifest.engines] == NETWORKS
+    assert manifest.graphs["target.head_step"].profile["R"][2] == 1024
+
+
+def test_a_precision_without_graphs_is_one_line_with_the_export_command(gpu_copy, library, capsys):
+    edit_manifest(gpu_copy, lambda values: values["variants"].pop("fp16"))
+    before = (gpu_copy / "manifest.json").read_bytes()
+    message = failure(main, ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"], capsys)
+    assert message.startswith(
+        "the bundle has no fp16 graphs, and --rebuild makes none: run csd-exp"
+    )
+    assert "--precision fp16 --out BUNDLE --force, or give --precision fp32 or bf16" in message
+    assert (gpu_copy / "manifest.json").read_bytes() == before
+
+    edit_manifest(gpu_copy, lambda v: v["sources"]["target"].update(path="zoo:fashion-mnist"))
+    message = failure(main, ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"], capsys)
+    assert "run csd-export --zoo fashion-mnist --precision fp16 --out BUNDLE --force" in message
+
+
+@pytest.mark.parametrize("change", ["altered", "missing"])
+def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, library, capsys):
+    path = gpu_copy / "target_head_step.fp16.onnx"
+    if change == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    message = failure(main, ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"], capsys)
+    assert f"{path.name}{' was altered' if change == 'altered' else ': export'}" in message
+    assert not library.builds
+    assert not (gpu_copy / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--rebuild", "gone"], "--rebuild needs --backend: give tensorrt_rtx or tensorrt"),
+        (["--rebuild", "gone", "--backend", "tensorrt_rtx"], "no bundle at gone"),
+        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--zoo", "y"], "--zoo does not go with"),
+        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--max-batch", "3"], "--max-batch does"),
+        (["--rebuild", "x", "--backend", "onnxruntime"], "backend is 'onnxruntime': give tensorrt"),
+        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "8.6"], "sm is '8.6': give numbe"),
+        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "87"], "sm is 87: tensorrt_rtx"),
+        (["--zoo", "fashion-mnist", "--out", "x", "--sm", "86"], "--sm needs --backend"),
+        (["--zoo", "fashion-mnist"], "give --out DIRECTORY for the bundle, or --rebuild BUNDLE"),
+        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--profile", "R=1"], "profile is 'R=1'"),
+        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int8"], "precision is 'i"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line(argv, message, library, tmp_path, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert failure(main, argv, capsys).startswith(message)
+    assert leftovers(tmp_path) == []
+
+
+def test_profiles_outside_the_graphs_range_are_one_line(gpu_copy, library, capsys):
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx", "--profile", "backbone.V=0:1:17"]
+    assert "V of backbone can be 0 to 16" in failure(main, argv, capsys)
+    assert not library.builds
+
+
+def test_a_build_that_fails_leaves_the_bundle_as_it_was(rebuild, gpu_copy, library, capsys):
+    rebuild()
+    before = {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()}
+    library.__version__, library.refusal = "1.8", "no memory"
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    message = failure(main, argv, capsys)
+    assert message.startswith(
+        "target.backbone [fp16] for tensorrt_rtx portable cannot be built (no"
+    )
+    assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+
+
+def test_ctrl_c_leaves_the_bundle_as_it_was(rebuild, gpu_copy, library, capsys, monkeypatch):
+    rebuild()
+    before = {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()}
+    library.__version__ = "1.8"
+    builds = []
+    build = engines.EngineBuilder.build
+
+    def interrupted(*args):
+        builds.append(args)
+        if len(builds) == 3:
+            raise KeyboardInterrupt
+        return build(*args)
+
+    monkeypatch.setattr(engines.EngineBuilder, "build", interrupted)
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    assert failure(main, argv, capsys, code=130) == "interrupted; nothing was left half-written"
+    assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+
+
+KILLED = """
+import os, signal, sys
+from csd.export import engines
+from csd.export.cli import main
+from tests.export.fake_tensorrt import FakeLibrary
+
+library = sys.modules["tensorrt_rtx"] = FakeLibrary("tensorrt_rtx", "1.8")
+build, count = engines.EngineBuilder.build, [0]
+
+def killed(self, *args):
+    count[0] += 1
+    if count[0] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return build(self, *args)
+
+engines.EngineBuilder.build = killed
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_rebuild_leaves_a_valid_bundle_and_the_next_one_cleans_up(
+    rebuild, gpu_copy, library
+):
+    from ..helpers import ROOT
+
+    rebuild()
+    before = Bundle.open(gpu_copy).manifest
+    files = set((gpu_copy / "engines").rglob("*.engine"))
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    done = run_python(KILLED, *argv, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Bundle.open(gpu_copy).manifest == before, "every file has its hash still"
+    assert len(set((gpu_copy / "engines").rglob("*.engine")) - files) == 3
+
+    library.__version__ = "1.9"
+    rebuild()
+    named = {gpu_copy / engine.file for engine in Bundle.open(gpu_copy).manifest.engines}
+    assert {p for p in (gpu_copy / "engines").rglob("*") if p.is_file()} == named
+
+
+def test_an_engine_spec_survives_json(rebuild, gpu_copy):
+    rebuild("--sm", "86")
+    manifest = Bundle.open(gpu_copy).manifest
+    engine = manifest.engines[0]
+    assert EngineSpec.from_dict(dataclasses.asdict(engine)) == engine
+    assert manifest.file_hashes[engine.file] == engine.sha256
