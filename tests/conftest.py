@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from csd.runtime import Bundle
 from csd.runtime.session import Session
 
-from .helpers import DATA, edit_manifest, tiny_config
+from .helpers import DATA, edit_manifest, made_once, tiny_config
 
 BundleMaker = Callable[..., Path]
 
@@ -53,13 +53,16 @@ def tiny_export(
     """The bundle of the fixtures' models, and what its export printed."""
     from csd.export.cli import main
 
-    out = tmp_path_factory.mktemp("tiny") / "bundle"
-    argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", out]
-    for role in ("target", "draft"):
-        argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main([str(part) for part in argv]) == 0
-    return out, printed.getvalue()
+    def make(folder: Path) -> None:
+        argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
+        for role in ("target", "draft"):
+            argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main([str(part) for part in argv]) == 0
+        (folder / "printed").write_text(printed.getvalue(), encoding="utf-8")
+
+    folder = made_once(tmp_path_factory, "tiny", make)
+    return folder / "bundle", (folder / "printed").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +111,8 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the shipped pair."""
     from csd.export.cli import main
 
-    out = tmp_path_factory.mktemp("zoo") / "bundle"
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert main(["--zoo", "fashion-mnist", "--out", str(out)]) == 0
-    return out
+    def make(folder: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main(["--zoo", "fashion-mnist", "--out", str(folder / "bundle")]) == 0
+
+    return made_once(tmp_path_factory, "zoo", make) / "bundle"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers import DATA
+from ..helpers import DATA, made_once
 
 
 @pytest.fixture(scope="session")
@@ -25,14 +25,19 @@ def gpu_export(tmp_path_factory, tiny_bundle, config_files) -> tuple[Path, str]:
         shutil.copy(tiny_bundle / path.name, path)
         return [path]
 
-    out = tmp_path_factory.mktemp("gpu") / "bundle"
-    argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", out, "--calibration-tokens", 0]
-    argv += ["--target", DATA / "target.pth", "--target-config", config_files["target"]]
-    argv += ["--precision", "fp16,bf16", "--head-chain", "--plugins"]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as shown:
-        patch.setattr(networks, "export_onnx", copied)
-        assert main([str(part) for part in argv]) == 0
-    return out, shown.getvalue()
+    def make(folder: Path) -> None:
+        argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
+        argv += ["--target", DATA / "target.pth", "--target-config", config_files["target"]]
+        argv += ["--precision", "fp16,bf16", "--head-chain", "--plugins"]
+        argv += ["--calibration-tokens", 0]
+        shown = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+            patch.setattr(networks, "export_onnx", copied)
+            assert main([str(part) for part in argv]) == 0
+        (folder / "printed").write_text(shown.getvalue(), encoding="utf-8")
+
+    folder = made_once(tmp_path_factory, "gpu", make)
+    return folder / "bundle", (folder / "printed").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from csd.runtime.config import PRESETS
 from csd.runtime.errors import ExportError
 from csd.runtime.manifest import GraphSpec, TensorSpec
 
-from ..helpers import failure, run_python
+from ..helpers import failure, made_once, run_python
 from .fake_tensorrt import broken_copy
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="pip install 'csd[rtx]'")
@@ -72,16 +72,21 @@ def test_graphs_of_the_zoo_build_for_each_device_of_rtx(sm, zoo_variants):
 @pytest.fixture(scope="module")
 def built_bundle(gpu_bundle, tmp_path_factory):
     """The bundle with portable engines, built where PyTorch and ONNX cannot be imported."""
-    bundle = shutil.copytree(gpu_bundle, tmp_path_factory.mktemp("built") / "bundle")
-    blocked = ("torch", "onnx", "onnxscript", "onnxruntime")
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
-        "from csd.export.cli import main; raise SystemExit(main())"
-    )
-    done = run_python(code, "--rebuild", bundle, "--backend", "tensorrt_rtx")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return bundle, done.stdout
+
+    def make(folder):
+        bundle = shutil.copytree(gpu_bundle, folder / "bundle")
+        blocked = ("torch", "onnx", "onnxscript", "onnxruntime")
+        code = (
+            f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
+            "from csd.export.cli import main; raise SystemExit(main())"
+        )
+        done = run_python(code, "--rebuild", bundle, "--backend", "tensorrt_rtx")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        (folder / "printed").write_text(done.stdout, encoding="utf-8")
+
+    folder = made_once(tmp_path_factory, "built", make)
+    return folder / "bundle", (folder / "printed").read_text(encoding="utf-8")
 
 
 def test_a_bundle_gets_engines_of_all_its_graphs_without_pytorch(built_bundle):

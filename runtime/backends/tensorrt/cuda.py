@@ -6,7 +6,6 @@ Every failure becomes one line with CUDA's own words.
 from __future__ import annotations
 
 import ctypes
-import importlib
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ Bytes = NDArray[np.uint8]
 
 def _import() -> Any:
     try:
-        return importlib.import_module("cuda.bindings.runtime")
+        from cuda.bindings import runtime  # pyright: ignore
     except ImportError as error:
         raise BackendError(
             f"cuda.bindings is not installed ({error}): pip install cuda-bindings, of the major "
             "version of this machine's CUDA"
         ) from error
+    return runtime
 
 
 class CaptureError(Exception):
