@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from csd.tools import head_curve, head_fidelity, zoo_eval
+from csd.tools import head_curve, head_fidelity, profile_target, zoo_eval
 
 from ..helpers import no_draft
 
@@ -59,3 +59,22 @@ def test_without_a_draft_only_images_are_compared(make_bundle, tmp_path):
 def test_the_zoo_evaluation_needs_the_data_set(zoo_bundle, tmp_path, capsys):
     assert zoo_eval.main([str(zoo_bundle), "--data", str(tmp_path)]) == 2
     assert "apt-get install dataset-fashion-mnist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["sequential", "auto"])
+def test_the_profile_accounts_for_the_whole_time(tiny_bundle, tmp_path, head):
+    path = tmp_path / "profile.json"
+    argv = [str(tiny_bundle), "--images", "2", "--head", head, "--json", str(path)]
+    assert profile_target.main(argv) == 0
+    parts = {row["part"]: row for row in json.loads(path.read_text(encoding="utf-8"))["parts"]}
+    networks = {"backbone", "head_modulation", "head_step"}
+    assert set(parts) >= networks | {"Python", "whole"}
+    assert parts["backbone"]["calls"] == parts["head_modulation"]["calls"] == 16
+    assert (parts["head_step"]["calls"] == 16 * 20) == (head == "sequential")
+    assert sum(row["share"] for row in parts.values()) == pytest.approx(2)
+    assert all(row["milliseconds"] > 0 for row in parts.values())
+
+
+def test_a_profile_of_nothing_is_refused(tiny_bundle, capsys):
+    assert profile_target.main([str(tiny_bundle), "--images", "0"]) == 2
+    assert "images is 0: give at least 1" in capsys.readouterr().err
