@@ -271,10 +271,8 @@ class RuntimeModel:
         options: GenerateOptions,
     ) -> HeadReport | None:
         """Sample where the network runs; None where the host has to do it."""
-        if self.rounds is None:
-            return None
         sampler = self._sampler_of(options, schedule, started=inputs.start is not None)
-        if not isinstance(sampler, SpeculativeSampler):
+        if self.rounds is None or not isinstance(sampler, SpeculativeSampler):
             return None
         scale = None if conditions.unconditional is None else conditions.scale
         start = start_of(sampler, inputs.noise, inputs.streams(), options.temperature, scale)
