@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from .bundle import Bundle
 from .cli_support import Parser, run_command
 from .engines import PRECISIONS
 from .errors import OptionError
-from .files import check_writable, write_atomically
+from .files import check_writable, write_atomically, write_json
 from .images import grid, save_png
 from .manifest import Manifest
 from .noise import SeededNoise
@@ -196,8 +195,7 @@ def run(args: argparse.Namespace) -> int:
             np.save(stream, result.latents)
     if args.stats is not None:
         report = stats_report(result, args.seed, labels, versions)
-        with write_atomically(args.stats) as stream:
-            stream.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(args.stats, report)
     print(_summary(result, args.out if has_images else args.save_latents))
     return 0
 

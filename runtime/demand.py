@@ -27,90 +27,67 @@ def largest_calls(plan: Plan, batch: int, models: Mapping[str, RuntimeModel]) ->
         batch: images decoded at once.
         models: by role.
     """
+    calls = _Calls(plan, models)
     options, total = plan.options, plan.schedule.num_iter
     single = [range(step, step + 1) for step in range(total)]
     if options.mode != "csd":
-        return _of_model(options.mode, models, plan, batch, single, started=False)
+        calls.add(options.mode, batch, single, started=False)
+        return calls.demand
     first = plan.prefilled_steps
-    demand = _of_model("draft", models, plan, batch, single[first:], started=False)
-    starts = range(first, total)
-    blocks = [range(step, min(step + options.gamma, total)) for step in starts]
-    target = [_of_model("target", models, plan, batch, single[:first], started=False)]
+    calls.add("draft", batch, single[first:], started=False)
+    calls.add("target", batch, single[:first], started=False)
+    blocks = [range(step, min(step + options.gamma, total)) for step in range(first, total)]
     if options.verify == "block":
         # Blocks follow one another: nothing is rolled back.
-        blocks = blocks[:: options.gamma]
-        target.append(_of_model("target", models, plan, batch, blocks, started=True))
+        calls.add("target", batch, blocks[:: options.gamma], started=True)
     else:
-        target.append(_of_prefixes(models, plan, blocks))
-        target.append(_of_model("target", models, plan, 1, single[first:], started=False))
-    for part in target:
-        _join(demand, part)
-    return demand
+        calls.add_prefixes(blocks)
+        calls.add("target", 1, single[first:], started=False)
+    return calls.demand
 
 
-def _of_model(
-    role: str,
-    models: Mapping[str, RuntimeModel],
-    plan: Plan,
-    batch: int,
-    blocks: Iterable[range],
-    *,
-    started: bool,
-) -> Demand:
-    """Each block predicted in one backbone call, given what was known before it."""
-    demand: Demand = {}
-    for block in blocks:
-        wanted = sum(plan.schedule.sizes[block.start : block.stop])
-        backbone = {"B": batch, "V": _known(plan, block.start), "P": wanted}
-        _join(demand, _call(role, models, plan, block, backbone, batch, started=started))
-    return demand
+class _Calls:
+    """The largest calls so far, `demand`."""
 
+    def __init__(self, plan: Plan, models: Mapping[str, RuntimeModel]) -> None:
+        self.demand: Demand = {}
+        self._plan, self._models = plan, models
+        self._branches = 2 if plan.options.guided else 1
+        self._sizes = plan.schedule.sizes
+        self._known = [plan.schedule.seq_len - stop for _, stop in plan.schedule.bounds]
 
-def _of_prefixes(models: Mapping[str, RuntimeModel], plan: Plan, blocks: Iterable[range]) -> Demand:
-    """Each AR step of a block given its own prefix, and the step after the block, in one call."""
-    demand: Demand = {}
-    for block in blocks:
-        stop = min(block.stop + 1, plan.schedule.num_iter)
-        sizes = plan.schedule.sizes[block.start : stop]
-        backbone = {"B": len(sizes), "V": _known(plan, stop - 1), "P": max(sizes)}
-        _join(demand, _call("target", models, plan, block, backbone, 1, started=True))
-    return demand
+    def add(self, role: str, batch: int, blocks: Iterable[range], *, started: bool) -> None:
+        """Each block predicted in one backbone call, given what was known before it."""
+        for block in blocks:
+            wanted = sum(self._sizes[block.start : block.stop])
+            self._backbone(role, batch, self._known[block.start], wanted)
+            self._head(role, batch, block, started=started)
 
+    def add_prefixes(self, blocks: Iterable[range]) -> None:
+        """Each AR step of a block given its prefix, and the step after it, in one call."""
+        for block in blocks:
+            stop = min(block.stop + 1, len(self._sizes))
+            sizes = self._sizes[block.start : stop]
+            self._backbone("target", len(sizes), self._known[stop - 1], max(sizes))
+            self._head("target", 1, block, started=True)
 
-def _call(
-    role: str,
-    models: Mapping[str, RuntimeModel],
-    plan: Plan,
-    block: range,
-    backbone: dict[str, int],
-    batch: int,
-    *,
-    started: bool,
-) -> Demand:
-    model, branches = models[role], 2 if plan.options.guided else 1
-    demand = {f"{role}.backbone": {**backbone, "B": branches * backbone["B"]}}
-    tokens_of: dict[int, int] = {}  # those that differ in head steps are sampled apart
-    for step in block:
-        steps = plan.head_steps[step]
-        tokens_of[steps] = tokens_of.get(steps, 0) + batch * plan.schedule.sizes[step]
-    for steps, tokens in tokens_of.items():
-        rows = model.chunk_tokens(tokens, steps, branches) * branches
-        window = model.largest_window(plan.options, steps, tokens // batch, started=started)
-        head = {"N": rows, "S": steps}
-        _join(demand, {
-            f"{role}.head_modulation": head,
-            f"{role}.head_step": {**head, "R": rows * window},
-        })  # fmt: skip
-    return demand
+    def _backbone(self, role: str, batch: int, known: int, wanted: int) -> None:
+        self._join(f"{role}.backbone", B=self._branches * batch, V=known, P=wanted)
 
+    def _head(self, role: str, batch: int, block: range, *, started: bool) -> None:
+        model, tokens_of = self._models[role], dict[int, int]()
+        for step in block:  # those that differ in head steps are sampled apart
+            steps = self._plan.head_steps[step]
+            tokens_of[steps] = tokens_of.get(steps, 0) + batch * self._sizes[step]
+        for steps, tokens in tokens_of.items():
+            rows = model.chunk_tokens(tokens, steps, self._branches) * self._branches
+            together = tokens // batch
+            window = model.largest_window(self._plan.options, steps, together, started=started)
+            self._join(f"{role}.head_modulation", N=rows, S=steps)
+            self._join(f"{role}.head_step", N=rows, S=steps, R=rows * window)
 
-def _known(plan: Plan, step: int) -> int:
-    return plan.schedule.seq_len - plan.schedule.bounds[step][1]
-
-
-def _join(demand: Demand, other: Demand) -> None:
-    """Take the larger of each size."""
-    for graph, dims in other.items():
-        own = demand.setdefault(graph, {})
+    def _join(self, graph: str, **dims: int) -> None:
+        """Take the larger of each size."""
+        own = self.demand.setdefault(graph, {})
         for name, size in dims.items():
             own[name] = max(own.get(name, 0), size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -28,6 +29,16 @@ def write_atomically(path: Path) -> Generator[BinaryIO]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all.
+
+    Raises:
+        OSError: as for `write_atomically`.
+    """
+    with write_atomically(path) as stream:
+        stream.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def check_writable(path: Path) -> None:

@@ -59,10 +59,10 @@ def tiny_export(
             argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main([str(part) for part in argv]) == 0
-        (folder / "printed").write_text(printed.getvalue(), encoding="utf-8")
+        folder.with_suffix(".printed").write_text(printed.getvalue(), encoding="utf-8")
 
     folder = made_once(tmp_path_factory, "tiny", make)
-    return folder / "bundle", (folder / "printed").read_text(encoding="utf-8")
+    return folder / "bundle", folder.with_suffix(".printed").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

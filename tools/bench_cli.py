@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.cli import add_decoding_arguments, decoding_options, open_session
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError, OptionError
-from ..runtime.files import check_writable, write_atomically
+from ..runtime.files import check_writable, write_json
 from ..runtime.options import HEADS
 from .bench import (
     BASELINES,
@@ -109,8 +108,7 @@ def run(args: argparse.Namespace) -> int:
     report = _measure(args, bundle, sweep, console)
     console.print(results_table(report))
     if args.json is not None:
-        with write_atomically(args.json) as stream:
-            stream.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(args.json, report)
     if args.plot is not None:
         from .plots import plot_bench
 

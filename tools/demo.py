@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..models.zoo import zoo_entry
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError
-from ..runtime.files import write_atomically
+from ..runtime.files import write_atomically, write_json
 from ..runtime.manifest import MANIFEST_FILE
 from ..runtime.options import GenerateOptions
 from .bench import Case, eager_samplers, measure
@@ -91,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
         "results": [result.to_dict(1, baseline) for result in results],
         "grid": {"labels": labels, "seed": 0, **made.stats.to_dict()},
     }
-    with write_atomically(args.out / "demo.json") as stream:
-        stream.write((json.dumps(report, indent=1) + "\n").encode())
+    write_json(args.out / "demo.json", report)
     console.print(results_table(report))
     console.print(f"images: {args.out / 'demo.png'}   figures: {args.out / 'demo.json'}")
     return 0

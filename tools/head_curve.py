@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.table import Table
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import OptionError
-from ..runtime.files import check_writable, write_atomically
+from ..runtime.files import check_writable, write_json
 from ..runtime.head import (
     AffineDraft,
     HeadReport,
@@ -144,8 +143,7 @@ def run(args: argparse.Namespace) -> int:
             "machine": describe_machine(),
             "results": [vars(row) for row in rows],
         }
-        with write_atomically(args.json) as stream:
-            stream.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(args.json, report)
     return 0
 
 

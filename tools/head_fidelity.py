@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rich.table import Table
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import OptionError
-from ..runtime.files import check_writable, write_atomically
+from ..runtime.files import check_writable, write_json
 from ..runtime.options import GenerateOptions
 from ..runtime.session import GenerateResult, Session
 from .machine import describe_machine
@@ -78,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if csd:
         console.print(_table("csd, by tolerance of the target's aligned chains", csd))
     if args.json is not None:
-        with write_atomically(args.json) as stream:
-            stream.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(args.json, report)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.decode import Canvas, Decoder, Plan
 from ..runtime.errors import OptionError
-from ..runtime.files import check_writable, write_atomically
+from ..runtime.files import check_writable, write_json
 from ..runtime.model import RuntimeModel
 from ..runtime.noise import SeededNoise
 from ..runtime.options import HEADS, GenerateOptions
@@ -145,8 +144,7 @@ def run(args: argparse.Namespace) -> int:
             "bundle": manifest.name, "head": args.head, "cfg": args.cfg, "images": args.images,
             "threads": args.threads, "machine": describe_machine(), "parts": report,
         }  # fmt: skip
-        with write_atomically(args.json) as stream:
-            stream.write((json.dumps(content, indent=1) + "\n").encode())
+        write_json(args.json, content)
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from ..models.mar import MAR
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.config import PRESETS, MARConfig
 from ..runtime.errors import CsdError, OptionError
-from ..runtime.files import write_atomically
+from ..runtime.files import write_atomically, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
     weights, description = (args.out / f"{name}.{end}" for end in ("safetensors", "json"))
     with write_atomically(weights) as stream:
         stream.write(save(model.state_dict()))
-    with write_atomically(description) as stream:
-        stream.write((json.dumps(config.to_dict(), indent=1) + "\n").encode())
+    write_json(description, config.to_dict())
     Console(highlight=False).print(f"{weights} and {description}")
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ..models.zoo import zoo_entry
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import OptionError
-from ..runtime.files import check_writable, write_atomically
+from ..runtime.files import check_writable, write_json
 from ..runtime.images import grid, save_png
 from ..runtime.options import GenerateOptions
 from ..runtime.session import Session
@@ -97,8 +96,7 @@ def run(args: argparse.Namespace) -> int:
             made = session.generate(balanced_labels(80, 10), options, seed=args.seed)
             save_png(args.samples, grid(made.images, 10), scale=2)
     if args.json is not None:
-        with write_atomically(args.json) as stream:
-            stream.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(args.json, report)
     return 0
 
 

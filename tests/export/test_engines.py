@@ -83,10 +83,10 @@ def built_bundle(gpu_bundle, tmp_path_factory):
         done = run_python(code, "--rebuild", bundle, "--backend", "tensorrt_rtx")
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        (folder / "printed").write_text(done.stdout, encoding="utf-8")
+        folder.with_suffix(".printed").write_text(done.stdout, encoding="utf-8")
 
     folder = made_once(tmp_path_factory, "built", make)
-    return folder / "bundle", (folder / "printed").read_text(encoding="utf-8")
+    return folder / "bundle", folder.with_suffix(".printed").read_text(encoding="utf-8")
 
 
 def test_a_bundle_gets_engines_of_all_its_graphs_without_pytorch(built_bundle):

@@ -14,7 +14,9 @@ from csd.plugins import build, host
 from ..helpers import failure, leftovers, run_python
 
 OPERATORS = ("accept", "resample", "verify_window", "transition")
-KERNELS = {f"csd_{name}_{t}" for name in OPERATORS for t in ("float32", "float16", "bfloat16")}
+TYPES = ("float32", "float16", "bfloat16")
+KERNELS = {f"csd_{name}_{t}" for name in OPERATORS for t in TYPES}
+KERNELS |= {"csd_head_draft", "csd_head_walk"}
 
 # What ptxas of CUDA 13.0 prints, and of two kernels only.
 USAGE = """
@@ -96,8 +98,10 @@ def test_kernels_compile_for_every_architecture_without_a_warning(nvcc, tmp_path
         assert (tmp_path / cubin.file).stat().st_size == cubin.bytes
         assert {kernel.name for kernel in cubin.kernels} == KERNELS
         for kernel in cubin.kernels:
-            assert 0 < kernel.registers <= 80
-            assert kernel.spill_bytes <= 32  # what the assembler saves around a division
+            # The walk draws residual samples too.
+            walks = kernel.name == "csd_head_walk"
+            assert 0 < kernel.registers <= (96 if walks else 80)
+            assert kernel.spill_bytes <= (192 if walks else 32)  # around divisions and calls
             assert kernel.code_bytes > 256
 
 

@@ -108,6 +108,7 @@ class FakeCuda:
     def cudaMalloc(self, size):
         assert size > 0
         if size > self.free:
+            self.last = Error.cudaErrorMemoryAllocation
             return Error.cudaErrorMemoryAllocation, None
         self.free -= size
         return OK, self._new(self.device, size)

@@ -339,8 +339,11 @@ def test_a_graph_that_is_opened_besides_has_the_precision_of_its_model(machine, 
 
 def test_a_device_without_memory_left_says_so(machine, engines):
     here = machine("tensorrt")
-    here.cuda.free = 1000
-    with opened(engines) as session, pytest.raises(BackendError) as error:
+    free, here.cuda.free = here.cuda.free, 1000
+    with opened(engines) as session:
+        with pytest.raises(BackendError) as error:
+            session.generate(LABELS, MODES["target"])
+        here.cuda.free = free
         session.generate(LABELS, MODES["target"])
     assert "MB left (cudaErrorMemoryAllocation; 0 MB are free): give --memory-limit" in str(
         error.value

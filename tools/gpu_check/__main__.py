@@ -31,7 +31,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.cli_support import Parser, run_command
 from ...runtime.device import find_device
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.files import write_atomically
+from ...runtime.files import write_json
 from ..bench_cli import main as bench
 from ..machine import describe_machine, gpu_state
 from . import kernels, parity, suite
@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
         outcome = _guarded(does[part])
         console.print(f"{part}: {outcome.status}" + (f": {outcome.reason}" * bool(outcome.reason)))
         report[part] = outcome.to_dict()
-        with write_atomically(args.out / "gpu_check.json") as stream:
-            stream.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(args.out / "gpu_check.json", report)
     console.print(f"figures: {args.out / 'gpu_check.json'}")
     return int(any(part["status"] == "failed" for part in report.values()))
 

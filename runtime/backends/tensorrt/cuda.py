@@ -70,6 +70,7 @@ class Cuda:
         """
         status, address = self._rt.cudaMalloc(size)
         if status != self._rt.cudaError_t.cudaSuccess:
+            self._forget_error()
             _, free, _ = self._rt.cudaMemGetInfo()
             raise BackendError(
                 f"the device has no {size >> 20} MB left ({self._message(status)}; "
@@ -138,9 +139,12 @@ class Cuda:
         return executable
 
     def _capture_error(self, status: Any) -> CaptureError:
+        self._forget_error()
+        return CaptureError(self._message(status))
+
+    def _forget_error(self) -> None:
         # Or the library would find this error at its next call, and take it for its own.
         self._rt.cudaGetLastError()
-        return CaptureError(self._message(status))
 
     def launch(self, executable: Any, stream: Stream) -> None:
         """Enqueue a recorded graph."""
