@@ -40,6 +40,15 @@ def test_without_a_gpu_every_part_is_skipped_with_a_reason(tiny_bundle, tmp_path
     assert "passed" not in capsys.readouterr().out
 
 
+def test_a_reason_is_shown_as_it_is(tiny_bundle, tmp_path, monkeypatch, capsys):
+    def check(_):
+        raise Skipped("pip install 'csd[gpu]'")
+
+    monkeypatch.setattr(kernels, "check", check)
+    command.main([str(tiny_bundle), "--out", str(tmp_path), "--parts", "kernels"])
+    assert "skipped: pip install 'csd[gpu]'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -131,6 +140,7 @@ def test_the_calls_that_are_timed_are_right_for_the_kernels(name, tmp_path, monk
 
 
 def test_parity_finds_a_backend_that_computes_something_else(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(parity, "device_or_skip", lambda: None)
     monkeypatch.setattr(
         parity, "obstacles", lambda *_: {"onnxruntime": None, "onnxruntime_cuda": None}
     )
@@ -169,6 +179,7 @@ def test_parity_finds_a_backend_that_computes_something_else(tiny_bundle, monkey
 
 
 def test_parity_with_nothing_to_compare_is_skipped(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(parity, "device_or_skip", lambda: None)
     monkeypatch.setattr(parity, "obstacles", lambda *_: {"onnxruntime": None, "tensorrt": "none"})
     with pytest.raises(Skipped, match="none"):
         parity.check(Bundle.open(tiny_bundle))

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"repeats is {args.repeats}: give at least 1")
     args.out.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.open(args.bundle)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     does: dict[str, Callable[[], Outcome]] = {
         "machine": lambda: _machine(bundle),
         "kernels": lambda: kernels.check(args.out / "kernels"),

@@ -11,7 +11,7 @@ from ...runtime.backends import BackendOptions, Graph, obstacles
 from ...runtime.bundle import Bundle
 from ...runtime.manifest import GraphSpec, Manifest
 from ...runtime.schedule import TRAIN_STEPS
-from .part import Outcome, Skipped
+from .part import Outcome, Skipped, device_or_skip
 
 # Largest difference as a share of the largest value (at least 1), by precision of the engine.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
@@ -21,8 +21,9 @@ def check(bundle: Bundle) -> Outcome:
     """Compare all graphs with all backends that run here.
 
     Raises:
-        Skipped: no backend but the reference runs here.
+        Skipped: there is no device, or no backend but the reference runs here.
     """
+    device_or_skip()
     found = obstacles(bundle.path, bundle.manifest, BackendOptions())
     others = [name for name, reason in found.items() if reason is None and name != "onnxruntime"]
     if not others:
