@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .reference import AcceptanceKind, Bool, Density, Float64, log_sigma
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 ENVIRONMENT = "CSD_HOST_LIBRARY"
 MAX_TRIES = 1 << 20
 

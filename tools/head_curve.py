@@ -208,9 +208,7 @@ def _samplers(
         samplers[f"speculative, fitted, K = {window}"] = SpeculativeSampler(schedule, window, draft)
     samplers["speculative, fitted, calibrated K"] = SpeculativeSampler(schedule, draft=draft)
     for tolerance in TOLERANCES:
-        samplers[f"parallel, Picard, tolerance {tolerance:g}"] = ParallelSampler(
-            schedule, tolerance
-        )
+        samplers[f"parallel, J = 0, tolerance {tolerance:g}"] = ParallelSampler(schedule, tolerance)
     for tolerance in TOLERANCES:
         samplers[f"parallel, fitted, tolerance {tolerance:g}"] = ParallelSampler(
             schedule, tolerance, draft=draft

@@ -109,8 +109,8 @@ CSD_HD void normal_pair(double u, double w, double* first, double* second) {
 // draw from p; odd ones from the tilted proposal N(y) U(y), U(y) >= max(0, 1 - exp(-l)).
 //
 // `uniforms(n)` returns the next n uniforms in [0, 1); `scratch` holds 5 C + 1 doubles. Returns
-// false if nothing was kept in `max_tries`, or the residual is empty. Host only: it is entered once
-// where a pool has ended, and its tries are too many and too uneven for lanes that work together.
+// false if nothing was kept in `max_tries`, or the residual is empty. For one thread; rounds.cuh has
+// the same for a warp.
 template <typename Uniforms>
 bool sample_residual(int64_t channels, const double* mean_p, const double* std_p,
                      const double* mean_q, const double* std_q, double log_sigma,

@@ -6,7 +6,7 @@
 
 namespace {
 
-// Squared share of x; runtime/head/parallel.py has the same number.
+// Squared share of x; csd/runtime/head/slopes.py has the same number.
 constexpr float CSD_SLOPE_ROUNDING = 1e-10f;
 
 float* row_of(float* base, int64_t row, int64_t channels) { return base + row * channels; }
@@ -238,16 +238,15 @@ extern "C" int64_t csd_iteration_settle(CsdIteration* run, const float* eps, con
         if (settled && !i) chains.std[n * channels + c] = chains.temperature * std;
       }
       if (!finite) return i + 1;
-      float* slope = run->slope ? run->slope + i * block : nullptr;
-      if (run->before) {
+      if (run->slope) {
         const int64_t own = i * chains.tokens + n;
-        slope = run->slope + own * block;
+        float* slope = run->slope + own * block;
         improve_slope(channels, x, mean, row_of(run->before, own, channels),
                       row_of(run->mean, own, channels), slope);
-      }
-      for (int64_t k = 0; slope && k < channels; ++k) {
-        const float moved = now[k] - x[k];
-        for (int64_t c = 0; c < channels; ++c) after[c] += moved * slope[k * channels + c];
+        for (int64_t k = 0; k < channels; ++k) {
+          const float moved = now[k] - x[k];
+          for (int64_t c = 0; c < channels; ++c) after[c] += moved * slope[k * channels + c];
+        }
       }
       for (int64_t c = 0; c < channels; ++c) still &= fabsf(after[c] - next[c]) <= change[c];
       memcpy(next, after, channels * sizeof(float));

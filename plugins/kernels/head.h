@@ -54,8 +54,8 @@ struct CsdIteration {
   CsdRows rows;
   int64_t window;
   float tolerance;
-  // d x_{i-1} / d x_i: of every token, [S, N, C, C], improved with every evaluation; one for
-  // all, [S, C, C], where `before` is null; or null where no state moves.
+  // d x_{i-1} / d x_i of every token, [S, N, C, C], improved with every evaluation; null, with the
+  // other two, where no state moves.
   float* slope;
   float *before, *mean;  // [S, N, C], where head steps were evaluated last, and what that gave
 };

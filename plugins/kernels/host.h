@@ -6,7 +6,7 @@
 
 #include "csd_ops.h"
 
-#define CSD_ABI_VERSION 1
+#define CSD_ABI_VERSION 2
 #define CSD_MAX_TRIES (1 << 20)
 
 extern "C" {

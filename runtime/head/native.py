@@ -284,9 +284,9 @@ def iterate(
         chains=chains.struct, rows=chains.rows, window=window, tolerance=tolerance
     )
     if slopes is not None:
-        struct.slope = chains.keep(slopes.value)
-        if slopes.learned is not None:
-            struct.before, struct.mean = (chains.keep(array) for array in slopes.learned)
+        struct.slope, struct.before, struct.mean = (
+            chains.keep(array) for array in (slopes.value, slopes.x, slopes.mean)
+        )
     rows, calls = chains.advance(
         library.csd_iteration_gather, library.csd_iteration_settle, struct, evaluate
     )

@@ -20,7 +20,7 @@ from . import native
 from .draft import AffineDraft, Rollout
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
 from .schedule import Float32, HeadSchedule, Int64
-from .slopes import Slopes
+from .slopes import Slopes, tokens_at_once
 
 
 class _Drive:
@@ -107,21 +107,36 @@ class ParallelSampler:
         """
         steps = self.schedule.steps
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
-        drive = _Drive(per_step, temperature)
-        if start is None:
-            states = self._drafted(initial, per_step, temperature)
-        else:
-            states = np.array(start, dtype=np.float32, order="C")
-            if states.shape != (steps + 1, n_tokens, channels):
-                raise ValueError(f"start is {states.shape}, not {(steps + 1, n_tokens, channels)}")
-            states[steps] = initial
+        shape = steps + 1, n_tokens, channels
+        if start is not None and start.shape != shape:
+            raise ValueError(f"start is {start.shape}, not {shape}")
+        size = tokens_at_once(steps, channels)
+        parts: list[HeadReport] = []
+        for first in range(0, max(1, n_tokens), size):
+            part = slice(first, first + size)
+            given = initial[part], per_step[part]
+            if start is None:
+                states = self._drafted(*given, temperature)
+            else:
+                states = np.array(start[:, part], dtype=np.float32, order="C")
+                states[steps] = given[0]
+            parts.append(self._iterate(_shifted(evaluate, first), given, states, temperature))
+        report = HeadReport.joined(parts)
+        return report.mean, report
+
+    def _iterate(
+        self, evaluate: Evaluate, noise: HeadNoise, states: Float32, temperature: float
+    ) -> HeadReport:
+        """Sweep until every chain is settled; `states [S + 1, N, C]` are overwritten."""
+        initial, per_step = noise
+        (n_tokens, channels), steps = initial.shape, self.schedule.steps
         slopes = Slopes.of(self.schedule, self._jacobian, n_tokens, channels)
         if native.available():
-            report = native.iterate(
-                self.schedule, self._window, self.tolerance, slopes, evaluate,
-                (initial, per_step), states, temperature,
+            return native.iterate(
+                self.schedule, self._window, self.tolerance, slopes, evaluate, noise, states,
+                temperature,
             )  # fmt: skip
-            return report.mean, report
+        drive = _Drive(per_step, temperature)
         index = np.full(n_tokens, steps - 1, dtype=np.int64)
         rounds = np.zeros(n_tokens, dtype=np.int64)
         sum_log_std, std = np.zeros_like(initial), np.zeros_like(initial)
@@ -141,7 +156,7 @@ class ParallelSampler:
             rounds[active] += 1
             rows += count
             calls += 1
-        report = HeadReport(
+        return HeadReport(
             rounds=rounds,
             row_evaluations=rows,
             evaluations=calls,
@@ -149,9 +164,8 @@ class ParallelSampler:
             std=std,
             sum_log_std=sum_log_std,
             trajectory=states,
-            noise=(initial, per_step),
+            noise=noise,
         )
-        return report.mean, report
 
     def _sweep(
         self,
@@ -182,7 +196,7 @@ class ParallelSampler:
         log_std[rows, columns] = transition.log_std
         std = np.exp(log_std)
         fixed = old_mean + drive(std, active[:, None], places)
-        after = _recursion(before, fixed, slopes.at(places, active[:, None]))
+        after = _recursion(before, fixed, slopes.value[places, active[:, None]])
         moved = np.abs(after - states[places, active[:, None]]) <= self.tolerance * std
         states[places[rows, columns], active[rows]] = after[rows, columns]
 
@@ -205,6 +219,13 @@ class ParallelSampler:
             index, initial, *draft.first(initial), normals, temperature
         )
         return np.ascontiguousarray(path.transpose(1, 0, 2)[::-1])
+
+
+def _shifted(evaluate: Evaluate, first: int) -> Evaluate:
+    """The network for tokens from `first` on, which are numbered from 0."""
+    if first == 0:
+        return evaluate
+    return lambda x, step, token: evaluate(x, step, token + first)
 
 
 def _recursion(before: Float32, fixed: Float32, slopes: Float32) -> Float32:

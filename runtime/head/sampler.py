@@ -7,7 +7,7 @@ i in 0..S-1 and `token` in 0..N-1 names the condition of the row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,25 @@ class HeadReport:
     sum_log_std: Float32
     trajectory: Float32
     noise: HeadNoise
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeadReport]) -> HeadReport:
+        """Return one report of tokens that were sampled one part after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            rounds=np.concatenate([part.rounds for part in parts]),
+            row_evaluations=sum(part.row_evaluations for part in parts),
+            evaluations=sum(part.evaluations for part in parts),
+            mean=np.concatenate([part.mean for part in parts]),
+            std=np.concatenate([part.std for part in parts]),
+            sum_log_std=np.concatenate([part.sum_log_std for part in parts]),
+            trajectory=np.concatenate([part.trajectory for part in parts], axis=1),
+            noise=(
+                np.concatenate([part.noise[0] for part in parts]),
+                np.concatenate([part.noise[1] for part in parts]),
+            ),
+        )
 
     def after_first(self) -> HeadReport:
         """Return the report with one more evaluation of every token, made before the others."""

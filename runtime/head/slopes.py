@@ -17,7 +17,7 @@ from .schedule import Float32, HeadSchedule, Int64
 # Moves of less than this squared share of x are of the size of its rounding and teach nothing;
 # plugins/kernels/head.cpp has the same number.
 ROUNDING = np.float32(1e-10)
-# A slope for each token takes S N C^2 numbers; beyond this many all tokens share the first guess.
+# Slopes take S N C^2 numbers; more tokens than have so many are sampled one part after another.
 MOST_NUMBERS = 1 << 26
 
 
@@ -26,14 +26,14 @@ class Slopes:
     """Slopes of N chains.
 
     Attributes:
-        value: of every token, `[S, N, C, C]`; or of all, `[S, 1, C, C]`, and nothing is learned.
-            Row vectors times it.
-        learned: `(x, mean)` of the last evaluation of every state, `[S, N, C]` each, not a number
-            before the first; None where nothing is learned.
+        value: `[S, N, C, C]`; row vectors times it.
+        x: where every head step was evaluated last, `[S, N, C]`; not a number before the first.
+        mean: what that gave, likewise.
     """
 
     value: Float32
-    learned: tuple[Float32, Float32] | None
+    x: Float32
+    mean: Float32
 
     @classmethod
     def of(
@@ -42,31 +42,27 @@ class Slopes:
         """Start from `J = d x0hat_i / d x_i`, `[S, C, C]`; None is 0."""
         steps, identity = schedule.steps, np.eye(channels, dtype=np.float32)
         coef_x0, coef_x = schedule.mean_coefficients
-        value = coef_x[:, None, None] * identity[None, None]
+        first = coef_x[:, None] * identity
         if jacobian is not None:
-            value = value + coef_x0[:, None, None] * jacobian[:, None]
-        shape = steps, tokens, channels, channels
-        if np.prod(shape) > MOST_NUMBERS:
-            return cls(value.astype(np.float32), None)
-        unknown = np.full(shape[:3], np.nan, dtype=np.float32)
-        everyone = np.broadcast_to(value, shape).astype(np.float32)
-        return cls(everyone, (unknown, unknown.copy()))
+            first = first + coef_x0[:, None] * jacobian
+        value = np.empty((steps, tokens, channels, channels), dtype=np.float32)
+        value[:] = first[:, None]
+        unknown = np.full((steps, tokens, channels), np.nan, dtype=np.float32)
+        return cls(value, unknown, unknown.copy())
 
     def improve(self, step: Int64, token: Int64, x: Float32, mean: Float32) -> None:
         """Learn from evaluations at `x [R, C]` that gave `mean [R, C]`."""
-        if self.learned is None:
-            return
         places = step, token
-        old_x, old_mean = self.learned
-        moved = x - old_x[places]
+        moved = x - self.x[places]
         square = np.square(moved).sum(axis=1)
         told = np.flatnonzero(square > ROUNDING * np.square(x).sum(axis=1))
         where, along = (step[told], token[told]), moved[told]
-        missed = mean[told] - old_mean[where]
+        missed = mean[told] - self.mean[where]
         missed -= np.matmul(along[:, None], self.value[where])[:, 0]
         self.value[where] += (along / square[told, None])[..., None] * missed[:, None]
-        old_x[places], old_mean[places] = x, mean
+        self.x[places], self.mean[places] = x, mean
 
-    def at(self, step: Int64, token: Int64) -> Float32:
-        """Slopes at head steps `step [n, K]` of tokens `token [n, 1]`, `[n, K, C, C]`."""
-        return self.value[step, token if self.learned is not None else 0]
+
+def tokens_at_once(steps: int, channels: int) -> int:
+    """How many tokens' slopes fit in `MOST_NUMBERS`, at least one."""
+    return max(1, MOST_NUMBERS // (steps * channels * channels))

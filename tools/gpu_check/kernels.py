@@ -16,7 +16,7 @@ from ...plugins import build, launch
 from ...plugins.launch import DataType
 from .part import Outcome, Skipped, device_or_skip
 
-# Enough bytes that a launch is nothing: 40 to 150 MB a call.
+# Enough bytes that a launch is nothing: tens of megabytes a call and more.
 ROWS, CHANNELS, WINDOW, TRIES, STEPS = 1 << 18, 16, 8, 4, 100
 REPEATS = 30
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from csd.plugins import host
 from csd.runtime.head import ParallelSampler, SequentialSampler, fit_affine_draft, slopes
 
 from .analytic import Mixture, linear, record
@@ -88,12 +89,38 @@ def test_slopes_that_are_learned_save_sweeps_and_change_nothing_else(channels, m
     # The trajectory of a nearby model, as a draft's is.
     nearby = report.trajectory * 1.05 + 0.02
     sampler, sweeps = ParallelSampler(schedule, 1e-3), {}
-    for name, most in (("learned", slopes.MOST_NUMBERS), ("shared", 0)):
-        monkeypatch.setattr(slopes, "MOST_NUMBERS", most)
+    monkeypatch.setenv(host.ENVIRONMENT, "off")  # where learning can be switched off
+    for name in ("learned", "fixed"):
+        if name == "fixed":
+            monkeypatch.setattr(slopes.Slopes, "improve", lambda *_: None)
         ours, made = sampler.sample(evaluate, **how, start=nearby)
         sweeps[name] = made.rounds.mean()
         assert np.abs(ours - tokens).mean() < 1e-3
-    assert sweeps["learned"] < 0.95 * sweeps["shared"]
+    assert sweeps["learned"] < 0.95 * sweeps["fixed"]
+
+
+def test_more_tokens_than_fit_at_once_are_the_same_tokens(case, monkeypatch):
+    schedule, evaluate, _, report, fitted = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    start = report.trajectory * 1.1
+    sampler = ParallelSampler(schedule, 0.1, draft=fitted)
+    seen: list[int] = []
+
+    def watched(x, step, token):
+        seen.append(len(set(token.tolist())))
+        return evaluate(x, step, token)
+
+    for begin in (None, start):
+        monkeypatch.setattr(slopes, "MOST_NUMBERS", 1 << 26)
+        together, whole = sampler.sample(evaluate, **how, start=begin)
+        monkeypatch.setattr(slopes, "MOST_NUMBERS", 10 * STEPS * CHANNELS**2)
+        apart, parts = sampler.sample(watched, **how, start=begin)
+        np.testing.assert_allclose(apart, together, atol=1e-6)
+        np.testing.assert_allclose(parts.trajectory, whole.trajectory, atol=1e-6)
+        np.testing.assert_array_equal(parts.rounds, whole.rounds)
+        assert parts.row_evaluations == whole.row_evaluations
+        assert parts.noise[1].shape == whole.noise[1].shape
+    assert max(seen) == 10
 
 
 @pytest.mark.parametrize("size", [1.0, 10.0, 1000.0])
