@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from csd.runtime import FixedNoise, MARConfig
+from csd.runtime import BackendError, Bundle, FixedNoise, MARConfig
 from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.device import find_device
 from csd.runtime.manifest import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,3 +150,22 @@ class WatchedBackend(OnnxRuntimeBackend):
                 return outputs
 
         return Graph()
+
+
+def with_engines(bundle: Bundle, backend: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle, or a copy with engines for the device of this machine; skips without one."""
+    from csd.export.cli import main as export
+
+    try:
+        find_device()
+        if backend == "onnxruntime_cuda":
+            bundle.session(backend).close()
+            return bundle
+    except BackendError as error:
+        pytest.skip(str(error))
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    folder = shutil.copytree(bundle.path, tmp_path_factory.mktemp(backend) / "bundle")
+    argv = ["--rebuild", str(folder), "--backend", backend, "--precision", "fp32"]
+    assert export(argv) == 0
+    return Bundle.open(folder)

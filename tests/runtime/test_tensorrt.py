@@ -23,9 +23,9 @@ from csd.runtime import (
 )
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
 from csd.runtime.backends.tensorrt import binding
-from csd.runtime.device import DeviceInfo, current_platform, find_device
+from csd.runtime.device import DeviceInfo, current_platform
 
-from ..helpers import NUM_ITER
+from ..helpers import NUM_ITER, with_engines
 from ..plugins.emulation import compile_emulated, emulate
 from . import fake_cuda, fake_tensorrt
 from .fake_cuda import FakeCuda
@@ -780,19 +780,14 @@ def test_the_stand_ins_have_the_names_of_cuda_bindings():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("head", ["sequential", "auto"])
 @pytest.mark.parametrize("backend", VERSIONS)
-def test_images_on_the_device_of_this_machine(backend, request):
-    try:
-        find_device()
-        binding.import_binding(backend)
-    except BackendError as error:
-        pytest.skip(str(error))
-    bundle = Bundle.open(request.getfixturevalue("zoo_bundle"))
-    try:
-        session = bundle.session(backend)
-    except BackendError as error:
-        pytest.skip(str(error))
-    with session, bundle.session("onnxruntime") as reference:
-        options = GenerateOptions(mode="target", num_iter=8)
+def test_images_on_the_device_of_this_machine(backend, head, zoo_bundle, tmp_path_factory):
+    bundle = with_engines(Bundle.open(zoo_bundle), backend, tmp_path_factory)
+    with bundle.session(backend) as session, bundle.session("onnxruntime") as reference:
+        options = GenerateOptions(mode="target", num_iter=8, head=head)
         made, wanted = (s.generate([3, 7], options, seed=1).latents for s in (session, reference))
-    assert np.abs(made - wanted).mean() < 0.05
+    if head == "sequential":
+        assert np.abs(made - wanted).mean() < 0.05
+    # A verdict that turns on the last digits changes all that follows, and not the law.
+    assert abs(made.std() - wanted.std()) < 0.15

@@ -16,7 +16,7 @@ from csd.tools.gpu_check import __main__ as command
 from csd.tools.gpu_check import kernels, parity, suite
 from csd.tools.gpu_check.part import Outcome, Skipped
 
-from ..helpers import failure
+from ..helpers import failure, no_draft
 from ..plugins.emulation import EmulatedKernels, compile_emulated
 
 
@@ -139,6 +139,71 @@ def test_the_calls_that_are_timed_are_right_for_the_kernels(name, tmp_path, monk
     assert runtime.blocks == {}
 
 
+@pytest.fixture
+def device(monkeypatch):
+    monkeypatch.setattr(command, "device_or_skip", lambda: None)
+
+
+def test_engines_are_built_of_every_precision_for_every_library_that_is_here(
+    tiny_bundle, tmp_path, monkeypatch, device
+):
+    asked = []
+
+    def export(argv):
+        asked.append(argv[2:])
+        return 0 if argv[3] == "tensorrt" else 2
+
+    def engines():
+        return command._engines(Bundle.open(tiny_bundle), tmp_path, None)
+
+    monkeypatch.setattr(command, "export", export)
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Skipped, match="neither library is installed"):
+        engines()
+    monkeypatch.setattr(
+        command.importlib.util, "find_spec", lambda name: name == "tensorrt" or None
+    )
+    assert engines().status == "passed"
+    assert asked == [["--backend", "tensorrt", "--precision", "fp32"]]
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: name)
+    outcome = engines()
+    assert (outcome.status, "tensorrt_rtx" in outcome.reason) == ("failed", True)
+
+
+def test_the_bench_asks_for_what_the_bundle_and_pytorch_have(
+    make_bundle, tmp_path, monkeypatch, device
+):
+    asked = []
+
+    def bench(argv):
+        asked.append(dict(zip(argv[1::2], argv[2::2], strict=True)))
+        return 0 if len(asked) > 1 else 2
+
+    monkeypatch.setattr(command, "bench", bench)
+    args = command.build_parser().parse_args(["x", "--out", str(tmp_path)])
+    alone = Bundle.open(make_bundle(no_draft, "alone"))
+    assert command._bench(alone, args).status == "failed"
+    assert asked[0]["--modes"] == "target"
+    few = Bundle.open(make_bundle(lambda values: values.update(max_gamma=3), "few"))
+    (tmp_path / "bench-onnxruntime.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(command, "_torch_has_cuda", lambda: True)
+    assert command._bench(few, args).status == "passed"
+    assert asked[1]["--modes"] == "eager,eager-bf16,compile,target,draft,csd"
+    assert asked[1]["--gammas"] == "3"
+
+
+def test_the_copy_follows_the_bundle_and_gets_the_kernels(make_bundle, tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "kernels.json").write_text("{}", encoding="utf-8")
+    first, second = Bundle.open(make_bundle(name="a")), Bundle.open(make_bundle(name="b"))
+    folder = command._own_copy(first, tmp_path).path
+    assert (folder / "kernels" / "kernels.json").is_file()
+    (folder / "mark").touch()
+    assert (command._own_copy(second, tmp_path).path / "mark").exists()  # the same graphs
+    changed = Bundle.open(make_bundle(no_draft, "c"))
+    assert not (command._own_copy(changed, tmp_path).path / "mark").exists()
+
+
 def test_parity_finds_a_backend_that_computes_something_else(tiny_bundle, monkeypatch):
     monkeypatch.setattr(parity, "device_or_skip", lambda: None)
     monkeypatch.setattr(
@@ -207,7 +272,7 @@ def test_the_marked_tests_are_counted(tmp_path, monkeypatch):
         return SimpleNamespace(returncode=1, stdout="boom", stderr="")
 
     monkeypatch.setattr(suite.subprocess, "run", run)
-    outcome = suite.check(tmp_path)
+    outcome = suite.check(tmp_path, tmp_path / "kernels")
     assert outcome.status == "failed"
     gpu = outcome.details["gpu"]
     assert (gpu["tests"], gpu["failures"], gpu["skipped"]) == (5, 1, 2)

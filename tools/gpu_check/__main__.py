@@ -16,6 +16,7 @@ goes on. The exit code is 1 where a part failed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import traceback
@@ -32,12 +33,15 @@ from ...runtime.cli_support import Parser, run_command
 from ...runtime.device import find_device
 from ...runtime.errors import CsdError, OptionError
 from ...runtime.files import write_json
+from ..bench import BASELINES
 from ..bench_cli import main as bench
 from ..machine import describe_machine, gpu_state
 from . import kernels, parity, suite
 from .part import Outcome, Skipped, device_or_skip
 
 PARTS = ("machine", "kernels", "tests", "engines", "parity", "bench")
+# Calls are recorded as CUDA graphs the second time they are made.
+WARM_UPS = 3
 ENGINE_LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
@@ -52,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="directory of all results")
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts, with commas between")
     parser.add_argument(
-        "--precision", default="fp16,fp32", help="of the engines, as csd-export takes it"
+        "--precision", help="of the engines, as csd-export takes it (default: all of the bundle)"
     )
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each mode")
     parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale of the bench")
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     does: dict[str, Callable[[], Outcome]] = {
         "machine": lambda: _machine(bundle),
         "kernels": lambda: kernels.check(args.out / "kernels"),
-        "tests": lambda: suite.check(args.out),
+        "tests": lambda: suite.check(args.out, args.out / "kernels"),
         "engines": lambda: _engines(bundle, args.out, args.precision),
         "parity": lambda: parity.check(_own_copy(bundle, args.out)),
         "bench": lambda: _bench(_own_copy(bundle, args.out), args),
@@ -121,50 +125,75 @@ def _machine(bundle: Bundle) -> Outcome:
 
 
 def _own_copy(bundle: Bundle, out: Path) -> Bundle:
-    """The copy of the bundle that gets this machine's engines."""
-    folder = out / "bundle"
-    if not folder.exists():
-        shutil.copytree(bundle.path, folder)
+    """The copy of the bundle that gets this machine's engines and kernels."""
+    folder, partial = out / "bundle", out / ".bundle.partial"
+    if not folder.exists() or _graph_files(Bundle.open(folder)) != _graph_files(bundle):
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(bundle.path, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    if (out / "kernels").is_dir():
+        shutil.copytree(out / "kernels", folder / "kernels", dirs_exist_ok=True)
     return Bundle.open(folder)
 
 
-def _engines(bundle: Bundle, out: Path, precision: str) -> Outcome:
+def _graph_files(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    every = [manifest.graphs, *manifest.variants.values()]
+    return {k: v for graphs in every for graph in graphs.values() for k, v in graph.files.items()}
+
+
+def _engines(bundle: Bundle, out: Path, precision: str | None) -> Outcome:
     device_or_skip()
-    folder = _own_copy(bundle, out).path
-    results: dict[str, Any] = {}
-    for library in ENGINE_LIBRARIES:
-        argv = ["--rebuild", str(folder), "--backend", library, "--precision", precision]
-        results[library] = export(argv)
-    engines = [vars(engine) for engine in Bundle.open(folder).manifest.engines]
-    details = {"exit_codes": results, "engines": engines}
-    if not engines:
-        return Outcome("skipped", "neither library built engines: see the lines above", details)
+    here = [name for name in ENGINE_LIBRARIES if importlib.util.find_spec(name) is not None]
+    if not here:
+        raise Skipped("neither library is installed: pip install 'csd[rtx]' or 'csd[tensorrt]'")
+    copy = _own_copy(bundle, out)
+    wanted = precision or ",".join(["fp32", *copy.manifest.variants])
+    codes = {
+        name: export(["--rebuild", str(copy.path), "--backend", name, "--precision", wanted])
+        for name in here
+    }
+    built = [vars(engine) for engine in Bundle.open(copy.path).manifest.engines]
+    details = {"exit_codes": codes, "engines": built}
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        return Outcome("failed", f"no engines of {', '.join(failed)}: see the lines above", details)
     return Outcome("passed", "", details)
 
 
 def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
     device_or_skip()
-    found = obstacles(bundle.path, bundle.manifest, BackendOptions())
+    manifest = bundle.manifest
+    found = obstacles(bundle.path, manifest, BackendOptions())
     backends = [name for name, reason in found.items() if reason is None]
-    details: dict[str, Any] = {"obstacles": found, "exit_codes": {}}
+    modes = [*(BASELINES if _torch_has_cuda() else ()), "target"]
+    if "draft" in manifest.models:
+        modes += ["draft", "csd"]
+    details: dict[str, Any] = {"obstacles": found, "modes": modes, "exit_codes": {}}
     for backend in backends:
         file = args.out / f"bench-{backend}.json"
         argv = [
             str(bundle.path), "--backend", backend, "--repeats", str(args.repeats),
-            "--modes", "eager,eager-bf16,compile,target,draft,csd", "--heads", "sequential,auto",
-            "--gammas", "8", "--cfg", str(args.cfg), "--eager-device", "cuda", "--json", str(file),
+            "--warm-ups", str(WARM_UPS), "--modes", ",".join(modes),
+            "--heads", "sequential,auto", "--gammas", str(min(8, manifest.max_gamma)),
+            "--cfg", str(args.cfg), "--eager-device", "cuda", "--json", str(file),
         ]  # fmt: skip
-        code = bench(argv)
-        if code:  # PyTorch has no CUDA here: the runtime alone
-            argv[argv.index("--modes") + 1] = "target,draft,csd"
-            code = bench(argv)
-        details["exit_codes"][backend] = code
-        if file.is_file():
+        details["exit_codes"][backend] = code = bench(argv)
+        if code == 0:
             details[backend] = json.loads(file.read_text(encoding="utf-8"))
     failed = [name for name, code in details["exit_codes"].items() if code]
     if failed:
         return Outcome("failed", f"csd-bench failed with {', '.join(failed)}", details)
     return Outcome("passed", "", details)
+
+
+def _torch_has_cuda() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

@@ -29,8 +29,12 @@ def check(folder: Path) -> Outcome:
     """
     device = device_or_skip()
     arch = device.compute_capability.replace(".", "")
+    try:
+        build.find_nvcc()
+    except build.BuildError as error:
+        raise Skipped(str(error)) from error
     if build.main(["--out", str(folder), "--arch", arch]):
-        raise Skipped(f"the kernels cannot be built for sm_{arch}: see the lines above")
+        return Outcome("failed", f"the kernels do not compile for sm_{arch}: see the lines above")
     try:
         loaded = launch.load(folder)
         runtime: Any = importlib.import_module("cuda.bindings.runtime")

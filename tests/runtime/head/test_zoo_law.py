@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
-from csd.export.cli import main as export
 from csd.runtime import Bundle
 from csd.runtime.backends import BACKENDS
-from csd.runtime.device import find_device
-from csd.runtime.errors import BackendError
 from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSampler
 from csd.runtime.model import Conditions
 from csd.tools.head_curve import collect_conditions
 
+from ...helpers import with_engines
 from .laws import same_law
 
 CONTEXTS, REPEATS = 4, 500
 SIGNIFICANCE = 1e-3
-
-
-def with_engines(bundle, backend, tmp_path_factory):
-    """The bundle, or a copy with engines for the device of this machine."""
-    try:
-        find_device()
-        if backend == "onnxruntime_cuda":
-            bundle.session(backend).close()
-            return bundle
-    except BackendError as error:
-        pytest.skip(str(error))
-    folder = shutil.copytree(bundle.path, tmp_path_factory.mktemp(backend) / "bundle")
-    if export(["--rebuild", str(folder), "--backend", backend, "--precision", "fp32"]):
-        pytest.skip(f"no engines for {backend}: see the line above")
-    return Bundle.open(folder)
 
 
 @pytest.fixture(
