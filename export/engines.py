@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.device import current_platform
 from ..runtime.errors import ExportError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
@@ -26,7 +27,6 @@ from .tensorrt_builder import (
     OnStep,
     Target,
     open_builder,
-    platform_name,
 )
 
 FOLDER = "engines"
@@ -83,13 +83,13 @@ class _Job:
     @property
     def key(self) -> tuple[str, ...]:
         capabilities = self.target.compute_capabilities
-        return self.builder.backend, self.graph, self.precision, platform_name(), *capabilities
+        return self.builder.backend, self.graph, self.precision, current_platform(), *capabilities
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(
             self.spec,
             precision=self.precision,
-            target=(platform_name(), *self.target.compute_capabilities),
+            target=(current_platform(), *self.target.compute_capabilities),
             library=f"{self.builder.backend} {self.builder.version}",
             options=OPTIONS,
         )
@@ -258,7 +258,7 @@ def _build(root: Path, job: _Job, step: OnStep, written: list[Path]) -> EngineSp
         sha256=file_sha256(path),
         size=path.stat().st_size,
         library=job.builder.version,
-        platform=platform_name(),
+        platform=current_platform(),
         compute_capabilities=job.target.compute_capabilities,
         build_seconds=round(seconds, 3),
         fingerprint=parts,

@@ -122,7 +122,7 @@ def test_a_change_of_each_part_builds_again_and_says_why(rebuild, gpu_copy, libr
     changed = lines_with(rebuild(), "built: the graph changed")
     assert changed == ["target.head_modulation [fp16]"]
 
-    monkeypatch.setattr(engines, "platform_name", lambda: "linux-aarch64")
+    monkeypatch.setattr(engines, "current_platform", lambda: "linux-aarch64")
     assert len(lines_with(rebuild(), "built: new")) == 9, "engines of another platform are others"
     assert len(Bundle.open(gpu_copy).manifest.engines) == 18
     assert len(list((gpu_copy / "engines").rglob("*.engine"))) == 18
