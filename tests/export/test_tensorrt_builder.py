@@ -19,10 +19,14 @@ from csd.runtime.errors import BackendError, ExportError
 from .fake_tensorrt import FakeLibrary, broken_copy
 
 
+def be_device(monkeypatch, capability):
+    device = DeviceInfo("GPU", capability, current_platform(), "12.6", 8 << 30)
+    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: device)
+
+
 @pytest.fixture
 def orin(monkeypatch):
-    device = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
-    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: device)
+    be_device(monkeypatch, "8.7")
 
 
 def install(monkeypatch, library):
@@ -102,7 +106,7 @@ def test_precisions_that_turing_lacks_are_one_line(monkeypatch):
         )
     open_builder("tensorrt_rtx", (75,), ["fp16"])
     install(monkeypatch, FakeLibrary())
-    monkeypatch.setattr(tensorrt_builder, "compute_capability", lambda: 75)
+    be_device(monkeypatch, "7.5")
     open_builder("tensorrt", (), ["fp32"])
     with pytest.raises(ExportError, match=r"bf16 needs .* sm75 is 7\.5"):
         open_builder("tensorrt", (), ["bf16"])
