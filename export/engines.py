@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.device import current_platform
+from ..runtime.engines import OPERATOR_PREFIX, PRECISIONS
 from ..runtime.errors import ExportError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
 from .fingerprint import fingerprint, first_difference, short_name
-from .profiles import OPERATOR_PREFIX
 from .tensorrt_builder import (
     OPTIONS,
     EngineBuilder,
@@ -30,7 +30,6 @@ from .tensorrt_builder import (
 )
 
 FOLDER = "engines"
-PRECISIONS = ("fp32", "fp16", "bf16")
 
 Report = Callable[[str], None]
 # Shows the progress of one engine while its context is open.
@@ -115,6 +114,11 @@ def graphs_of(manifest: Manifest, precision: str) -> dict[str, tuple[str, GraphS
         **{name: (precision, spec) for name, spec in networks.items()},
         **{name: ("fp32", spec) for name, spec in operators.items()},
     }
+
+
+def default_precision(manifest: Manifest) -> str:
+    """Return the fastest precision that a bundle has graphs for."""
+    return next(name for name in PRECISIONS if name in ("fp32", *manifest.variants))
 
 
 def export_command(manifest: Manifest, precision: str) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.device import find_device
+from ..runtime.engines import INSTALL
 from ..runtime.errors import BackendError, ExportError
 from ..runtime.manifest import GraphSpec
 
@@ -36,12 +37,6 @@ OPTIONS = {"strongly_typed": True, "tf32": False, "user_allocation": True}
 # float32 matrix products before 8.0.
 _FIRST = {"tensorrt_rtx": {"bf16": 80, "fp32": 80}, "tensorrt": {"bf16": 80}}
 _REASON_LENGTH = 300
-
-_INSTALL = {
-    "tensorrt_rtx": "pip install 'csd[rtx]'",
-    "tensorrt": "on a Jetson use its system packages (python3-libnvinfer, and a virtual "
-    "environment with --system-site-packages), elsewhere pip install 'csd[tensorrt]'",
-}
 
 # Called with the phase, the steps that are done in it, and their number.
 OnStep = Callable[[str, int, int], None]
@@ -166,9 +161,9 @@ def _library(backend: str) -> Any:
     try:
         return importlib.import_module(backend)
     except ModuleNotFoundError as error:
-        raise ExportError(f"{backend} is not installed: {_INSTALL[backend]}") from error
+        raise ExportError(f"{backend} is not installed: {INSTALL[backend]}") from error
     except (ImportError, OSError) as error:  # a shared library that it needs
-        raise ExportError(f"{backend} cannot be loaded ({error}): {_INSTALL[backend]}") from error
+        raise ExportError(f"{backend} cannot be loaded ({error}): {INSTALL[backend]}") from error
 
 
 def _rtx_targets(library: Any, sms: Sequence[int]) -> tuple[Target, ...]:
