@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ..runtime.cli_support import Parser
 from ..runtime.config import PRESETS
+from ..runtime.engines import PRECISIONS
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
-from .engines import PRECISIONS, EngineRequest
+from .engines import EngineRequest, default_precision
 from .profiles import ProfileChange, parse_change
+from .rebuild import read_manifest
 from .tensorrt_builder import BACKENDS
 
 # What says how to export, and has no meaning for a bundle that is there.
@@ -79,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="build engines for this bundle in place of exporting; needs no PyTorch")  # fmt: skip
     add("--backend", help=f"build engines with these: {', '.join(BACKENDS)}")
     add("--precision", help=f"of engines, or of graphs without --backend: {', '.join(PRECISIONS)} "
-        "(default: fp16 with --backend, else fp32, which is always there)")  # fmt: skip
+        "(default: fp16 with --backend, else fp32, which is always there; with --rebuild the first "
+        "of these that the bundle has graphs for)")  # fmt: skip
     add("--sm", help="compute capabilities for tensorrt_rtx, an engine each, as 75,86,120 "
         "(default: one engine for 8.0, 8.6, 8.9 and 12.0)")  # fmt: skip
     add("--profile", action="append", metavar="GRAPH.DIM=A:B:C",
@@ -125,15 +128,18 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
     """Read the options about precisions and engines, and open the libraries that build them.
 
     Raises:
-        ExportError: a value is not known, or a library is missing or has no such target.
+        ExportError: a value is not known, a library is missing or has no such target, or there is
+            no bundle to rebuild.
     """
     backends = _names("backend", args.backend, BACKENDS)
     precisions = _names("precision", args.precision, PRECISIONS)
-    precisions = precisions or (("fp16",) if backends else ("fp32",))
     if args.sm and not backends:
         raise ExportError("--sm needs --backend tensorrt_rtx: give both")
     sms = tuple(_sm(text) for text in _split(args.sm))
     changes = tuple(parse_change(text) for text in args.profile or ())
+    if not precisions and args.rebuild is not None:
+        precisions = (default_precision(read_manifest(args.rebuild)),)
+    precisions = precisions or (("fp16",) if backends else ("fp32",))
     engines = EngineRequest.of(backends, sms, precisions) if backends else None
     return EngineOptions(precisions, engines, changes)
 

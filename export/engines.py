@@ -15,22 +15,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.device import current_platform
+from ..runtime.engines import OPERATOR_PREFIX, PRECISIONS
 from ..runtime.errors import ExportError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
 from .fingerprint import fingerprint, first_difference, short_name
-from .profiles import OPERATOR_PREFIX
 from .tensorrt_builder import (
     OPTIONS,
     EngineBuilder,
     OnStep,
     Target,
     open_builder,
-    platform_name,
 )
 
 FOLDER = "engines"
-PRECISIONS = ("fp32", "fp16", "bf16")
 
 Report = Callable[[str], None]
 # Shows the progress of one engine while its context is open.
@@ -83,13 +82,13 @@ class _Job:
     @property
     def key(self) -> tuple[str, ...]:
         capabilities = self.target.compute_capabilities
-        return self.builder.backend, self.graph, self.precision, platform_name(), *capabilities
+        return self.builder.backend, self.graph, self.precision, current_platform(), *capabilities
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint(
             self.spec,
             precision=self.precision,
-            target=(platform_name(), *self.target.compute_capabilities),
+            target=(current_platform(), *self.target.compute_capabilities),
             library=f"{self.builder.backend} {self.builder.version}",
             options=OPTIONS,
         )
@@ -115,6 +114,11 @@ def graphs_of(manifest: Manifest, precision: str) -> dict[str, tuple[str, GraphS
         **{name: (precision, spec) for name, spec in networks.items()},
         **{name: ("fp32", spec) for name, spec in operators.items()},
     }
+
+
+def default_precision(manifest: Manifest) -> str:
+    """Return the fastest precision that a bundle has graphs for."""
+    return next(name for name in PRECISIONS if name in ("fp32", *manifest.variants))
 
 
 def export_command(manifest: Manifest, precision: str) -> str:
@@ -258,7 +262,7 @@ def _build(root: Path, job: _Job, step: OnStep, written: list[Path]) -> EngineSp
         sha256=file_sha256(path),
         size=path.stat().st_size,
         library=job.builder.version,
-        platform=platform_name(),
+        platform=current_platform(),
         compute_capabilities=job.target.compute_capabilities,
         build_seconds=round(seconds, 3),
         fingerprint=parts,

@@ -53,8 +53,8 @@ class BackboneGraph(nn.Module):
 class HeadModulationGraph(nn.Module):
     """See the table at the head of this file.
 
-    What it computes for every AR step is one matrix product: embedded timesteps are looked up, and
-    all adaLN layers are joined.
+    Timesteps are embedded at export and looked up, and all adaLN layers are joined: two matrix
+    products are left for every AR step.
     """
 
     def __init__(self, head: DiffusionMLP) -> None:

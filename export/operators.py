@@ -22,9 +22,10 @@ import onnx
 
 from ..plugins.onnx_functions import OPERATORS, Tensor, operator_model
 from ..runtime.config import MARConfig
+from ..runtime.engines import OPERATOR_PREFIX
 from ..runtime.manifest import GraphSpec, TensorSpec, file_sha256
 from ..runtime.options import GenerateOptions
-from .profiles import OPERATOR_PREFIX, Limits, Profile, default_profile
+from .profiles import Limits, Profile, default_profile
 
 GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{OPERATOR_PREFIX}accept": (

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..runtime.config import MARConfig
+from ..runtime.engines import OPERATOR_PREFIX
 from ..runtime.errors import ExportError
 from ..runtime.manifest import GraphSpec, Manifest
 from ..runtime.model import MODULATION_BYTES
@@ -41,7 +42,6 @@ from ..runtime.schedule import TRAIN_STEPS
 
 MOST_ROWS = 1024
 TYPICAL_WINDOW = 16
-OPERATOR_PREFIX = "ops."
 
 Range = tuple[int, int, int]
 Profile = dict[str, Range]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.errors import BundleError, ExportError
-from ..runtime.files import write_atomically
+from ..runtime.files import check_writable, write_atomically
 from ..runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
 from .engines import EngineRequest, Progress, Report, drop_unnamed, graphs_of, update_engines
 from .profiles import ProfileChange, with_changes
@@ -34,6 +34,7 @@ def rebuild(
         OSError: nothing can be written there.
     """
     manifest = with_changes(read_manifest(root), changes)
+    check_writable(root / MANIFEST_FILE)
     for precision in request.precisions:
         for _, spec in graphs_of(manifest, precision).values():
             for name, sha256 in spec.files.items():

@@ -7,6 +7,7 @@ Both have the same Python API, and one code serves both; what only some versions
 | `ComputeCapability` | TensorRT for RTX: builds without a GPU, for the devices that it names |
 | `STRONGLY_TYPED` | to be set up to TensorRT 10; always so from 11 on |
 | `TF32` | a flag that is on by default; off here, so that float32 is float32 |
+| `REQUIRE_USER_ALLOCATION` | TensorRT for RTX: else calls may allocate, and are not recorded |
 | `IProgressMonitor` | TensorRT 10 and later, and TensorRT for RTX |
 """
 
@@ -14,35 +15,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import platform
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import ExportError
+from ..runtime.device import find_device
+from ..runtime.engines import INSTALL
+from ..runtime.errors import BackendError, ExportError
 from ..runtime.manifest import GraphSpec
-from .device import compute_capability
 
 BACKENDS = ("tensorrt_rtx", "tensorrt")
 # One engine for all that TensorRT for RTX builds for by default.
 PORTABLE = (80, 86, 89, 120)
 # What the fingerprint of an engine says of the settings below.
-OPTIONS = {"strongly_typed": True, "tf32": False}
+OPTIONS = {"strongly_typed": True, "tf32": False, "user_allocation": True}
 # The first compute capability that has a precision, where not all have it. TensorRT for RTX has no
 # float32 matrix products before 8.0.
 _FIRST = {"tensorrt_rtx": {"bf16": 80, "fp32": 80}, "tensorrt": {"bf16": 80}}
 _REASON_LENGTH = 300
-
-_INSTALL = {
-    "tensorrt_rtx": "pip install 'csd[rtx]'",
-    "tensorrt": "on a Jetson use its system packages (python3-libnvinfer, and a virtual "
-    "environment with --system-site-packages), elsewhere pip install 'csd[tensorrt]'",
-}
 
 # Called with the phase, the steps that are done in it, and their number.
 OnStep = Callable[[str, int, int], None]
@@ -111,6 +105,9 @@ class EngineBuilder:
         config = builder.create_builder_config()
         if hasattr(self.library.BuilderFlag, "TF32"):
             config.clear_flag(self.library.BuilderFlag.TF32)
+        # A loop of unknown length has to allocate.
+        if hasattr(self.library.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not _loops(network):
+            config.set_flag(self.library.BuilderFlag.REQUIRE_USER_ALLOCATION)
         self._set_target(config, target, log)
         config.add_optimization_profile(_profile(builder, network, spec, log))
         with _held_interrupt() as interrupt:
@@ -160,18 +157,13 @@ def _check_precision(backend: str, target: Target, precision: str) -> None:
         )
 
 
-def platform_name() -> str:
-    """System and machine of this process, as `linux-x86_64`."""
-    return f"{sys.platform}-{platform.machine().lower()}"
-
-
 def _library(backend: str) -> Any:
     try:
         return importlib.import_module(backend)
     except ModuleNotFoundError as error:
-        raise ExportError(f"{backend} is not installed: {_INSTALL[backend]}") from error
+        raise ExportError(f"{backend} is not installed: {INSTALL[backend]}") from error
     except (ImportError, OSError) as error:  # a shared library that it needs
-        raise ExportError(f"{backend} cannot be loaded ({error}): {_INSTALL[backend]}") from error
+        raise ExportError(f"{backend} cannot be loaded ({error}): {INSTALL[backend]}") from error
 
 
 def _rtx_targets(library: Any, sms: Sequence[int]) -> tuple[Target, ...]:
@@ -190,7 +182,14 @@ def _rtx_targets(library: Any, sms: Sequence[int]) -> tuple[Target, ...]:
 
 
 def _own_target(sms: Sequence[int]) -> tuple[Target, ...]:
-    own = compute_capability()
+    try:
+        own = _sm(find_device().compute_capability)
+    except BackendError as error:
+        reason = str(error).partition(":")[0]
+        raise ExportError(
+            f"tensorrt builds for the device that it runs on, and none is here ({reason}): copy "
+            "the bundle to the device and run csd-export --rebuild BUNDLE --backend tensorrt there"
+        ) from error
     others = [sm for sm in sms if sm != own]
     if others:
         raise ExportError(
@@ -243,6 +242,11 @@ def _logger(library: Any, log: _Log) -> Any:
 def _network_flags(library: Any) -> int:
     typed = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if typed is None else 1 << int(typed)
+
+
+def _loops(network: Any) -> bool:
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return any(layer.type.name == "TRIP_LIMIT" for layer in layers)
 
 
 def _parser_failure(parser: Any, log: _Log) -> ExportError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .engines import renewal_command
 from .errors import BundleError
 from .head import AffineDraft
 from .manifest import MANIFEST_FILE, Manifest, file_sha256
@@ -51,13 +52,15 @@ class Bundle:
             manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
         except (BundleError, UnicodeDecodeError) as error:
             raise BundleError(f"cannot read bundle {path}: {error}") from error
+        remedies = {e.file: renewal_command(path, e) for e in manifest.engines}
         for name, sha256 in manifest.file_hashes.items():
+            remedy = remedies.get(name, "export it again with csd-export")
             if not (path / name).is_file():
-                raise BundleError(f"bundle {path} lacks {name}: export it again with csd-export")
+                raise BundleError(f"bundle {path} lacks {name}: {remedy}")
             if check_files and file_sha256(path / name) != sha256:
                 raise BundleError(
                     f"bundle {path}: {name} was altered (its SHA-256 is not the manifest's): "
-                    "export it again with csd-export"
+                    f"{remedy}"
                 )
         return cls(path, manifest)
 

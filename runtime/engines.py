@@ -17,6 +17,13 @@ from .manifest import EngineSpec, GraphSpec, Manifest
 # By speed: half of the bytes first, and of those the one with more digits.
 PRECISIONS = ("fp16", "bf16", "fp32")
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+INSTALL = {
+    "tensorrt": "on Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), "
+    "elsewhere pip install 'csd[tensorrt]'",
+    "tensorrt_rtx": "pip install 'csd[rtx]'",
+}
+# Graphs of operators, which compute in float32 whatever the precision.
+OPERATOR_PREFIX = "ops."
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,28 @@ class Machine:
         )
 
 
-def rebuild_command(folder: Path, backend: str) -> str:
-    """The command that builds a bundle's engines on this machine."""
-    return f"csd-export --rebuild {folder} --backend {backend}"
+def rebuild_command(folder: Path, backend: str, precision: str | None = None) -> str:
+    """The command that builds a bundle's engines on this machine.
+
+    Without a precision it builds the first of `PRECISIONS` that the bundle has graphs for.
+    """
+    command = f"csd-export --rebuild {folder} --backend {backend}"
+    return command if precision is None else f"{command} --precision {precision}"
+
+
+def renewal_command(folder: Path, engine: EngineSpec) -> str:
+    """The command that builds an engine again, with the others of its precision and target."""
+    operator = engine.graph.startswith(OPERATOR_PREFIX)
+    command = rebuild_command(folder, engine.backend, None if operator else engine.precision)
+    one = engine.compute_capabilities[0] if len(engine.compute_capabilities) == 1 else None
+    return command + _for_device(engine.backend, one)
+
+
+def _for_device(backend: str, compute_capability: str | None) -> str:
+    """The option that builds for one device, where the default is not the device at hand."""
+    if backend != "tensorrt_rtx" or compute_capability is None:
+        return ""
+    return f" --sm {compute_capability.replace('.', '')}"
 
 
 def needed_graphs(manifest: Manifest) -> tuple[str, ...]:
@@ -91,6 +117,8 @@ def choose_engines(
     chosen: dict[str, EngineSpec] = {}
     for group in _groups(graphs, manifest):
         own = [e for e in manifest.engines if e.backend == machine.backend and e.graph in group]
+        # Of two that fit, the one for fewer devices stays: it was built for this one.
+        own.sort(key=lambda e: len(e.compute_capabilities), reverse=True)
         fitting = {(e.graph, e.precision): e for e in own if machine.runs(e)}
         strict = precision is not None and group[0].split(".")[0] in manifest.models
         order = (precision, *(p for p in PRECISIONS if p != precision)) if precision else PRECISIONS
@@ -123,7 +151,8 @@ def _misfit(
     precision: str | None,
 ) -> str:
     """One line about the first graph that has no engine for this machine."""
-    command, library = rebuild_command(folder, machine.backend), LIBRARIES[machine.backend]
+    command = rebuild_command(folder, machine.backend, precision)
+    library = LIBRARIES[machine.backend]
     for graph in group:
         if any(key[0] == graph for key in fitting):
             continue
@@ -132,6 +161,9 @@ def _misfit(
             return f"bundle {folder} has no {library} engine of {graph}: {command}"
         engine = _nearest(there, machine)
         device = machine.device
+        several = len(engine.compute_capabilities) > 1
+        if not (several and device.compute_capability in engine.compute_capabilities):
+            command += _for_device(machine.backend, device.compute_capability)
         targets = ", ".join(map(architecture, engine.compute_capabilities))
         where = "" if engine.platform == device.platform else f" on {engine.platform}"
         here = "" if engine.platform == device.platform else f", {device.platform}"
@@ -144,11 +176,9 @@ def _misfit(
     if precision is not None and common:
         return (
             f"bundle {folder} has no {precision} engines of {role} for this machine: give "
-            f"--precision {common[0]}, or {command} --precision {precision}"
+            f"--precision {common[0]}, or {command}"
         )
-    return f"the engines of {role} that fit this machine are not of one precision: {command}" + (
-        f" --precision {precision}" if precision else ""
-    )
+    return f"the engines of {role} that fit this machine are not of one precision: {command}"
 
 
 def _nearest(engines: list[EngineSpec], machine: Machine) -> EngineSpec:

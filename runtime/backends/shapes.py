@@ -22,6 +22,8 @@ from ..manifest import GraphSpec, TensorSpec
 Range = tuple[int, int]
 
 _PADDED_TO_BUCKETS = "R"
+# Graphs that are called with the same sizes of these dimensions: wider ranges are for both.
+_TOGETHER = {"S": ("head_modulation", "head_step"), "N": ("head_modulation", "head_step")}
 # What a plan may make smaller, so that a run fits the memory.
 SPLIT = ("R", "B")
 
@@ -69,6 +71,13 @@ def leading_dim(spec: GraphSpec) -> str | None:
     return None if any(name in tensor.shape[1:] for tensor in spec.inputs) else name
 
 
+def _sharing(graph: str, dimension: str) -> list[str]:
+    """Graphs of a model that must take the same sizes of a dimension, this one among them."""
+    role, _, kind = graph.rpartition(".")
+    together = _TOGETHER.get(dimension, ())
+    return [f"{role}.{other}" for other in together] if kind in together else [graph]
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an engine takes: `(least, most)` of each named dimension, perhaps lowered by a plan."""
@@ -100,10 +109,11 @@ class Limits:
                 size = max(size, least)
             if not least <= size <= most or size < dims[name]:
                 asked = dims[name]
-                wider = f"{min(least, asked)}:{asked}:{max(most, asked)}"
+                wider = f"{name}={min(least, asked)}:{asked}:{max(most, asked)}"
+                options = [f"--profile {graph}.{wider}" for graph in _sharing(self.graph, name)]
                 raise BackendError(
                     f"{self.graph} was asked for {name} = {asked}, its engine's profile takes "
-                    f"{least} to {most}: {self.rebuild} --profile {self.graph}.{name}={wider}"
+                    f"{least} to {most}: {' '.join([self.rebuild, *options])}"
                 )
             out[name] = size
         return out

@@ -52,10 +52,22 @@ class _Tensor:
         self.name = name
 
 
+class _Layer:
+    def __init__(self, name: str) -> None:
+        self.type = types.SimpleNamespace(name=name)
+
+
 class _Network:
-    def __init__(self, flags: int) -> None:
-        self.flags = flags
+    def __init__(self, flags: int, layers: list[str]) -> None:
+        self.flags, self._layers = flags, layers
         self.names: list[str] = []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._layers)
+
+    def get_layer(self, index: int) -> _Layer:
+        return _Layer(self._layers[index])
 
     @property
     def num_inputs(self) -> int:
@@ -103,6 +115,7 @@ class _Config:
     def __init__(self) -> None:
         self.profiles: list[_Profile] = []
         self.cleared: list[Any] = []
+        self.set: list[Any] = []
         self.progress_monitor: Any = None
         self.capabilities: dict[int, Any] = {}
         self.num_compute_capabilities = 0
@@ -113,6 +126,9 @@ class _Config:
 
     def clear_flag(self, flag: Any) -> None:
         self.cleared.append(flag)
+
+    def set_flag(self, flag: Any) -> None:
+        self.set.append(flag)
 
 
 class _RtxConfig(_Config):
@@ -142,6 +158,7 @@ class FakeLibrary(types.ModuleType):
         monitor: whether there are progress monitors.
         refusal: error that the builder logs in place of building.
         device: whether there is one; TensorRT does not start without.
+        loops: whether networks hold a loop.
     """
 
     def __init__(
@@ -153,17 +170,19 @@ class FakeLibrary(types.ModuleType):
         monitor: bool = True,
         refusal: str = "",
         device: bool = True,
+        loops: bool = False,
     ) -> None:
         super().__init__(name)
         self.__version__ = version
-        self.refusal, self.device = refusal, device
+        self.refusal, self.device, self.loops = refusal, device, loops
         self.builds: list[dict[str, Any]] = []
         self.ILogger, self.OnnxParser = ILogger, OnnxParser
         if monitor:
             self.IProgressMonitor = _Monitor
         flags = {"STRONGLY_TYPED": 1} if flag else {"PREFER_JIT_PYTHON_PLUGINS": 1}
         self.NetworkDefinitionCreationFlag = enum.IntEnum("Flags", flags)
-        self.BuilderFlag = enum.IntEnum("BuilderFlag", {"TF32": 7, "REFIT": 6})
+        rtx = {"REQUIRE_USER_ALLOCATION": 20} if name == "tensorrt_rtx" else {}
+        self.BuilderFlag = enum.IntEnum("BuilderFlag", {"TF32": 7, "REFIT": 6, **rtx})
         if name == "tensorrt_rtx":
             members = {f"SM{sm}": sm for sm in (75, 80, 86, 89, 120, 121)}
             self.ComputeCapability = enum.IntEnum(
@@ -182,7 +201,7 @@ class _Builder:
         self._library, self._logger = library, logger
 
     def create_network(self, flags: int = 0) -> _Network:
-        return _Network(flags)
+        return _Network(flags, ["CONVOLUTION", *["TRIP_LIMIT"] * self._library.loops])
 
     def create_builder_config(self) -> _Config:
         return _RtxConfig() if self._library.__name__ == "tensorrt_rtx" else _Config()
@@ -199,6 +218,7 @@ class _Builder:
             "flags": network.flags,
             "shapes": [profile.shapes for profile in config.profiles],
             "cleared": [flag.name for flag in config.cleared],
+            "set": [flag.name for flag in config.set],
             "capabilities": [config.capabilities[i].name for i in sorted(config.capabilities)],
         }
         self._library.builds.append(build)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+import pathlib
 import signal
 import sys
 
@@ -122,7 +125,7 @@ def test_a_change_of_each_part_builds_again_and_says_why(rebuild, gpu_copy, libr
     changed = lines_with(rebuild(), "built: the graph changed")
     assert changed == ["target.head_modulation [fp16]"]
 
-    monkeypatch.setattr(engines, "platform_name", lambda: "linux-aarch64")
+    monkeypatch.setattr(engines, "current_platform", lambda: "linux-aarch64")
     assert len(lines_with(rebuild(), "built: new")) == 9, "engines of another platform are others"
     assert len(Bundle.open(gpu_copy).manifest.engines) == 18
     assert len(list((gpu_copy / "engines").rglob("*.engine"))) == 18
@@ -212,10 +215,24 @@ def test_a_bundle_of_schema_1_gets_engines_with_practical_profiles(rebuild, gpu_
     assert manifest.graphs["target.head_step"].profile["R"][2] == 1024
 
 
+@pytest.mark.parametrize(
+    ("without", "built"), [((), "fp16"), (("fp16",), "bf16"), (("fp16", "bf16"), "fp32")]
+)
+def test_a_rebuild_takes_the_fastest_precision_that_the_bundle_has(
+    without, built, rebuild, gpu_copy
+):
+    for precision in without:
+        edit_manifest(gpu_copy, lambda values, name=precision: values["variants"].pop(name))
+    rebuild()
+    engines = Bundle.open(gpu_copy).manifest.engines
+    assert {e.precision for e in engines if e.graph in NETWORKS} == {built}
+
+
 def test_a_precision_without_graphs_is_one_line_with_the_export_command(gpu_copy, library, capsys):
     edit_manifest(gpu_copy, lambda values: values["variants"].pop("fp16"))
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx", "--precision", "fp16"]
     before = (gpu_copy / "manifest.json").read_bytes()
-    message = failure(main, ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"], capsys)
+    message = failure(main, argv, capsys)
     assert message.startswith(
         "the bundle has no fp16 graphs, and --rebuild makes none: run csd-exp"
     )
@@ -223,7 +240,7 @@ def test_a_precision_without_graphs_is_one_line_with_the_export_command(gpu_copy
     assert (gpu_copy / "manifest.json").read_bytes() == before
 
     edit_manifest(gpu_copy, lambda v: v["sources"]["target"].update(path="zoo:fashion-mnist"))
-    message = failure(main, ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"], capsys)
+    message = failure(main, argv, capsys)
     assert "run csd-export --zoo fashion-mnist --precision fp16 --out BUNDLE --force" in message
 
 
@@ -249,7 +266,10 @@ def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, librar
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--max-batch", "3"], "--max-batch does"),
         (["--rebuild", "x", "--backend", "onnxruntime"], "backend is 'onnxruntime': give tensorrt"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "8.6"], "sm is '8.6': give numbe"),
-        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "87"], "sm is 87: tensorrt_rtx"),
+        (
+            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "fp16", "--sm", "87"],
+            "sm is 87: tensorrt_rtx",
+        ),
         (["--zoo", "fashion-mnist", "--out", "x", "--sm", "86"], "--sm needs --backend"),
         (["--zoo", "fashion-mnist"], "give --out DIRECTORY for the bundle, or --rebuild BUNDLE"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--profile", "R=1"], "profile is 'R=1'"),
@@ -279,6 +299,20 @@ def test_a_build_that_fails_leaves_the_bundle_as_it_was(rebuild, gpu_copy, libra
         "target.backbone [fp16] for tensorrt_rtx portable cannot be built (no"
     )
     assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+
+
+def test_a_bundle_that_cannot_be_written_is_found_out_before_anything_is_built(
+    gpu_copy, library, capsys, monkeypatch
+):
+    def refused(self, mode="r", *args, **kwargs):
+        if "w" in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return open(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(pathlib.Path, "open", refused)
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    assert "Permission denied" in failure(main, argv, capsys)
+    assert not library.builds
 
 
 def test_ctrl_c_leaves_the_bundle_as_it_was(rebuild, gpu_copy, library, capsys, monkeypatch):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 import importlib
 import io
 import os
@@ -11,18 +10,23 @@ import pytest
 from rich.console import Console
 
 from csd.export import tensorrt_builder
-from csd.export.device import compute_capability
 from csd.export.progress import engine_progress, silent
 from csd.export.tensorrt_builder import open_builder
 from csd.runtime import Bundle
-from csd.runtime.errors import ExportError
+from csd.runtime.device import DeviceInfo, current_platform
+from csd.runtime.errors import BackendError, ExportError
 
 from .fake_tensorrt import FakeLibrary, broken_copy
 
 
+def be_device(monkeypatch, capability):
+    device = DeviceInfo("GPU", capability, current_platform(), "12.6", 8 << 30)
+    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: device)
+
+
 @pytest.fixture
 def orin(monkeypatch):
-    monkeypatch.setattr(tensorrt_builder, "compute_capability", lambda: 87)
+    be_device(monkeypatch, "8.7")
 
 
 def install(monkeypatch, library):
@@ -51,6 +55,7 @@ def test_tensorrt_builds_strongly_typed_for_its_own_device(
     (made,) = library.builds
     assert made["flags"] == flags
     assert made["cleared"] == ["TF32"]
+    assert made["set"] == []
     assert made["capabilities"] == []
     (shapes,) = made["shapes"]
     profile = Bundle.open(tiny_bundle).manifest.graphs["target.head_step"].profile
@@ -101,7 +106,7 @@ def test_precisions_that_turing_lacks_are_one_line(monkeypatch):
         )
     open_builder("tensorrt_rtx", (75,), ["fp16"])
     install(monkeypatch, FakeLibrary())
-    monkeypatch.setattr(tensorrt_builder, "compute_capability", lambda: 75)
+    be_device(monkeypatch, "7.5")
     open_builder("tensorrt", (), ["fp32"])
     with pytest.raises(ExportError, match=r"bf16 needs .* sm75 is 7\.5"):
         open_builder("tensorrt", (), ["bf16"])
@@ -170,6 +175,15 @@ def test_inputs_that_are_not_the_manifests_are_one_line(tiny_bundle, monkeypatch
         build(builder, tiny_bundle, path=tiny_bundle / "decoder.onnx")
 
 
+@pytest.mark.parametrize("loops", [False, True])
+def test_engines_without_loops_allocate_nothing_so_that_calls_can_be_recorded(
+    loops, tiny_bundle, monkeypatch
+):
+    library = install(monkeypatch, FakeLibrary("tensorrt_rtx", loops=loops))
+    build(open_builder("tensorrt_rtx", (), ["fp16"]), tiny_bundle)
+    assert library.builds[0]["set"] == ([] if loops else ["REQUIRE_USER_ALLOCATION"])
+
+
 @pytest.mark.parametrize("monitor", [True, False])
 def test_progress_is_told_where_the_library_tells_it(monitor, tiny_bundle, monkeypatch):
     install(monkeypatch, FakeLibrary("tensorrt_rtx", monitor=monitor))
@@ -190,36 +204,15 @@ def test_ctrl_c_stops_a_build(tiny_bundle, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-class Driver:
-    """The calls of libcuda that are used; every one gives `code`."""
+def test_a_machine_without_a_device_is_told_to_build_there(monkeypatch):
+    def missing():
+        raise BackendError("no CUDA driver here (libcuda.so.1 is not found): install it")
 
-    def __init__(self, code=0, capability=(8, 7)):
-        self.code, self.values = code, dict(zip((75, 76), capability, strict=True))
-
-    def cuInit(self, flags):  # noqa: N802
-        return self.code
-
-    def cuDeviceGet(self, device, ordinal):  # noqa: N802
-        return self.code
-
-    def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
-        value._obj.value = self.values[attribute]
-        return self.code
-
-
-def test_the_devices_capability_is_asked_of_the_driver(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(capability=(12, 1)))
-    assert compute_capability() == 121
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(code=100))
-    with pytest.raises(ExportError, match=r"none is here \(CUDA error 100\): copy the bundle to"):
-        compute_capability()
-
-    def missing(name):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(ExportError, match=r"none is here \(no CUDA driver: libcuda"):
-        compute_capability()
+    install(monkeypatch, FakeLibrary())
+    monkeypatch.setattr(tensorrt_builder, "find_device", missing)
+    message = r"none is here \(no CUDA driver here \(libcuda.so.1 is not found\)\): copy the bundle"
+    with pytest.raises(ExportError, match=message):
+        open_builder("tensorrt", (), ["fp16"])
 
 
 @pytest.mark.parametrize("terminal", [True, False])

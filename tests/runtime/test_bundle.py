@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from csd.runtime import BackendError, Bundle, BundleError, CsdError, OptionError
-from csd.runtime.manifest import SCHEMA_VERSION, Manifest, file_sha256
+from csd.runtime.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
 
 from ..helpers import NUM_ITER, forge_hashes, no_draft, tiny_config
 
@@ -62,6 +63,20 @@ def test_an_altered_file_is_named(make_bundle, change):
     with pytest.raises(BundleError, match=r"decoder\.onnx was altered .*: export it again"):
         Bundle.open(bundle)
     assert Bundle.open(bundle, check_files=False).path == bundle
+
+
+def test_an_engine_that_is_missing_or_altered_is_to_be_built_again(make_bundle):
+    engine = EngineSpec(
+        "decoder", "tensorrt", "fp32", "x.engine", "0" * 64, 1, "10.3", "linux-x86_64", ("8.7",),
+        1.0, {},
+    )  # fmt: skip
+    bundle = make_bundle(lambda values: values.update(engines=[dataclasses.asdict(engine)]))
+    command = f"csd-export --rebuild {bundle} --backend tensorrt --precision fp32"
+    with pytest.raises(BundleError, match=re.escape(f"lacks x.engine: {command}")):
+        Bundle.open(bundle)
+    (bundle / "x.engine").write_bytes(b"other")
+    with pytest.raises(BundleError, match=re.escape(f"not the manifest's): {command}")):
+        Bundle.open(bundle)
 
 
 def test_a_future_schema_asks_for_a_newer_csd(make_bundle):

@@ -8,7 +8,13 @@ import pytest
 
 from csd.runtime import BackendError
 from csd.runtime.device import DeviceInfo, current_platform, find_device
-from csd.runtime.engines import Machine, choose_engines, graph_spec, needed_graphs
+from csd.runtime.engines import (
+    Machine,
+    choose_engines,
+    graph_spec,
+    needed_graphs,
+    renewal_command,
+)
 from csd.runtime.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec
 
 from ..helpers import tiny_config
@@ -119,6 +125,42 @@ def test_the_mismatch_that_is_named_is_of_the_nearest_engine():
     far = model("fp32", library="9.0.0", compute_capabilities=("7.5",))
     near = model("fp32", library="10.2.0")
     assert "built by TensorRT 10.2.0 for sm_87; this machine has 10.3.0" in refused([*far, *near])
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_an_engine_for_fewer_devices_is_preferred(own_first):
+    own, portable = model("fp16"), model("fp16", compute_capabilities=("8.6", "8.7", "12.0"))
+    found = choose([*own, *portable] if own_first else [*portable, *own])
+    assert {one.compute_capabilities for one in found.values()} == {("8.7",)}
+    faster = choose([*model("fp32"), *portable])
+    assert {one.precision for one in faster.values()} == {"fp16"}
+
+
+def test_the_command_keeps_the_precision_that_was_asked_for():
+    assert refused(model("fp32", library="9.0"), "fp32").endswith(
+        "csd-export --rebuild there --backend tensorrt --precision fp32"
+    )
+    assert refused(model("fp32")[:2], "fp32").endswith("--backend tensorrt --precision fp32")
+
+
+def test_an_engine_is_built_again_in_its_precision_and_operators_in_any():
+    command = "csd-export --rebuild there --backend tensorrt"
+    assert renewal_command(FOLDER, engine("decoder", "bf16")) == f"{command} --precision bf16"
+    assert renewal_command(FOLDER, engine("ops.accept", "fp32")) == command
+
+
+def test_commands_for_rtx_name_a_device_that_the_portable_engine_may_lack():
+    one = engine("decoder", "fp16", backend="tensorrt_rtx", compute_capabilities=("7.5",))
+    assert renewal_command(FOLDER, one).endswith("tensorrt_rtx --precision fp16 --sm 75")
+    both = dataclasses.replace(one, compute_capabilities=("8.6", "8.9"))
+    assert renewal_command(FOLDER, both).endswith("tensorrt_rtx --precision fp16")
+    rtx = Machine("tensorrt_rtx", "1.7", dataclasses.replace(ORIN, compute_capability="12.1"))
+    there = {"backend": "tensorrt_rtx", "library": "1.7", "compute_capabilities": ("8.6", "12.0")}
+    assert refused(model("fp16", **there), machine=rtx).endswith("tensorrt_rtx --sm 121")
+    old = {**there, "library": "1.6", "compute_capabilities": ("12.1",)}
+    assert refused(model("fp16", **old), machine=rtx).endswith("tensorrt_rtx --sm 121")
+    old["compute_capabilities"] = ("12.0", "12.1")
+    assert refused(model("fp16", **old), machine=rtx).endswith("--backend tensorrt_rtx")
 
 
 def test_engines_that_are_not_there_are_asked_for():

@@ -86,6 +86,17 @@ def test_rows_and_known_tokens_are_padded_within_the_profile():
         assert f"csd-export --rebuild x --profile x.{name}={wider}" in str(error.value)
 
 
+@pytest.mark.parametrize("graph", ["draft.head_modulation", "draft.head_step"])
+@pytest.mark.parametrize("name", ["S", "N"])
+def test_a_wider_profile_is_for_both_graphs_that_are_called_with_it(graph, name):
+    with pytest.raises(BackendError) as error:
+        Limits(graph, {name: (1, 4)}, "rebuild").padded({name: 9})
+    assert str(error.value).endswith(
+        f": rebuild --profile draft.head_modulation.{name}=1:9:9 "
+        f"--profile draft.head_step.{name}=1:9:9"
+    )
+
+
 DEMAND = {
     "target.backbone": {"B": 8, "V": 16, "P": 4},
     "target.head_modulation": {"N": 64, "S": 10},

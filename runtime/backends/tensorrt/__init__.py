@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ....plugins.launch import LoadedKernels
 from ...device import DeviceInfo
-from ...engines import Machine, choose_engines, graph_spec, rebuild_command
+from ...engines import Machine, choose_engines, graph_spec, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, Manifest
 from ..base import Dims
@@ -96,7 +96,7 @@ class TensorRtBackend:
         self._device.arena.weights += engine_spec.size
         self._graphs[graph] = EngineGraph(
             graph, spec, engine, self._device,
-            Limits(graph, engine.ranges, rebuild_command(folder, self.name)), padding,
+            Limits(graph, engine.ranges, renewal_command(folder, engine_spec)), padding,
             capture=self._capture,
         )  # fmt: skip
         return self._graphs[graph]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engines import LIBRARIES, rebuild_command
+from ...engines import INSTALL, LIBRARIES, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, GraphSpec
 
@@ -28,11 +28,6 @@ _DTYPES = {
     "INT64": "int64",
     "INT32": "int32",
     "BOOL": "bool",
-}
-_REMEDIES = {
-    "tensorrt": "on Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), "
-    "elsewhere pip install 'csd[tensorrt]'",
-    "tensorrt_rtx": "pip install 'csd[rtx]'",
 }
 
 
@@ -55,7 +50,7 @@ def import_binding(backend: str) -> Any:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise BackendError(
-            f"{LIBRARIES[backend]} is not installed ({reason}): {_REMEDIES[backend]}"
+            f"{LIBRARIES[backend]} is not installed ({reason}): {INSTALL[backend]}"
         ) from error
     if not hasattr(module, "ExecutionContextAllocationStrategy"):
         raise BackendError(
@@ -133,7 +128,7 @@ class Binding:
         Raises:
             BackendError: it cannot be loaded, or is an engine of something else.
         """
-        command = rebuild_command(folder, self.backend)
+        command = renewal_command(folder, spec)
         if self._runtime is None:
             self._runtime = self.module.Runtime(self._log.logger)
             if self._runtime is None:
