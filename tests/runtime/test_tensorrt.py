@@ -714,6 +714,26 @@ def test_rounds_on_the_device_make_the_images_of_the_host(
     assert not here.cuda.pinned
 
 
+def test_narrow_rounds_have_their_scratch_where_it_is_larger_than_that_of_wide_ones(
+    with_kernels, own_engines
+):
+    here = with_kernels(own_engines)
+    channels = Bundle.open(own_engines).manifest.models["draft"].token_dim
+    honest = fake_tensorrt.FakeTensorRT.scratch
+
+    def scratch(shape):
+        rows = shape[0] if shape[1:] == (channels,) else 0
+        return (1 << 28) // (rows + 8) if rows else honest(shape)
+
+    with opened(own_engines, precision="fp32") as session:
+        plain = session.generate(LABELS, MODES["draft"], seed=7).tokens
+    here.libraries["tensorrt"].scratch = scratch
+    with opened(own_engines, precision="fp32") as session:
+        np.testing.assert_array_equal(
+            session.generate(LABELS, MODES["draft"], seed=7).tokens, plain
+        )
+
+
 def test_rounds_that_do_not_fit_the_profile_are_left_to_the_host(
     with_kernels, make_bundle, expected
 ):
