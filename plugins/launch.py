@@ -11,6 +11,7 @@ are `T` there. Nothing is copied and nothing waits.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
@@ -241,7 +242,7 @@ def load(folder: Path, device_id: int = 0) -> LoadedKernels:
         device_id: ordinal of the CUDA device.
 
     Raises:
-        LaunchError: cuda.core, the device, or a cubin for it is missing.
+        LaunchError: cuda.core, the device, or a cubin for it is missing, or it cannot be loaded.
     """
     core = _cuda_core()
     try:
@@ -253,9 +254,17 @@ def load(folder: Path, device_id: int = 0) -> LoadedKernels:
             f"no CUDA device {device_id} ({' '.join(str(error).split())}): check nvidia-smi and "
             "the driver"
         ) from error
-    path, names = find_cubin(folder, 10 * major + minor)
-    code = core.ObjectCode.from_cubin(path.read_bytes())
-    return LoadedKernels(core, {name: code.get_kernel(name) for name in names})
+    capability = 10 * major + minor
+    path, names = find_cubin(folder, capability)
+    try:
+        code = core.ObjectCode.from_cubin(path.read_bytes())
+        kernels = {name: code.get_kernel(name) for name in names}
+    except Exception as error:  # cuda.core raises its own exceptions
+        raise LaunchError(
+            f"cannot load {path} ({' '.join(str(error).split())}): "
+            f"{_remedy(folder, _best(ARCHITECTURES, capability))}"
+        ) from error
+    return LoadedKernels(core, kernels)
 
 
 def run(loaded: LoadedKernels, call: Call, stream: Any) -> None:
@@ -275,7 +284,7 @@ def find_cubin(folder: Path, capability: int) -> tuple[Path, tuple[str, ...]]:
     """Return the cubin for a compute capability (87 is 8.7) and the names of its kernels.
 
     Raises:
-        LaunchError: there is none, with the command that builds it.
+        LaunchError: there is none, or another one than was built, with the command that builds it.
     """
     wanted = _best(ARCHITECTURES, capability)
     if wanted is None:
@@ -283,7 +292,7 @@ def find_cubin(folder: Path, capability: int) -> tuple[Path, tuple[str, ...]]:
             f"compute capability {capability / 10} is not supported: "
             f"csd has kernels for {', '.join(map(str, ARCHITECTURES))}"
         )
-    remedy = f"run python -m csd.plugins.build --out {folder} --arch {wanted}"
+    remedy = _remedy(folder, wanted)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, built = manifest["version"], {c["arch"]: c for c in manifest["cubins"]}
@@ -301,7 +310,14 @@ def find_cubin(folder: Path, capability: int) -> tuple[Path, tuple[str, ...]]:
     path = folder / built[arch]["file"]
     if not path.is_file():
         raise LaunchError(f"{path} is missing: {remedy}")
+    digest = built[arch].get("sha256")
+    if digest is not None and digest != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise LaunchError(f"{path} is not the file that {MANIFEST} describes: {remedy}")
     return path, tuple(kernel["name"] for kernel in built[arch]["kernels"])
+
+
+def _remedy(folder: Path, arch: int | None) -> str:
+    return f"run python -m csd.plugins.build --out {folder} --arch {arch}"
 
 
 def _best(architectures: Iterable[int], capability: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import types
@@ -151,6 +152,39 @@ def test_what_is_wrong_with_a_folder_is_said_with_the_command(tmp_path):
         with pytest.raises(launch.LaunchError, match=said) as refused:
             launch.find_cubin(tmp_path, 87)
         assert command in str(refused.value)
+
+
+def test_a_cubin_that_was_cut_short_is_named_with_the_command(tmp_path):
+    write_folder(tmp_path, 87)
+    manifest = json.loads((tmp_path / build.MANIFEST).read_text())
+    path = tmp_path / build.cubin_name(87)
+    manifest["cubins"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / build.MANIFEST).write_text(json.dumps(manifest))
+    assert launch.find_cubin(tmp_path, 87)[0] == path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(launch.LaunchError) as refused:
+        launch.find_cubin(tmp_path, 87)
+    assert str(refused.value) == (
+        f"{path} is not the file that kernels.json describes: "
+        f"run python -m csd.plugins.build --out {tmp_path} --arch 87"
+    )
+
+
+@pytest.mark.parametrize("where", ["from_cubin", "get_kernel"])
+def test_a_cubin_that_cannot_be_loaded_is_one_line_with_the_command(
+    cuda_core, tmp_path, monkeypatch, where
+):
+    def refuse(*_):
+        raise OSError("no such\nbinary")
+
+    write_folder(tmp_path, 87)
+    monkeypatch.setattr(cuda_core.ObjectCode, where, refuse)
+    with pytest.raises(launch.LaunchError) as refused:
+        launch.load(tmp_path)
+    assert str(refused.value) == (
+        f"cannot load {tmp_path / build.cubin_name(87)} (no such binary): "
+        f"run python -m csd.plugins.build --out {tmp_path} --arch 87"
+    )
 
 
 def test_a_device_that_is_too_old_is_named(tmp_path):

@@ -2,7 +2,8 @@
 
 An engine's file is JSON that names an ONNX file. A call reads its inputs and writes its outputs at
 the addresses that were bound, when the stream gets to it, by running that file in ONNX Runtime;
-it fills its scratch memory with NaN before and after. Names, order of calls, shapes, addresses and
+it fills its scratch memory with NaN before and after. A context that nobody holds any more cannot
+do its call. Names, order of calls, shapes, addresses and
 sizes are checked as the vendor's documents ask for them.
 """
 
@@ -12,6 +13,7 @@ import enum
 import functools
 import json
 import types
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +213,14 @@ class Context:
         self._ran = True
         fake.calls += 1
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        stream.push(lambda: self._compute(shapes, addresses, self._scratch))
+        held = weakref.ref(self)
+
+        def compute():
+            own = held()
+            assert own is not None, "the context is gone while its call is under way"
+            own._compute(shapes, addresses, own._scratch)
+
+        stream.push(compute)
         return True
 
     def _compute(self, shapes, addresses, scratch):

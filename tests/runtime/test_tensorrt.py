@@ -392,6 +392,31 @@ def test_what_cannot_be_recorded_is_run_plainly(machine, engines, expected, refu
         assert here.libraries[backend].contexts <= 7 + 7
 
 
+def test_a_recording_that_needs_more_scratch_than_a_plain_call_is_not_made(
+    machine, engines, expected, monkeypatch
+):
+    here = machine("tensorrt_rtx")
+    honest, create = binding.Binding.scratch_bytes, binding.Binding.create_context
+    recorders = []
+
+    def note(self, engine, *, captured):
+        context = create(self, engine, captured=captured)
+        recorders.extend([context] if captured else [])
+        return context
+
+    def more(self, context, engine):
+        return honest(self, context, engine) + 4096 * any(context is one for one in recorders)
+
+    monkeypatch.setattr(binding.Binding, "create_context", note)
+    monkeypatch.setattr(binding.Binding, "scratch_bytes", more)
+    with opened(engines, "tensorrt_rtx", precision="fp32") as session:
+        result = session.generate(LABELS, MODES["target"], seed=7)
+        count, reason = session.backend.recordings()["target.head_step"]
+    np.testing.assert_allclose(result.tokens, expected("target").tokens, rtol=1e-4, atol=1e-4)
+    assert count == here.cuda.launches == 0
+    assert "bytes of scratch, a plain call" in reason
+
+
 def test_an_older_library_without_sized_scratch_memory_works(machine, engines, expected):
     machine("tensorrt", old=True)
     with opened(engines, precision="fp32") as session:
@@ -469,6 +494,34 @@ def test_kept_values_are_good_until_others_are_kept(graphs):
     _modulation(graph, config, seed=2)
     with pytest.raises(RuntimeError, match="overwritten"):
         graph("target.head_step").run(_step_feeds(config, mods))
+
+
+def test_a_call_under_way_is_waited_for_before_a_session_closes(machine, engines):
+    machine("tensorrt")
+    session = opened(engines, precision="fp32")
+    feeds = {
+        "tokens": np.zeros((1, 0, session.bundle.manifest.target.token_dim), np.float32),
+        "label": np.array([3]), "visible": np.zeros((1, 0), np.int64),
+        "query": np.arange(4)[None],
+    }  # fmt: skip
+    # The graph that is closed first: nothing else has waited by then.
+    session.graph("target.backbone").run(feeds, keep=("z",))
+    session.close()
+
+
+def test_a_call_after_one_that_could_not_be_set_up_is_set_up_again(machine, engines, monkeypatch):
+    machine("tensorrt")
+    with opened(engines, precision="fp32", cuda_graph=False) as session:
+        config, step = session.bundle.manifest.target, session.graph("target.head_step")
+        mods, _ = _modulation(session.graph, config, seed=1)
+        few, many = (_step_feeds(config, mods, rows=rows) for rows in (6, 12))
+        step.run(many)
+        first = step.run(few)
+        with monkeypatch.context() as patch:
+            patch.setattr(fake_tensorrt.Context, "set_tensor_address", lambda *_: False)
+            with pytest.raises(BackendError, match="cannot bind"):
+                step.run(many)
+        np.testing.assert_array_equal(first["eps"], step.run(few)["eps"])
 
 
 def test_of_two_calls_without_a_wait_between_the_second_counts(graphs):
@@ -659,6 +712,26 @@ def test_rounds_on_the_device_make_the_images_of_the_host(
     assert (fake_cuda.CopyKind.cudaMemcpyDeviceToHost, 12) in here.cuda.copies
     assert not here.cuda.device
     assert not here.cuda.pinned
+
+
+def test_narrow_rounds_have_their_scratch_where_it_is_larger_than_that_of_wide_ones(
+    with_kernels, own_engines
+):
+    here = with_kernels(own_engines)
+    channels = Bundle.open(own_engines).manifest.models["draft"].token_dim
+    honest = fake_tensorrt.FakeTensorRT.scratch
+
+    def scratch(shape):
+        rows = shape[0] if shape[1:] == (channels,) else 0
+        return (1 << 28) // (rows + 8) if rows else honest(shape)
+
+    with opened(own_engines, precision="fp32") as session:
+        plain = session.generate(LABELS, MODES["draft"], seed=7).tokens
+    here.libraries["tensorrt"].scratch = scratch
+    with opened(own_engines, precision="fp32") as session:
+        np.testing.assert_array_equal(
+            session.generate(LABELS, MODES["draft"], seed=7).tokens, plain
+        )
 
 
 def test_rounds_that_do_not_fit_the_profile_are_left_to_the_host(

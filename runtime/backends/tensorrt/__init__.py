@@ -187,6 +187,7 @@ class TensorRtBackend:
         if self._closed:
             return
         self._closed = True
+        self._device.stream.synchronize()  # contexts must outlive their calls
         for part in (*self._rounds, *self._graphs.values()):
             part.close()
         self._rounds.clear()

@@ -83,35 +83,48 @@ class Executor:
         """
         if self.recordings.launch(work.key):
             return
-        if not self.recordings.due(work.key):
-            if self._bound != work.key:
-                self._bind(self._context, work)
-                self._bound = work.key
-            self._enqueue(self._context, work)
+        if self.recordings.due(work.key) and self._record(work):
             return
-        binding = self._device.binding
-        context = binding.create_context(self._engine, captured=True)
-        self._bind(context, work)
-        self._enqueue(context, work)  # once, before it is recorded
-        if not binding.is_capturable(context, self._device.stream):
-            self.recordings.refuse("the library says that this engine cannot be recorded")
-            return
-        self.recordings.record(work.key, context, lambda: self._enqueue(context, work))
-        if self.recordings.refusal is not None:
-            binding.forget_messages()
+        if self._bound != work.key:
+            self._bound = None  # until it is set up as a whole
+            if needed := self._bind(self._context, work):
+                raise BackendError(
+                    f"{self._name} needs {needed} bytes of scratch for shapes that needed "
+                    f"{work.scratch[1]} before: build its engine again"
+                )
+            self._bound = work.key
+        self._enqueue(self._context, work)
 
-    def _bind(self, context: Any, work: Work) -> None:
+    def _record(self, work: Work) -> bool:
+        """Enqueue a work with a context of its own and record it; False where it is not done."""
+        binding, stream = self._device.binding, self._device.stream
+        context = binding.create_context(self._engine, captured=True)
+        if needed := self._bind(context, work):
+            self.recordings.refuse(
+                f"a recording needs {needed} bytes of scratch, a plain call {work.scratch[1]}"
+            )
+            return False
+        self._enqueue(context, work)  # once, before it is recorded
+        if binding.is_capturable(context, stream):
+            self.recordings.record(work.key, context, lambda: self._enqueue(context, work))
+        else:
+            self.recordings.refuse("the library says that this engine cannot be recorded")
+        if self.recordings.refusal is not None:
+            stream.synchronize()  # nobody keeps this context, and its call is under way
+            binding.forget_messages()
+        return True
+
+    def _bind(self, context: Any, work: Work) -> int:
+        """Set a context up; returns 0, or the scratch bytes it needs where the work has less."""
         binding = self._device.binding
         binding.set_shapes(context, work.shapes)
         needed = binding.scratch_bytes(context, self._engine)
         if needed > work.scratch[1]:
-            raise BackendError(
-                f"{self._name} needs {needed} bytes of scratch for shapes that needed "
-                f"{work.scratch[1]} before: give --no-cuda-graph"
-            )
+            return needed
         binding.set_scratch(context, *work.scratch)
         for name, address in work.addresses.items():
             binding.set_address(context, name, address)
+        return 0
 
     def _enqueue(self, context: Any, work: Work) -> None:
         work.before()

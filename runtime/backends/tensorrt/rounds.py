@@ -101,7 +101,7 @@ class DeviceRounds:
             return None
         dims = {"S": steps, "N": mods.shape[1]}
         try:
-            self._reserve(made, {**dims, "R": branches * count * widest})
+            self._reserve(made, dims, branches * count)
         except BackendError:
             return None  # the host needs less memory
         address, stream = self._device.arena.address("rounds"), self._device.stream
@@ -123,8 +123,11 @@ class DeviceRounds:
                 break
         return self._finished(made), calls, rows
 
-    def _reserve(self, made: rounds.Rounds, dims: dict[str, int]) -> None:
-        self._device.arena.reserve(rounds=made.size, turn=self._graph.scratch_bytes(dims))
+    def _reserve(self, made: rounds.Rounds, dims: dict[str, int], chains: int) -> None:
+        # An engine may need more scratch for fewer rows, so every width that a round may have.
+        widths = {min(bucket(width), made.width) for width in range(1, made.width + 1)}
+        turn = max(self._graph.scratch_bytes({**dims, "R": chains * width}) for width in widths)
+        self._device.arena.reserve(rounds=made.size, turn=turn)
         version = self._staging.version
         self._staging.reserve(made.uploaded, ALIGNMENT + made.results[1])
         if version != self._staging.version:
