@@ -22,7 +22,7 @@ from csd.runtime import (
     OptionError,
 )
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
-from csd.runtime.backends.tensorrt import binding
+from csd.runtime.backends.tensorrt import binding, memory
 from csd.runtime.device import DeviceInfo, current_platform
 
 from ..helpers import NUM_ITER, with_engines
@@ -576,9 +576,7 @@ def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
         graph = session.graph("target.head_modulation")
         place = graph._placed({"N": 1, "S": 2}, {}, ()).outputs[0]
         place.whole[:] = np.float32(1.5).view(np.uint32) >> 16
-        from csd.runtime.backends.tensorrt.graph import _host_array
-
-        values = _host_array(place)
+        values = memory.read(place.part)
     assert values.dtype == np.float32
     assert (values == 1.5).all()
 
@@ -864,3 +862,14 @@ def test_images_on_the_device_of_this_machine(backend, head, zoo_bundle, tmp_pat
         assert np.abs(made - wanted).mean() < 0.05
     # A verdict that turns on the last digits changes all that follows, and not the law.
     assert abs(made.std() - wanted.std()) < 0.15
+
+
+def test_bfloat16_is_rounded_on_its_way_in_and_widened_on_its_way_out():
+    values = np.array([1.0, -2.5, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38, np.nan, np.inf], np.float32)
+    part = np.empty(len(values), np.uint16)
+    memory.write(part, values)
+    expected = [1.0, -2.5, 1.0, 1 + 2**-6, np.inf, np.nan, np.inf]  # ties to even
+    np.testing.assert_array_equal(memory.read(part), np.array(expected, np.float32))
+    again = np.empty_like(part)
+    memory.write(again, part)
+    np.testing.assert_array_equal(again, part)

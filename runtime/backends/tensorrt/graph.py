@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...manifest import GraphSpec, TensorSpec
-from ..base import Array
 from ..shapes import SPLIT, Limits, call_dims, leading_dim, shape_of
 from .binding import Engine
 from .execution import Device, Executor, Work
-from .memory import KeptTensor, Layout, Staging, view
+from .memory import KeptTensor, Layout, Staging, read, view, write
 
 # Calls whose places are remembered; rows and tokens make many combinations.
 MOST_CALLS = 4096
@@ -229,7 +228,7 @@ class EngineGraph:
         for place in call.inputs:
             if place.fill is not None:
                 place.whole.fill(place.fill)
-            np.copyto(place.part, feeds[place.name], casting="same_kind")
+            write(place.part, feeds[place.name])
         self.executor.submit(call.work)
         results: dict[str, Any] = {}
         if call.kept:
@@ -239,7 +238,7 @@ class EngineGraph:
                 results[tensor.name] = KeptTensor(shape, tensor.dtype, address, generation)
         if call.outputs:
             device.stream.synchronize()
-            results.update({place.name: _host_array(place) for place in call.outputs})
+            results.update({place.name: read(place.part) for place in call.outputs})
         return results
 
     def input_shapes(self, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -263,10 +262,3 @@ class EngineGraph:
         self._calls.clear()
         self.executor.close()
         self._staging.close()
-
-
-def _host_array(place: _Place) -> Array:
-    """A copy of what came out; bfloat16 as float32."""
-    if place.part.dtype == np.uint16:
-        return (place.part.astype(np.uint32) << 16).view(np.float32)
-    return place.part.copy()

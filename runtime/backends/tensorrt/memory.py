@@ -226,3 +226,19 @@ def view(memory: Bytes, offset: int, tensor: TensorSpec, dims: Mapping[str, int]
     dtype = np.uint16 if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype)
     part = memory[offset : offset + tensor_bytes(tensor, dims)]
     return part.view(dtype).reshape(shape_of(tensor, dims))
+
+
+def write(part: NDArray[Any], values: NDArray[Any]) -> None:
+    """Copy an array into a view of host memory; float32 is rounded where that is bfloat16."""
+    if part.dtype == np.uint16 and values.dtype != np.uint16:
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # ties to even
+        values = np.where(np.isnan(values), 0x7FC0, nearest).astype(np.uint16)
+    np.copyto(part, values, casting="same_kind")
+
+
+def read(part: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of a view of host memory; bfloat16 as float32."""
+    if part.dtype == np.uint16:
+        return (part.astype(np.uint32) << 16).view(np.float32)
+    return part.copy()
