@@ -6,9 +6,11 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
-from .errors import CsdError
+from .errors import CsdError, OptionError
+
+T = TypeVar("T")
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -37,6 +39,26 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False, argparse.SUPPRESS) or action.required:
             return action.help
         return super()._get_help_string(action)
+
+
+def parse_list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    """Read an option's values with commas between.
+
+    Args:
+        name: of the option, for messages.
+        text: as it was given.
+        kind: reads a value.
+
+    Raises:
+        OptionError: a value cannot be read, or there is none.
+    """
+    try:
+        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise OptionError(f"{name} is {text!r}: give numbers with commas between") from error
+    if not values:
+        raise OptionError(f"{name} is empty: give at least one")
+    return values
 
 
 def run_command(

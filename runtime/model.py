@@ -270,14 +270,17 @@ class RuntimeModel:
             stats: where time and evaluations are counted.
         """
         schedule = self.schedule(steps)
+        sampler = self._sampler_of(
+            options, schedule, inputs.together, started=inputs.start is not None
+        )
         reports: list[HeadReport] = []
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps):
                 part = conditions[rows]
-                report = self._sample_on_device(schedule, part, inputs[rows], options)
+                report = self._sample_on_device(sampler, part, inputs[rows], options)
                 if report is None:
                     evaluate = self.evaluator(part, schedule.timesteps, where)
-                    report = self._run_sampler(schedule, evaluate, len(part), inputs[rows], options)
+                    report = self._run_sampler(sampler, evaluate, inputs[rows], options)
                 reports.append(report)
                 stats.count_head(
                     self.role, report,
@@ -298,37 +301,30 @@ class RuntimeModel:
 
     def _sample_on_device(
         self,
-        schedule: HeadSchedule,
+        sampler: Sampler,
         conditions: Conditions,
         inputs: ChainInputs,
         options: GenerateOptions,
     ) -> HeadReport | None:
         """Sample where the network runs; None where the host has to do it."""
-        sampler = self._sampler_of(
-            options, schedule, inputs.together, started=inputs.start is not None
-        )
         if self.rounds is None or not isinstance(sampler, SpeculativeSampler):
             return None
         scale = None if conditions.unconditional is None else conditions.scale
         start = start_of(sampler, inputs.noise, inputs.streams(), options.temperature, scale)
         if start is None:
             return None
-        made = self.rounds.run(start, self._modulations(conditions, schedule.timesteps))
+        made = self.rounds.run(start, self._modulations(conditions, sampler.schedule.timesteps))
         return None if made is None else report_of(*made, inputs.noise[0])
 
     def _run_sampler(
         self,
-        schedule: HeadSchedule,
+        sampler: Sampler,
         evaluate: Evaluate,
-        count: int,
         inputs: ChainInputs,
         options: GenerateOptions,
     ) -> HeadReport:
-        sampler = self._sampler_of(
-            options, schedule, inputs.together, started=inputs.start is not None
-        )
         common: dict[str, Any] = {
-            "n_tokens": count,
+            "n_tokens": len(inputs.noise[0]),
             "channels": self.config.token_dim,
             "temperature": options.temperature,
             "noise": inputs.noise,

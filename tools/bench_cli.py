@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..runtime.bundle import Bundle
 from ..runtime.cli import add_decoding_arguments, decoding_options, open_session
-from ..runtime.cli_support import Parser, run_command
+from ..runtime.cli_support import Parser, parse_list, run_command
 from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import check_writable, write_json
 from ..runtime.options import HEADS
@@ -31,8 +31,6 @@ from .machine import describe_machine, gpu_state
 MODES = (*BASELINES, "target", "draft", "csd")
 DEFAULT_MODES = "eager,target,csd"
 DEFAULT_GAMMAS = "4,8,16,32"
-
-T = TypeVar("T")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -119,11 +117,13 @@ def run(args: argparse.Namespace) -> int:
 def _sweep(args: argparse.Namespace) -> Sweep:
     """Read and check what is varied, and how often."""
     sweep = Sweep(
-        modes=_list("modes", args.modes, str),
-        heads=_list("heads", args.heads, str),
-        gammas=_list("gammas", args.gammas, int),
-        temperatures=(_list("temperatures", args.temperatures, float) if args.temperatures else []),
-        fewer_steps=[steps for steps in _list("fewer-steps", args.fewer_steps, int) if steps],
+        modes=parse_list("modes", args.modes, str),
+        heads=parse_list("heads", args.heads, str),
+        gammas=parse_list("gammas", args.gammas, int),
+        temperatures=(
+            parse_list("temperatures", args.temperatures, float) if args.temperatures else []
+        ),
+        fewer_steps=[steps for steps in parse_list("fewer-steps", args.fewer_steps, int) if steps],
     )
     for name, values, known in (("mode", sweep.modes, MODES), ("head", sweep.heads, HEADS)):
         unknown = [value for value in values if value not in known]
@@ -192,16 +192,6 @@ def _measure(
         "gpu_after": after,
         "results": [result.to_dict(args.batch, baseline) for result in results],
     }
-
-
-def _list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
-    try:
-        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise OptionError(f"{name} is {text!r}: give numbers with commas between") from error
-    if not values:
-        raise OptionError(f"{name} is empty: give at least one")
-    return values
 
 
 def results_table(report: dict[str, Any]) -> Table:

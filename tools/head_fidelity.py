@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.bundle import Bundle
-from ..runtime.cli_support import Parser, run_command
+from ..runtime.cli_support import Parser, parse_list, run_command
 from ..runtime.errors import OptionError
 from ..runtime.files import check_writable, write_json
 from ..runtime.options import GenerateOptions
@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Compare at every tolerance."""
-    try:
-        tolerances = [float(part) for part in args.tolerances.split(",")]
-    except ValueError as error:
-        raise OptionError(f"tolerances is {args.tolerances!r}: give numbers, as in 0.1") from error
+    tolerances = parse_list("tolerances", args.tolerances, float)
     if args.images < 1:
         raise OptionError(f"images is {args.images}: give at least 1")
     if args.json is not None:

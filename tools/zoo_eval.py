@@ -15,7 +15,7 @@ from ..models.training.data import DEFAULT_DATA, load_images
 from ..models.training.trainer import Recipe, first_step_error
 from ..models.zoo import zoo_entry
 from ..runtime.bundle import Bundle
-from ..runtime.cli_support import Parser, run_command
+from ..runtime.cli_support import Parser, parse_list, run_command
 from ..runtime.errors import OptionError
 from ..runtime.files import check_writable, write_json
 from ..runtime.images import grid, save_png
@@ -57,10 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Measure both models."""
     console = Console(highlight=False)
-    try:
-        scales = [float(part) for part in args.scales.split(",")]
-    except ValueError as error:
-        raise OptionError(f"scales is {args.scales!r}: give numbers with commas between") from error
+    scales = parse_list("scales", args.scales, float)
     if args.images < 1:
         raise OptionError(f"images is {args.images}: give at least 1")
     for path in (args.json, args.samples):
