@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..runtime.decode import Canvas, Decoder, Plan
-from ..runtime.head import AffineDraft, Evaluate, Trajectories, fit_affine_draft
+from ..runtime.evaluator import Conditions, HeadEvaluator
+from ..runtime.head import AffineDraft, Trajectories, fit_affine_draft
 from ..runtime.head.schedule import Float32, Int64
-from ..runtime.model import Conditions, RuntimeModel
+from ..runtime.model import RuntimeModel
 from ..runtime.noise import SeededNoise
 from ..runtime.options import GenerateOptions
 from ..runtime.stats import Stats
@@ -19,23 +19,20 @@ from ..runtime.stats import Stats
 AR_STEPS = 16
 
 
-@dataclass
-class _Recorder:
-    """Collects every evaluation of the head, by head step."""
+# Evaluations by head step: `(x, eps, v)`, `[n, C]` each.
+_Calls = dict[int, list[tuple[Float32, Float32, Float32]]]
 
-    calls: dict[int, list[tuple[Float32, Float32, Float32]]] = field(
-        default_factory=dict[int, list[tuple[Float32, Float32, Float32]]]
-    )
 
-    def wrap(self, evaluate: Evaluate) -> Evaluate:
-        """Return `evaluate`, recording calls whose rows share one head step."""
+class _RecordingEvaluator(HeadEvaluator):
+    """An evaluator that records calls, whose rows share one head step."""
 
-        def recorded(x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
-            eps, v = evaluate(x, step, token)
-            self.calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
-            return eps, v
+    calls: _Calls
 
-        return recorded
+    def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
+        """See `HeadEvaluator`."""
+        eps, v = super().__call__(x, step, token)
+        self.calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
+        return eps, v
 
 
 class _RecordingModel(RuntimeModel):
@@ -43,11 +40,16 @@ class _RecordingModel(RuntimeModel):
 
     def __init__(self, model: RuntimeModel) -> None:
         super().__init__(model.role, model.config, model.graphs)
-        self.recorder = _Recorder()
+        self.calls: _Calls = {}
 
-    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> Evaluate:
+    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
         """See `RuntimeModel.evaluator`."""
-        return self.recorder.wrap(super().evaluator(conditions, timesteps, where))
+        made = _RecordingEvaluator(
+            self.role, self.graphs["head_modulation"], self.graphs["head_step"],
+            conditions, timesteps, where,
+        )  # fmt: skip
+        made.calls = self.calls
+        return made
 
 
 def record_chains(
@@ -80,7 +82,7 @@ def record_chains(
     for part in canvas.split(batch):
         Decoder(part, recording, None, plan, noise, stats, lambda _: None).run()
     schedule = model.schedule(steps)
-    calls = [recording.recorder.calls[i] for i in range(steps)]
+    calls = [recording.calls[i] for i in range(steps)]
     x, eps, v = (
         np.stack([np.concatenate([call[k] for call in step]) for step in calls]) for k in range(3)
     )

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops
-from .model import ChainInputs, Chains, Conditions, RuntimeModel
+from .evaluator import Conditions
+from .model import ChainInputs, Chains, RuntimeModel
 from .noise import Noise, Purpose
 from .ops import Float32, Int64
 from .options import GenerateOptions

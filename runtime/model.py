@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plugins.reference import Density
-from .backends import Graph, HeadRounds
+from .backends import BindableGraph, Graph, HeadRounds
 from .config import MARConfig
 from .errors import NumericsError
+from .evaluator import BoundEvaluator, BoundHead, Conditions, HeadEvaluator
 from .head import (
     AffineDraft,
     Evaluate,
@@ -48,29 +49,6 @@ MODULATION_BYTES = 256 << 20
 FEW_HEAD_STEPS = 16
 # What the parallel sampler takes from a draft's trajectory: sweeps, and rows a token over S.
 SWEEPS, SWEPT_ROWS = 7, 2.5
-
-
-@dataclass(frozen=True, eq=False)
-class Conditions:
-    """Conditions of N tokens.
-
-    Attributes:
-        z: `[N, D]`.
-        unconditional: `[N, D]`, or None without guidance.
-        scale: guidance scale of each token, `[N]`.
-    """
-
-    z: Float32
-    unconditional: Float32 | None
-    scale: Float32
-
-    def __getitem__(self, rows: Int64 | slice) -> Conditions:
-        """Return some of the tokens."""
-        other = None if self.unconditional is None else self.unconditional[rows]
-        return Conditions(self.z[rows], other, self.scale[rows])
-
-    def __len__(self) -> int:
-        return len(self.z)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +170,11 @@ class RuntimeModel:
         self._backbone = graphs["backbone"]
         self._modulation = graphs["head_modulation"]
         self._step = graphs["head_step"]
+        self._bound: BoundHead | None = None
+        if isinstance(self._modulation, BindableGraph) and isinstance(self._step, BindableGraph):
+            self._bound = BoundHead(
+                self._modulation, self._step, config.token_dim, config.modulation_dim
+            )
         self._schedules: dict[int, HeadSchedule] = {}
         self._samplers: dict[tuple[str, int, float], Sampler] = {}
 
@@ -277,9 +260,9 @@ class RuntimeModel:
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps):
                 part = conditions[rows]
-                report = self._sample_on_device(sampler, part, inputs[rows], options)
+                evaluate = self.evaluator(part, schedule.timesteps, where)
+                report = self._sample_on_device(sampler, evaluate, inputs[rows], options)
                 if report is None:
-                    evaluate = self.evaluator(part, schedule.timesteps, where)
                     report = self._run_sampler(sampler, evaluate, inputs[rows], options)
                 reports.append(report)
                 stats.count_head(
@@ -302,18 +285,19 @@ class RuntimeModel:
     def _sample_on_device(
         self,
         sampler: Sampler,
-        conditions: Conditions,
+        evaluate: HeadEvaluator,
         inputs: ChainInputs,
         options: GenerateOptions,
     ) -> HeadReport | None:
         """Sample where the network runs; None where the host has to do it."""
         if self.rounds is None or not isinstance(sampler, SpeculativeSampler):
             return None
-        scale = None if conditions.unconditional is None else conditions.scale
-        start = start_of(sampler, inputs.noise, inputs.streams(), options.temperature, scale)
+        start = start_of(
+            sampler, inputs.noise, inputs.streams(), options.temperature, evaluate.scale
+        )
         if start is None:
             return None
-        made = self.rounds.run(start, self._modulations(conditions, sampler.schedule.timesteps))
+        made = self.rounds.run(start, evaluate.modulations())
         return None if made is None else report_of(*made, inputs.noise[0])
 
     def _run_sampler(
@@ -393,50 +377,13 @@ class RuntimeModel:
         for start in range(0, len(conditions), size):
             yield slice(start, start + size)
 
-    def _modulations(self, conditions: Conditions, timesteps: Int64) -> Any:
-        """The adaLN values of N tokens, `[S, N, M]` or `[S, 2 N, M]`, left where the network is."""
-        z = conditions.z
-        if conditions.unconditional is not None:
-            z = np.concatenate([z, conditions.unconditional])
-        feeds, rows = {"z": z, "timestep": timesteps}, len(z) * len(timesteps)
-        return self._modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
-
-    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> Evaluate:
+    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
         """Return the head as `evaluate(x, step, token)`, guidance applied.
 
         Args:
-            conditions: of N tokens; their adaLN values are computed here, once.
+            conditions: of N tokens; their adaLN values are computed once, when first needed.
             timesteps: training timestep of each head step, `[S]`.
             where: what is being sampled, for error messages.
         """
-        guided = conditions.unconditional is not None
-        mods = self._modulations(conditions, timesteps)
-        count, scales = len(conditions), conditions.scale[:, None]
-        run = self._step.run
-
-        def evaluate(x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
-            if guided:
-                rows = len(x)
-                x2, step2 = np.concatenate([x, x]), np.concatenate([step, step])
-                token2 = np.concatenate([token, token + count])
-                feeds = {"x": x2, "step": step2, "token": token2, "mods": mods}
-                out = run(feeds, rows=2 * rows)
-                eps, v, scale = out["eps"], out["v"][:rows], scales[token]
-                eps = np.asarray(eps[rows:] + scale * (eps[:rows] - eps[rows:]), dtype=np.float32)
-            else:
-                out = run({"x": x, "step": step, "token": token, "mods": mods}, rows=len(x))
-                eps, v = out["eps"], out["v"]
-            # A sum is finite only if its terms are, and costs less than looking at each.
-            if not np.isfinite(np.add.reduce(eps, axis=None) + np.add.reduce(v, axis=None)):
-                self._report_not_finite(eps, v, step, where)
-            return eps, v
-
-        return evaluate
-
-    def _report_not_finite(self, eps: Float32, v: Float32, step: Int64, where: str) -> None:
-        bad = ~(np.isfinite(eps).all(axis=1) & np.isfinite(v).all(axis=1))
-        if bad.any():
-            raise NumericsError(
-                f"{self.role}.head_step returned values that are not finite at {where}, head step "
-                f"{int(step[bad][0])}: check the weights, or lower temperature or cfg"
-            )
+        given = self.role, self._modulation, self._step, conditions, timesteps, where
+        return HeadEvaluator(*given) if self._bound is None else BoundEvaluator(self._bound, *given)

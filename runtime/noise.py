@@ -8,6 +8,7 @@ row of a longer draw is the first row of a shorter one.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -59,6 +60,25 @@ class Noise(Protocol):
         ...
 
 
+class _PassingGenerator(threading.local):
+    """A generator that is set to one stream after another; every thread has its own."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(0)
+        self._state: Any = {**self._bits.state, "buffer_pos": 4, "has_uint32": 0}
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, counter: tuple[int, ...], key: tuple[int, ...]) -> np.random.Generator:
+        """The generator at the beginning of a stream."""
+        words = self._state["state"]
+        words["counter"][:], words["key"][:] = counter, key
+        self._bits.state = self._state
+        return self._generator
+
+
+_passing = _PassingGenerator()
+
+
 @dataclass(frozen=True)
 class SeededNoise:
     """Noise of a seed.
@@ -88,19 +108,12 @@ class SeededNoise:
     def _passing(
         self, purpose: Purpose, images: Int64, positions: Int64
     ) -> Iterator[np.random.Generator]:
-        """The streams of paired entries, each valid until the next one is asked for.
+        """The streams of paired entries, each valid until any other one is asked for.
 
         One generator is set to each stream in turn: making one takes as long as drawing from it.
         """
-        bits = np.random.Philox(0)
-        state: Any = {**bits.state, "buffer_pos": 4, "has_uint32": 0}
-        generator = np.random.Generator(bits)
         for image, position in zip(images.tolist(), positions.tolist(), strict=True):
-            state["state"]["counter"][:], state["state"]["key"][:] = self._names(
-                purpose, image, position
-            )
-            bits.state = state
-            yield generator
+            yield _passing.at(*self._names(purpose, image, position))
 
     def orders(self, images: Int64, seq_len: int) -> Int64:
         """See `Noise.orders`."""

@@ -166,14 +166,14 @@ class ARSchedule:
         """Masked tokens after each step, as MAR counts them (see `masked_counts`)."""
         return masked_counts(self.seq_len, self.num_iter)
 
-    @property
+    @functools.cached_property
     def bounds(self) -> list[tuple[int, int]]:
         """`(start, stop)` into the generation order for each AR step; together they cover it."""
         masked = self.masked[:-1]
         stops = [self.seq_len, *masked]
         return list(zip([*masked, 0], stops, strict=True))
 
-    @property
+    @functools.cached_property
     def sizes(self) -> list[int]:
         """Number of tokens that each AR step predicts."""
         return [stop - start for start, stop in self.bounds]

@@ -16,6 +16,7 @@ from rich.table import Table
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import OptionError
+from ..runtime.evaluator import Conditions
 from ..runtime.files import check_writable, write_json
 from ..runtime.head import (
     AffineDraft,
@@ -26,7 +27,7 @@ from ..runtime.head import (
     SpeculativeSampler,
 )
 from ..runtime.head.schedule import Float32
-from ..runtime.model import Conditions, RuntimeModel
+from ..runtime.model import RuntimeModel
 from ..runtime.session import Session
 from ..runtime.stats import Stats
 from .machine import describe_machine

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from ..plugins import host
-from ..runtime.backends import Graph
+from ..runtime.backends import BindableGraph, Graph
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.decode import Canvas, Decoder, Plan
@@ -81,7 +81,8 @@ class Totals:
 class _TimedGraph:
     """A graph whose calls are timed."""
 
-    def __init__(self, graph: Graph, name: str, totals: Totals) -> None:
+    def __init__(self, graph: BindableGraph, name: str, totals: Totals) -> None:
+        self._graph, self._name, self._totals = graph, name, totals
         self._run = totals.timed(name, graph.run)
 
     def run(
@@ -89,6 +90,12 @@ class _TimedGraph:
     ) -> dict[str, Any]:
         """See `Graph.run`."""
         return self._run(feeds, rows=rows, keep=keep)
+
+    def bind(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], rows: int = 0
+    ) -> Callable[[], None]:
+        """See `BindableGraph.bind`."""
+        return self._totals.timed(self._name, self._graph.bind(inputs, outputs, rows))
 
 
 @contextlib.contextmanager
@@ -122,7 +129,8 @@ def run(args: argparse.Namespace) -> int:
             session.generate([0], options, first_image=index)
         totals, took = Totals(), list[float]()
         graphs: dict[str, Graph] = {
-            name: _TimedGraph(graph, name, totals) for name, graph in model.graphs.items()
+            name: _TimedGraph(cast("BindableGraph", graph), name, totals)
+            for name, graph in model.graphs.items()
         }
         timed = RuntimeModel("target", model.config, graphs, model.draft, model.row_cost)
         with _timed_host(totals):

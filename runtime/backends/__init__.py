@@ -22,7 +22,7 @@ from ..engines import (
 )
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, DeviceTensor, Graph, HeadRounds
+from .base import Backend, BindableGraph, DeviceTensor, Graph, HeadRounds
 from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
@@ -36,6 +36,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "BackendOptions",
+    "BindableGraph",
     "DeviceTensor",
     "Graph",
     "HeadRounds",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -47,6 +47,23 @@ class Graph(Protocol):
 
         Raises:
             BackendError: the call does not fit the graph, or the library failed.
+        """
+        ...
+
+
+@runtime_checkable
+class BindableGraph(Graph, Protocol):
+    """A graph of the host, for calls that repeat at the same addresses."""
+
+    def bind(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int = 0
+    ) -> Callable[[], None]:
+        """Return a call of the graph that reads and writes these very arrays.
+
+        Args:
+            inputs: dense arrays of the inputs' types, all of them.
+            outputs: dense arrays for all outputs.
+            rows: as for `run`.
         """
         ...
 

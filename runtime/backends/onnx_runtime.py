@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,35 @@ class OnnxGraph:
         self, feeds: Mapping[str, Array], rows: int = 0, keep: Collection[str] = ()
     ) -> dict[str, Array]:
         """See `Graph.run`; everything is on the host, so what is kept is an array."""
-        session = self._wide if self._wide and rows >= self._wide_rows else self._session
-        values = session.run(self._outputs, dict(feeds))
+        values = self._session_for(rows).run(self._outputs, dict(feeds))
         return dict(zip(self._outputs, values, strict=True))
+
+    def bind(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int = 0
+    ) -> Callable[[], None]:
+        """See `BindableGraph.bind`."""
+        session = self._session_for(rows)
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return _BoundCall(session, binding, (*inputs.values(), *outputs.values()))
+
+    def _session_for(self, rows: int) -> Any:
+        return self._wide if self._wide and rows >= self._wide_rows else self._session
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundCall:
+    """A call at fixed addresses; it keeps their arrays."""
+
+    session: Any
+    binding: Any
+    arrays: tuple[Array, ...]
+
+    def __call__(self) -> None:
+        self.session.run_with_iobinding(self.binding)
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,7 +113,7 @@ class AffineDraft:
     def first(self, x: Float32) -> tuple[Float32, Float32]:
         """Guess `(x0hat, v)` at index S - 1 from the initial noise `[N, C]`."""
         x0hat: Float32 = x @ self.start[:-1] + self.start[-1]
-        return x0hat, np.broadcast_to(self.share[-1], x.shape).copy()
+        return x0hat, np.repeat(self.share[-1:], len(x), axis=0)
 
     def move(
         self, step: Int64, innovation: Float32, x: Float32, x0hat: Float32, v: Float32

@@ -8,6 +8,7 @@ was not built; a seed gives the same tokens either way, up to rounding.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 from ...plugins import host
 from ..errors import BackendError, NumericsError
 from .draft import AffineDraft
-from .sampler import Evaluate, HeadNoise, HeadReport
+from .sampler import Evaluate, HeadNoise, HeadReport, HeadRows, RowsEvaluate
 from .schedule import Float32, HeadSchedule, Int64
 from .slopes import Slopes
+
+
+def _network(evaluate: Evaluate, channels: int) -> RowsEvaluate:
+    return evaluate if isinstance(evaluate, RowsEvaluate) else _Copied(evaluate, channels)
 
 
 def available() -> bool:
@@ -86,18 +91,61 @@ class _Keeper:
         return host.pointer(dense)
 
 
+# The schedules and drafts of a session serve all its tokens, and addresses take time to find.
+@functools.lru_cache(maxsize=16)
+def _step_pointers(schedule: HeadSchedule) -> tuple[host.StepPointers, _Keeper]:
+    keep = _Keeper()
+    return host.StepPointers(*(keep(column) for column in schedule.columns)), keep
+
+
+@functools.lru_cache(maxsize=16)
+def _draft_pointers(draft: AffineDraft) -> tuple[dict[str, ctypes.c_void_p], _Keeper]:
+    keep = _Keeper()
+    return {
+        "weight": keep(draft.weight), "bias": keep(draft.bias), "share": keep(draft.share)
+    }, keep  # fmt: skip
+
+
+class _Copied(RowsEvaluate):
+    """Any network as one that evaluates rows where they lie.
+
+    What is handed out are copies, because a network may keep them and the rows are used again.
+    """
+
+    def __init__(self, evaluate: Evaluate, channels: int) -> None:
+        self._evaluate, self._channels = evaluate, channels
+        self._rows = HeadRows.empty(0, channels)
+
+    def rows(self, capacity: int) -> HeadRows:
+        """See `RowsEvaluate.rows`."""
+        self._rows = HeadRows.empty(capacity, self._channels)
+        return self._rows
+
+    def evaluate_rows(self, count: int) -> None:
+        """See `RowsEvaluate.evaluate_rows`."""
+        x, step, token, *room = (array[:count] for array in self._rows)
+        outputs = self._evaluate(x.copy(), step.copy(), token.copy())
+        for place, output in zip(room, outputs, strict=True):
+            if output.shape != place.shape:
+                raise ValueError(f"evaluate gave {output.shape} for {count} rows of {x.shape[1]}")
+            place[:] = output
+
+    def check_rows(self, count: int) -> None:
+        """See `RowsEvaluate.check_rows`: the network has done it, if it does."""
+
+
 class _Chains:
     """Chains on their way, and the rows of a round."""
 
     def __init__(
         self,
         schedule: HeadSchedule,
-        initial: Float32,
-        per_step: Float32,
+        noise: HeadNoise,
         states: Float32,
         temperature: float,
-        capacity: int,
+        rows: HeadRows,
     ) -> None:
+        initial, per_step = noise
         (count, channels), steps = initial.shape, schedule.steps
         self.keep = keep = _Keeper()
         self.states = states
@@ -105,18 +153,18 @@ class _Chains:
         self.index = np.full(count, steps - 1, dtype=np.int64)
         self.rounds = np.zeros(count, dtype=np.int64)
         self.sum_log_std, self.std = np.zeros_like(initial), np.zeros_like(initial)
-        self.x = np.empty((capacity, channels), dtype=np.float32)
-        self.step, self.token = (np.empty(capacity, dtype=np.int64) for _ in range(2))
+        self._kept = rows
+        self._eps, self._v = host.pointer(rows.eps), host.pointer(rows.v)
         self.struct = _ChainsStruct(
             tokens=count, channels=channels, steps=steps, temperature=temperature,
-            table=host.StepPointers(*(keep(column) for column in schedule.columns)),
+            table=_step_pointers(schedule)[0],
             normals=keep(per_step),
             index=host.pointer(self.index), rounds=host.pointer(self.rounds),
             states=host.pointer(self.states), sum_log_std=host.pointer(self.sum_log_std),
             std=host.pointer(self.std),
         )  # fmt: skip
         self.rows = _RowsStruct(
-            x=host.pointer(self.x), step=host.pointer(self.step), token=host.pointer(self.token),
+            x=host.pointer(rows.x), step=host.pointer(rows.step), token=host.pointer(rows.token),
             start=keep(np.zeros(count + 1), np.int64),
         )  # fmt: skip
 
@@ -125,19 +173,15 @@ class _Chains:
         gather: Callable[[Any], int],
         settle: Callable[..., int],
         struct: ctypes.Structure,
-        evaluate: Evaluate,
+        network: RowsEvaluate,
     ) -> tuple[int, int]:
         """Alternate both until all chains have ended; returns `(rows, calls)`."""
-        address = ctypes.byref(struct)
+        address, eps, v = ctypes.byref(struct), self._eps, self._v
         total = calls = 0
         while count := gather(address):
-            part = slice(0, count)
-            # Copies, because what is handed out may be kept and the buffers are used again.
-            outputs = evaluate(self.x[part].copy(), self.step[part].copy(), self.token[part].copy())
-            eps, v = (np.ascontiguousarray(output, dtype=np.float32) for output in outputs)
-            if eps.shape != self.x[part].shape or v.shape != eps.shape:
-                raise ValueError(f"evaluate gave {eps.shape} and {v.shape} for {count} rows")
-            if status := settle(address, host.pointer(eps), host.pointer(v)):
+            network.evaluate_rows(count)
+            if status := settle(address, eps, v):
+                network.check_rows(count)
                 _fail(status)
             total += count
             calls += 1
@@ -171,24 +215,23 @@ class _Speculation:
         schedule: HeadSchedule,
         draft: AffineDraft,
         windows: Int64,
-        initial: Float32,
-        per_step: Float32,
+        noise: HeadNoise,
         temperature: float,
         log_uniforms: NDArray[np.float64],
         streams: Sequence[np.random.Generator],
         guess: tuple[Float32, Float32],
+        rows: HeadRows,
     ) -> None:
-        count, channels = initial.shape
-        states = np.empty((schedule.steps + 1, count, channels), dtype=np.float32)
-        capacity = count * int(windows.max())
-        self.chains = _Chains(schedule, initial, per_step, states, temperature, capacity)
+        initial, per_step = noise
+        states = np.empty((schedule.steps + 1, *initial.shape), dtype=np.float32)
+        self.chains = _Chains(schedule, noise, states, temperature, rows)
         keep = self.chains.keep
         self.noise = per_step.copy()
-        self.next = np.empty((capacity, channels), dtype=np.float32)
+        self.next = np.empty_like(rows.x)
         generators = [host.generator_pointer(stream).value for stream in streams]
         self.struct = _SpeculationStruct(
             chains=self.chains.struct, rows=self.chains.rows,
-            weight=keep(draft.weight), bias=keep(draft.bias), share=keep(draft.share),
+            **_draft_pointers(draft)[0],
             windows=keep(windows, np.int64), log_uniforms=keep(log_uniforms, np.float64),
             generators=keep(np.array(generators, dtype=np.uint64), np.uint64),
             x0hat=keep(guess[0].copy()), v=keep(guess[1].copy()), noise=host.pointer(self.noise),
@@ -226,9 +269,14 @@ def speculate(
     """
     library = host.library()
     assert library is not None
-    run = _Speculation(schedule, draft, windows, *noise, temperature, log_uniforms, streams, guess)
+    count, channels = noise[0].shape
+    network = _network(evaluate, channels)
+    run = _Speculation(
+        schedule, draft, windows, noise, temperature, log_uniforms, streams, guess,
+        network.rows(count * int(windows.max())),
+    )  # fmt: skip
     rows, calls = run.chains.advance(
-        library.csd_speculation_gather, library.csd_speculation_settle, run.struct, evaluate
+        library.csd_speculation_gather, library.csd_speculation_settle, run.struct, network
     )
     return run.chains.report(rows, calls, (noise[0], run.noise))
 
@@ -239,12 +287,11 @@ def drafted_trajectory(
     """Return whole chains drafted without the network, `[S + 1, N, C]`."""
     library = host.library()
     assert library is not None
-    initial, per_step = noise
-    steps, count = schedule.steps, len(initial)
+    (count, channels), steps = noise[0].shape, schedule.steps
     windows = np.arange(1, steps + 1, dtype=np.int64)
     run = _Speculation(
-        schedule, draft, windows, initial, per_step, temperature, np.zeros((count, steps)), [],
-        draft.first(initial),
+        schedule, draft, windows, noise, temperature, np.zeros((count, steps)), [],
+        draft.first(noise[0]), HeadRows.empty(count * steps, channels),
     )  # fmt: skip
     library.csd_speculation_gather(ctypes.byref(run.struct))
     states = run.chains.states
@@ -279,7 +326,9 @@ def iterate(
     """
     library = host.library()
     assert library is not None
-    chains = _Chains(schedule, *noise, states, temperature, window * len(noise[0]))
+    count, channels = noise[0].shape
+    network = _network(evaluate, channels)
+    chains = _Chains(schedule, noise, states, temperature, network.rows(window * count))
     struct = _IterationStruct(
         chains=chains.struct, rows=chains.rows, window=window, tolerance=tolerance
     )
@@ -288,6 +337,6 @@ def iterate(
             chains.keep(array) for array in (slopes.value, slopes.x, slopes.mean)
         )
     rows, calls = chains.advance(
-        library.csd_iteration_gather, library.csd_iteration_settle, struct, evaluate
+        library.csd_iteration_gather, library.csd_iteration_settle, struct, network
     )
     return chains.report(rows, calls, noise)

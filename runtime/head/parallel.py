@@ -120,7 +120,8 @@ class ParallelSampler:
             else:
                 states = np.array(start[:, part], dtype=np.float32, order="C")
                 states[steps] = given[0]
-            parts.append(self._iterate(_shifted(evaluate, first), given, states, temperature))
+            network = evaluate if n_tokens <= size else _shifted(evaluate, first)
+            parts.append(self._iterate(network, given, states, temperature))
         report = HeadReport.joined(parts)
         return report.mean, report
 
@@ -223,8 +224,6 @@ class ParallelSampler:
 
 def _shifted(evaluate: Evaluate, first: int) -> Evaluate:
     """The network for tokens from `first` on, which are numbered from 0."""
-    if first == 0:
-        return evaluate
     return lambda x, step, token: evaluate(x, step, token + first)
 
 

@@ -7,8 +7,10 @@ i in 0..S-1 and `token` in 0..N-1 names the condition of the row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,43 @@ from .schedule import Float32, HeadSchedule, Int64, Transition
 
 Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
 HeadNoise = tuple[Float32, Float32]
+
+
+class HeadRows(NamedTuple):
+    """Where rows are written and outputs are read: `x, eps, v [R, C]`, `step, token [R]`."""
+
+    x: Float32
+    step: Int64
+    token: Int64
+    eps: Float32
+    v: Float32
+
+    @classmethod
+    def empty(cls, capacity: int, channels: int) -> HeadRows:
+        """Return arrays of their own for `capacity` rows."""
+        x, eps, v = (np.empty((capacity, channels), dtype=np.float32) for _ in range(3))
+        step, token = (np.empty(capacity, dtype=np.int64) for _ in range(2))
+        return cls(x, step, token, eps, v)
+
+
+class RowsEvaluate(ABC):
+    """A network that evaluates rows where they lie."""
+
+    @abstractmethod
+    def rows(self, capacity: int) -> HeadRows:
+        """Arrays of at least `capacity` rows, good until `rows` is called again."""
+
+    @abstractmethod
+    def evaluate_rows(self, count: int) -> None:
+        """Evaluate the first `count` rows; rows after them may be overwritten."""
+
+    @abstractmethod
+    def check_rows(self, count: int) -> None:
+        """Check the outputs of the first `count` rows.
+
+        Raises:
+            NumericsError: one is not finite.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ import pytest
 
 from csd.runtime import Bundle
 from csd.runtime.backends import BACKENDS
+from csd.runtime.evaluator import Conditions
 from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSampler
-from csd.runtime.model import Conditions
 from csd.tools.head_curve import collect_conditions
 
 from ...helpers import with_engines
