@@ -269,17 +269,12 @@ class RuntimeModel:
                     self.role, report,
                     guided=conditions.unconditional is not None, aligned=inputs.start is not None,
                 )  # fmt: skip
-        density = Density(
-            np.concatenate([report.mean for report in reports]),
-            np.concatenate([report.std for report in reports]),
-            np.concatenate([report.sum_log_std for report in reports]),
-        )
-        trajectory = np.concatenate([report.trajectory for report in reports], axis=1)
+        joined = HeadReport.joined(reports)
         return Chains(
-            density.mean,
-            density,
-            trajectory.transpose(1, 0, 2),
-            np.concatenate([report.noise[1] for report in reports]),
+            joined.mean,
+            Density(joined.mean, joined.std, joined.sum_log_std),
+            joined.trajectory.transpose(1, 0, 2),
+            joined.noise[1],
         )
 
     def _sample_on_device(

@@ -11,13 +11,12 @@ Int64 = NDArray[np.int64]
 
 def gather(tokens: Float32, positions: Int64) -> Float32:
     """Tokens `[B, L, C]` at `positions [B, P]` -> `[B, P, C]`."""
-    return np.take_along_axis(tokens, positions[..., None], axis=1)
+    return tokens[np.arange(len(tokens))[:, None], positions]
 
 
 def scatter(tokens: Float32, positions: Int64, values: Float32) -> None:
     """Write `values [B * P, C]` into tokens `[B, L, C]` at `positions [B, P]`, in place."""
-    shaped = values.reshape(*positions.shape, -1)
-    np.put_along_axis(tokens, positions[..., None], shaped, axis=1)
+    tokens[np.arange(len(tokens))[:, None], positions] = values.reshape(*positions.shape, -1)
 
 
 def paired_images(images: Int64, positions: Int64) -> tuple[Int64, Int64]:

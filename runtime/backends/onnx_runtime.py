@@ -14,13 +14,13 @@ from ..errors import BackendError
 from ..manifest import Manifest
 from .base import Array, Dims, Graph, HeadRounds
 
-# Handing work to a second thread costs more than it saves on matrices of a few hundred columns:
-# the shipped head at 32 rows took 0.37 ms with one thread, 0.44 ms with two that spin and 0.64 ms
-# with two that sleep.
+# Handing the work of one operator to a second thread pays from a few dozen rows on matrices of a
+# few hundred columns, and only where that thread spins: the shipped head at 32 rows took 0.27 ms
+# with one thread, 0.21 ms with two that spin and, in another run, 0.64 ms with two that sleep.
 ONE_THREAD_BYTES = 8 << 20
-# Rows times bytes of weights from which on such a graph gains from spinning threads: at 128 rows
-# the shipped head broke even, at 800 it took 5.9 ms in place of 8.5.
-THREADED_WORK = 150_000_000
+# Rows times bytes of weights from which on such a graph is given its spinning threads: whole images
+# took 2 to 5 % less than with 150 million, where single calls broke even on a busier machine.
+THREADED_WORK = 24_000_000
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
