@@ -43,6 +43,19 @@ def compile_emulated(out: Path, kernels: Path = build.SOURCES, *, half: bool = F
     return ctypes.CDLL(str(out))
 
 
+def plant(folder: Path, changes: dict[str, str]) -> Path:
+    """Copy the kernels' source with a bug: each text that is named is replaced by another."""
+    missing = set(changes)
+    for path in build.SOURCES.glob("*.[hc]*"):
+        text = path.read_text(encoding="utf-8")
+        for right, wrong in changes.items():
+            missing -= {right} if right in text else set()
+            text = text.replace(right, wrong)
+        (folder / path.name).write_text(text, encoding="utf-8")
+    assert not missing, f"the source has no {missing}"
+    return folder
+
+
 def emulate(library, call, *, blocks=None):
     """Run a call whose buffers are addresses on this machine; returns 0 if no thread hangs."""
     pointers = []
