@@ -91,10 +91,12 @@ class Backend(Protocol):
         ...
 
     def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
-        """What runs the head sampler on the device with a graph that is open; None on the host.
+        """What runs the head sampler on the device with a graph that is open.
+
+        None where the host does it; `versions` then says why, if the backend has such kernels.
 
         Raises:
-            BackendError: kernels were provided and do not fit.
+            BackendError: kernels that the user named (`CSD_KERNELS`) do not fit.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import sys
 import types
@@ -319,6 +320,19 @@ def test_memory_of_an_earlier_run_goes_where_a_limit_leaves_no_room_for_it(machi
         with pytest.raises(BackendError, match="needs 1 MB of device memory, the limit is 0 MB"):
             arena.reserve(rounds=200)
         assert arena.peak == 900
+
+
+def test_a_reservation_that_fails_takes_nothing(machine, engines):
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        arena = session.backend._device.arena
+        here.cuda.free = 1000
+        arena.reserve(turn=300)
+        with pytest.raises(BackendError, match="no 0 MB left"):
+            arena.reserve(rounds=600, turn=500)
+        assert not here.cuda.device
+        arena.reserve(turn=500)
+        assert [block.size for block in here.cuda.device.values()] == [500]
 
 
 def test_a_graph_that_is_opened_besides_has_the_precision_of_its_model(machine, make_bundle):
@@ -653,6 +667,7 @@ def with_kernels(machine, emulated, monkeypatch):
             call = launch.Call(kernel, config[0], arguments)
             here.cuda.streams[handle].push(lambda: here.hangs.append(emulate(emulated, call)))
 
+        monkeypatch.delenv("CSD_KERNELS", raising=False)
         core = types.ModuleType("cuda.core")
         core.Device = lambda ordinal: types.SimpleNamespace(
             set_current=lambda: None, compute_capability=(8, 7)
@@ -740,7 +755,12 @@ def test_rounds_that_do_not_fit_the_profile_are_left_to_the_host(
     here = with_kernels(bundle)
     with opened(bundle) as session:
         result = session.generate(LABELS, MODES["draft"], seed=7)
+        where = session.versions()["head_rounds"]
     assert not here.launched
+    runs = f"{NUM_ITER} of {NUM_ITER} runs of draft.head_step"
+    assert re.fullmatch(
+        rf"device \({runs} on the host: R = \d+ to \d+, its engine and plan take 1 to 20\)", where
+    )
     np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
 
 
@@ -750,15 +770,91 @@ def test_rounds_that_do_not_fit_the_memory_are_left_to_the_host(
     here = with_kernels(own_engines)
     (own_engines / "kernels").rename(own_engines / "kernels-elsewhere")
     with opened(own_engines, precision="fp32") as session:
-        assert session.versions()["head_rounds"] == "host"
+        assert session.versions()["head_rounds"] == "host (no kernels in the bundle)"
         peak = session.generate(LABELS, MODES["draft"], seed=7).stats.device_memory_peak
     (own_engines / "kernels-elsewhere").rename(own_engines / "kernels")
     with opened(own_engines, precision="fp32") as session:
         session.backend._device.arena.limit = peak
         result = session.generate(LABELS, MODES["draft"], seed=7)
+        assert (
+            "runs of draft.head_step on the host: this run needs"
+            in (session.versions()["head_rounds"])
+        )
     assert not here.launched
     assert result.stats.device_memory_peak == peak
     np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+def _not_for_this_device(make, bundle, monkeypatch):
+    return make(bundle, arch=75)
+
+
+def _of_other_sources(make, bundle, monkeypatch):
+    return make(bundle, sources="0")
+
+
+def _not_readable(make, bundle, monkeypatch):
+    here = make(bundle)
+
+    def refuse(image):
+        raise RuntimeError("no kernel image\nis available")
+
+    monkeypatch.setattr(sys.modules["cuda.core"].ObjectCode, "from_cubin", refuse)
+    return here
+
+
+def _without_cuda_core(make, bundle, monkeypatch):
+    here = make(bundle)
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    return here
+
+
+MISFITS = {
+    _not_for_this_device: "has kernels for sm_75, not for compute capability 8.7: "
+    "run python -m csd.plugins.build --out {} --arch 87",
+    _of_other_sources: "were built from other sources than this csd's: "
+    "run python -m csd.plugins.build --out {}",
+    _not_readable: "(no kernel image is available): "
+    "run python -m csd.plugins.build --out {} --arch 87",
+    _without_cuda_core: "pip install cuda-core",
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_kernels_of_a_bundle_that_do_not_fit_are_left_to_the_host(
+    with_kernels, own_engines, expected, monkeypatch, misfit
+):
+    here = misfit(with_kernels, own_engines, monkeypatch)
+    with opened(own_engines, precision="fp32") as session:
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+        where = session.versions()["head_rounds"]
+    assert where.startswith("host (")
+    assert where.endswith(MISFITS[misfit].format(own_engines / "kernels") + ")")
+    assert "\n" not in where
+    assert not here.launched
+    np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_kernels_that_were_named_and_do_not_fit_are_an_error(
+    with_kernels, own_engines, tmp_path, monkeypatch, misfit
+):
+    misfit(with_kernels, own_engines, monkeypatch)
+    elsewhere = (own_engines / "kernels").rename(tmp_path / "named")
+    monkeypatch.setenv("CSD_KERNELS", str(elsewhere))
+    said = refused(own_engines, "tensorrt")
+    assert said.endswith(MISFITS[misfit].format(elsewhere) + ", or unset CSD_KERNELS")
+
+
+def test_kernels_that_were_named_are_taken_before_those_of_the_bundle(
+    with_kernels, own_engines, tmp_path, monkeypatch
+):
+    with_kernels(own_engines)
+    shutil.copytree(own_engines / "kernels", tmp_path / "named")
+    (own_engines / "kernels" / build.MANIFEST).write_text("{")
+    monkeypatch.setenv("CSD_KERNELS", str(tmp_path / "named"))
+    with opened(own_engines) as session:
+        assert session.versions()["head_rounds"] == "device"
 
 
 def test_a_kernel_that_cannot_be_launched_is_one_line(with_kernels, own_engines):
