@@ -63,7 +63,8 @@ class HeadRounds(Protocol):
 
         Returns:
             What was made, network calls, and rows of them (one of a guided pair). None where the
-            host has to do it: too many channels or rows, other generators, too little memory.
+            host has to do it: too many channels or rows, other generators or types, too little
+            memory.
 
         Raises:
             NumericsError: the network was not finite.

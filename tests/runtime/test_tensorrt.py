@@ -10,6 +10,7 @@ import sys
 import types
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -23,8 +24,10 @@ from csd.runtime import (
     OptionError,
 )
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
+from csd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from csd.runtime.backends.tensorrt import binding, memory
 from csd.runtime.device import DeviceInfo, current_platform
+from csd.runtime.engines import graph_spec
 
 from ..helpers import NUM_ITER, with_engines
 from ..plugins.emulation import compile_emulated, emulate
@@ -595,6 +598,56 @@ def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
     assert (values == 1.5).all()
 
 
+class Rounded(OnnxRuntimeBackend):
+    """ONNX Runtime with the tensors rounded that engines of bfloat16 have as such."""
+
+    def open(self, folder, manifest, graph):
+        loaded, spec = super().open(folder, manifest, graph), graph_spec(manifest, graph, "bf16")
+        names = {t.name for t in (*spec.inputs, *spec.outputs) if t.dtype == "bfloat16"}
+
+        def rounded(values):
+            return {
+                name: value.astype(ml_dtypes.bfloat16).astype(np.float32)
+                if name in names else value
+                for name, value in values.items()
+            }  # fmt: skip
+
+        def run(feeds, rows=0, keep=()):
+            return rounded(loaded.run(rounded(feeds), rows, keep))
+
+        return types.SimpleNamespace(run=run)
+
+
+@pytest.fixture(params=[("mods",), None], ids=["adaLN values", "everything"])
+def bfloat16_bundle(request, make_bundle):
+    """The tiny bundle with engines that have some tensors, or all, in bfloat16."""
+    bundle = make_bundle()
+    write_engines(bundle, "tensorrt", precisions=("bf16",), typed=request.param)
+    return bundle
+
+
+@pytest.mark.parametrize("mode", ["target", "guided", "block auto", "prefix", "parallel"])
+def test_a_run_of_bfloat16_engines_makes_what_rounded_tensors_make(
+    machine, bfloat16_bundle, expected, monkeypatch, mode
+):
+    here = machine("tensorrt")
+    with opened(bfloat16_bundle) as session:
+        assert session.versions()["precision"] == "bf16"
+        results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
+    assert here.cuda.launches > 0
+    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
+        wanted = session.generate(LABELS, MODES[mode], seed=7)
+    rounding = np.abs(wanted.tokens - expected(mode).tokens).mean()
+    assert rounding > 0
+    for result in results:
+        error = np.abs(result.tokens - wanted.tokens).mean()
+        print(f"{mode}: mean error {error:.1e}, rounding moves tokens by {rounding:.1e}")
+        # A last digit of float32 may turn one of bfloat16.
+        assert error < 0.02 * rounding
+        assert np.abs(result.images.astype(int) - wanted.images).mean() < 1
+
+
 OPS = ("ops.accept",)
 
 
@@ -725,6 +778,29 @@ def test_rounds_on_the_device_make_the_images_of_the_host(
     assert (fake_cuda.CopyKind.cudaMemcpyDeviceToHost, 12) in here.cuda.copies
     assert not here.cuda.device
     assert not here.cuda.pinned
+
+
+def test_rounds_on_the_device_take_bfloat16_adaln_values_and_no_other_tensors(
+    with_kernels, bfloat16_bundle, monkeypatch
+):
+    here = with_kernels(bfloat16_bundle)
+    with opened(bfloat16_bundle) as session:
+        (x,) = (t for t in session.graph("draft.head_step").spec.inputs if t.name == "x")
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+        where = session.versions()["head_rounds"]
+    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
+        wanted = session.generate(LABELS, MODES["draft"], seed=7).tokens
+    far = np.abs(result.tokens - wanted) > 1e-3 * (1 + np.abs(wanted))
+    share = far.any(axis=2).mean()
+    print(f"tokens that differ {share:.1%}")
+    assert share < 0.1
+    if x.dtype == "float32":
+        assert where == "device"
+        assert here.launched
+    else:
+        assert "on the host: its x is bfloat16, the kernels take float32" in where
+        assert not here.launched
 
 
 def test_narrow_rounds_have_their_scratch_where_it_is_larger_than_that_of_wide_ones(

@@ -24,6 +24,8 @@ from .memory import ALIGNMENT, KeptTensor, Staging
 
 FOLDER = "kernels"
 VARIABLE = "CSD_KERNELS"
+# Tensors of `head_step` that the kernels write and read.
+_DTYPES = {"x": "float32", "step": "int64", "token": "int64", "eps": "float32", "v": "float32"}
 
 
 def load_kernels(folder: Path) -> tuple[launch.LoadedKernels | None, str]:
@@ -144,6 +146,9 @@ class DeviceRounds:
         """Why the kernels or the engine do not take a run, or None."""
         if not rounds.takes(start.generators, start.initial.shape[1]):
             return f"the kernels take Philox generators and at most {rounds.MOST_CHANNELS} channels"
+        for tensor in (*self._graph.spec.inputs, *self._graph.spec.outputs):
+            if tensor.dtype != (wanted := _DTYPES.get(tensor.name, tensor.dtype)):
+                return f"its {tensor.name} is {tensor.dtype}, the kernels take {wanted}"
         least, most = self._graph.planned.ranges["R"]
         if least <= chains and chains * widest <= most:
             return None
