@@ -861,6 +861,27 @@ def test_rounds_that_do_not_fit_the_memory_are_left_to_the_host(
     np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
 
 
+def test_rounds_that_the_device_has_no_memory_for_cost_no_recordings(
+    with_kernels, own_engines, expected
+):
+    here = with_kernels(own_engines)
+    (own_engines / "kernels").rename(own_engines / "kernels-elsewhere")
+    free = here.cuda.free
+    with opened(own_engines, precision="fp32") as session:
+        session.generate(LABELS, MODES["draft"], seed=7)
+        taken = free - here.cuda.free
+        wanted = session.backend.recordings()["draft.head_step"]
+    (own_engines / "kernels-elsewhere").rename(own_engines / "kernels")
+    here.cuda.free = taken
+    with opened(own_engines, precision="fp32") as session:
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+        assert session.backend.recordings()["draft.head_step"] == wanted
+        assert "on the host: the device has no" in session.versions()["head_rounds"]
+    assert not here.launched
+    assert wanted[0] > 0
+    np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
 def _not_for_this_device(make, bundle, monkeypatch):
     return make(bundle, arch=75)
 

@@ -131,7 +131,6 @@ class Arena:
         if self.available is not None and total > self.available:
             raise out_of_limit(self.weights + total, self.limit or 0)
         self._stream.synchronize()
-        self.version += 1
         self._generation += "kept" in grown
         # Freed first: both at once may be more than the device has.
         self._free(grown)
@@ -148,6 +147,7 @@ class Arena:
             address, size = self._blocks[name]
             if size:
                 self._cuda.free(address)
+                self.version += 1  # an empty block has no addresses to forget
             self._blocks[name] = (0, 0)
 
     def next_generation(self) -> int:
@@ -169,7 +169,6 @@ class Arena:
         self._stream.synchronize()
         self._free(BLOCKS)
         self._generation += 1
-        self.version += 1
 
 
 def out_of_limit(needed: int, limit: int) -> BackendError:
