@@ -136,6 +136,11 @@ def test_residual_samples_have_the_law_of_their_definition(library, pair):
     assert residual_p_value(library, pair) > SIGNIFICANCE
 
 
+def test_densities_without_a_residual_end_the_chain(library):
+    with pytest.raises(rounds.RoundsError, match="residual of a rejected head transition"):
+        residual_draws(library, (0.0, 0.0), (1.0, 1.0), count=3)
+
+
 NEITHER = {"guidance": 1.0, "temperature": 1.0}
 BUGS = {
     "the residual is skipped": (
