@@ -80,7 +80,8 @@ class HeadRounds(Protocol):
 
         Returns:
             What was made, network calls, and rows of them (one of a guided pair). None where the
-            host has to do it: too many channels or rows, other generators, too little memory.
+            host has to do it: too many channels or rows, other generators or types, too little
+            memory.
 
         Raises:
             NumericsError: the network was not finite.
@@ -108,10 +109,12 @@ class Backend(Protocol):
         ...
 
     def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
-        """What runs the head sampler on the device with a graph that is open; None on the host.
+        """What runs the head sampler on the device with a graph that is open.
+
+        None where the host does it; `versions` then says why, if the backend has such kernels.
 
         Raises:
-            BackendError: kernels were provided and do not fit.
+            BackendError: kernels that the user named (`CSD_KERNELS`) do not fit.
         """
         ...
 

@@ -2,6 +2,7 @@
 // switched at barriers and shuffles. Slow, exact about who waits for whom, and without a device.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <functional>
@@ -21,7 +22,9 @@ struct Index {
 enum class Wait { none, block, shuffle, vote };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it begins
+  jmp_buf place;       // where it paused; jumps ask nothing of the kernel of the system
+  bool started = false;
   std::vector<char> stack = std::vector<char>(1 << 16);
   bool ended = false;
   Wait wait = Wait::none;
@@ -32,18 +35,27 @@ struct Fiber {
 
 inline Index thread, block, threads, blocks;
 inline std::vector<Fiber> fibers;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::function<void()> body;
 
 inline void enter() {
   body();
   fibers[thread.x].ended = true;
+  _longjmp(scheduler, 1);
+}
+
+// Let a fiber go on until it pauses or ends.
+inline void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
 }
 
 inline Fiber& pause(Wait wait) {
   Fiber& own = fibers[thread.x];
   own.wait = wait;
-  swapcontext(&own.context, &scheduler);
+  if (_setjmp(own.place) == 0) _longjmp(scheduler, 1);
   return own;
 }
 
@@ -58,7 +70,7 @@ inline float exchange(Wait wait, unsigned mask, float value, int distance) {
 // Let the lanes of one fiber's mask go on if all of them wait in the same operation.
 inline bool release_lanes(unsigned number) {
   Fiber* const warp = &fibers[number / 32 * 32];
-  const Fiber own = fibers[number];
+  const Fiber& own = fibers[number];
   if (!(own.mask >> number % 32 & 1)) return false;  // a lane must name itself
   for (int lane = 0; lane < 32; ++lane)
     if (own.mask >> lane & 1 && (warp[lane].ended || warp[lane].wait != own.wait ||
@@ -91,13 +103,14 @@ inline int run(unsigned grid, unsigned width, const std::function<void()>& kerne
   body = kernel;
   blocks.x = grid;
   threads.x = width;
+  if (fibers.size() != width) fibers = std::vector<Fiber>(width);  // their stacks serve again
   for (block.x = 0; block.x < grid; ++block.x) {
-    fibers = std::vector<Fiber>(width);
     for (Fiber& fiber : fibers) {
+      fiber.started = fiber.ended = false;
+      fiber.wait = Wait::none;
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = fiber.stack.data();
       fiber.context.uc_stack.ss_size = fiber.stack.size();
-      fiber.context.uc_link = &scheduler;
       makecontext(&fiber.context, enter, 0);
     }
     for (unsigned alive = width; alive > 0;) {
@@ -106,7 +119,7 @@ inline int run(unsigned grid, unsigned width, const std::function<void()>& kerne
       for (thread.x = 0; thread.x < width; ++thread.x) {
         Fiber& fiber = fibers[thread.x];
         if (!fiber.ended && fiber.wait == Wait::none) {
-          swapcontext(&scheduler, &fiber.context);
+          resume(fiber);
           progress = true;
         }
         alive += !fiber.ended;

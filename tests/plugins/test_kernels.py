@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from csd.plugins import build, launch, reference
+from csd.plugins import launch, reference
 from csd.plugins.reference import Density
 
-from .emulation import EmulatedKernels, compile_emulated
+from .emulation import EmulatedKernels, compile_emulated, plant
 from .on_device import DeviceKernels
 from .test_reference import SIGNIFICANCE, p_value_of_law, pair, tiled
 
@@ -437,11 +437,8 @@ def test_the_kernels_turn_draws_of_q_into_draws_of_p(libraries, broken):
 
 def test_the_emulator_finds_lanes_that_wait_in_vain(tmp_path):
     """A planted bug: all lanes of a warp are named where only some take part."""
-    for path in build.SOURCES.glob("*.[hc]*"):
-        text = path.read_text(encoding="utf-8")
-        text = text.replace("__shfl_xor_sync(mask,", "__shfl_xor_sync(~0u,")
-        (tmp_path / path.name).write_text(text, encoding="utf-8")
-    library = EmulatedKernels(compile_emulated(tmp_path / "broken.so", tmp_path))
+    source = plant(tmp_path, {"__shfl_xor_sync(mask,": "__shfl_xor_sync(~0u,"})
+    library = EmulatedKernels(compile_emulated(tmp_path / "broken.so", source))
     rng = np.random.default_rng(0)
     p, x = random_density(rng, (1, 3, 4)), np.zeros((1, 3, 4))
     with pytest.raises(AssertionError, match="== 0"):

@@ -11,7 +11,8 @@ from csd.plugins import host, rounds
 from csd.runtime.head import AffineDraft, SequentialSampler, SpeculativeSampler, fit_affine_draft
 
 from ..runtime.head.analytic import Mixture, guided, linear, record
-from .emulation import compile_emulated, emulate
+from .emulated_rounds import run, streams
+from .emulation import compile_emulated
 
 STEPS = 24
 
@@ -19,52 +20,6 @@ STEPS = 24
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     return compile_emulated(tmp_path_factory.mktemp("rounds") / "rounds.so")
-
-
-def run(library, start, evaluate, unconditional=None, widths=None):
-    """Sample as a device would; returns what was made, and the rounds."""
-    count, channels = start.initial.shape
-    made = rounds.Rounds(
-        count, channels, len(start.tables), int(start.windows.max()),
-        guided=unconditional is not None,
-    )  # fmt: skip
-    block = np.full(made.size + rounds.ALIGNMENT, 0xFF, dtype=np.uint8)
-    block = block[-block.ctypes.data % rounds.ALIGNMENT :][: made.size]
-    address = block.ctypes.data
-    made.upload(start, address, block[: made.uploaded])
-
-    def part(name, dtype, size):
-        at = made.offsets[name]
-        return block[at : at + size * np.dtype(dtype).itemsize].view(dtype)
-
-    width, calls = int(start.windows[len(start.tables) - 1]), 0
-    while True:
-        assert emulate(library, made.draft(address, width)) == 0
-        rows = count * width * (2 if unconditional else 1)
-        x = part("x", np.float32, rows * channels).reshape(rows, channels)
-        step, token = part("step", np.int64, rows), part("token", np.int64, rows)
-        assert (token < count * (2 if unconditional else 1)).all()
-        half = count * width
-        eps, v = evaluate(x[:half], step[:half], token[:half])
-        if unconditional:
-            np.testing.assert_array_equal(x[:half], x[half:])
-            np.testing.assert_array_equal(token[:half] + count, token[half:])
-            other, _ = unconditional(x[half:], step[half:], token[half:] - count)
-            eps, v = np.concatenate([eps, other]), np.concatenate([v, v])
-        part("eps", np.float32, eps.size)[:] = eps.reshape(-1)
-        part("network_v", np.float32, v.size)[:] = v.reshape(-1)
-        assert emulate(library, made.walk(address, width)) == 0
-        active, widest, failed = part("progress", np.int32, 3).tolist()
-        calls += 1
-        if failed or not active:
-            break
-        width = widest
-    at, size = made.results
-    return made.download(block[at : at + size]), calls
-
-
-def streams(count, seed=5):
-    return [np.random.Generator(np.random.Philox(key=[seed, n])) for n in range(count)]
 
 
 def make_start(schedule, draft, window, count, channels, *, seed=3, temperature=0.95, scale=None):

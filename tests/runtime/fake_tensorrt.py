@@ -16,6 +16,7 @@ import types
 import weakref
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from csd.runtime.backends.shapes import shape_of
@@ -36,6 +37,11 @@ DTYPES = {
     "float32": DataType.FLOAT, "float16": DataType.HALF, "bfloat16": DataType.BF16,
     "int64": DataType.INT64, "int32": DataType.INT32, "bool": DataType.BOOL,
 }  # fmt: skip
+
+
+def numpy_type(name):
+    """NumPy's type of an element type of the manifest."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 class TensorIOMode(enum.Enum):
@@ -231,15 +237,15 @@ class Context:
         for name, shape in shapes.items():
             spec = engine.tensors[name]
             dims.update(zip(spec["shape"], shape, strict=True))
-            dtype = np.dtype(spec["dtype"])
+            dtype = numpy_type(spec["dtype"])
             raw = memory(addresses[name], int(np.prod(shape)) * dtype.itemsize, fake.cuda.device)
             array = raw.view(dtype).reshape(shape).copy()
-            feeds[name] = array.astype(np.float32) if dtype == np.float16 else array
+            feeds[name] = array if dtype.kind in "ib" else array.astype(np.float32)
         outputs = [name for name, spec in engine.tensors.items() if not spec["input"]]
         for name, value in zip(outputs, session_of(engine.onnx).run(outputs, feeds), strict=True):
             spec = engine.tensors[name]
             assert value.shape == tuple(s if isinstance(s, int) else dims[s] for s in spec["shape"])
-            value = value.astype(spec["dtype"])
+            value = value.astype(numpy_type(spec["dtype"]))
             memory(addresses[name], value.nbytes, fake.cuda.device)[:] = (
                 np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             )
@@ -327,15 +333,28 @@ class _Runtime:
 
 def write_engines(
     folder, backend, *, precisions=("fp32",), graphs=None, capability="8.7", library=None,
-    platform=None, most=None, plugin=None,
+    platform=None, most=None, plugin=None, typed=("mods",),
 ):  # fmt: skip
-    """Add engines to a bundle: `most` lowers profiles, as `{"target.head_step": {"R": 7}}`."""
+    """Add engines to a bundle.
+
+    Args:
+        folder: the bundle.
+        backend: `tensorrt` or `tensorrt_rtx`.
+        precisions: of every graph.
+        graphs: None is all that decoding needs.
+        capability: of the device that they are for.
+        library: its version.
+        platform: None is this one.
+        most: lowers profiles, as `{"target.head_step": {"R": 7}}`.
+        plugin: that they need.
+        typed: tensors of the precision's type; None is all that would be float32.
+    """
 
     def change(values):
         names = graphs or [n for n in _needed(values) if n in values["graphs"]]
         for precision in precisions:
             for name in names:
-                spec = _variant(values, name, precision)
+                spec = _variant(values, name, precision, typed)
                 where = Path("engines") / backend / architecture(capability)
                 out = where / f"{name}.{precision}.engine"
                 path = folder / out
@@ -360,13 +379,13 @@ def _needed(values):
     return needed_graphs(models)
 
 
-def _variant(values, name, precision):
+def _variant(values, name, precision, typed):
     spec = values["graphs"][name]
     if precision == "fp32":
         return spec
     spec = json.loads(json.dumps(spec))
     for tensor in (*spec["inputs"], *spec["outputs"]):
-        if tensor["name"] == "mods":
+        if tensor["dtype"] == "float32" and (typed is None or tensor["name"] in typed):
             tensor["dtype"] = {"fp16": "float16", "bf16": "bfloat16"}[precision]
     values.setdefault("variants", {}).setdefault(precision, {})[name] = spec
     return spec

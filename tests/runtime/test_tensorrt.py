@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import sys
 import types
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -22,8 +24,10 @@ from csd.runtime import (
     OptionError,
 )
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
+from csd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from csd.runtime.backends.tensorrt import binding, memory
 from csd.runtime.device import DeviceInfo, current_platform
+from csd.runtime.engines import graph_spec
 
 from ..helpers import NUM_ITER, with_engines
 from ..plugins.emulation import compile_emulated, emulate
@@ -321,6 +325,19 @@ def test_memory_of_an_earlier_run_goes_where_a_limit_leaves_no_room_for_it(machi
         assert arena.peak == 900
 
 
+def test_a_reservation_that_fails_takes_nothing(machine, engines):
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        arena = session.backend._device.arena
+        here.cuda.free = 1000
+        arena.reserve(turn=300)
+        with pytest.raises(BackendError, match="no 0 MB left"):
+            arena.reserve(rounds=600, turn=500)
+        assert not here.cuda.device
+        arena.reserve(turn=500)
+        assert [block.size for block in here.cuda.device.values()] == [500]
+
+
 def test_a_graph_that_is_opened_besides_has_the_precision_of_its_model(machine, make_bundle):
     machine("tensorrt")
     bundle = make_bundle(
@@ -581,6 +598,56 @@ def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
     assert (values == 1.5).all()
 
 
+class Rounded(OnnxRuntimeBackend):
+    """ONNX Runtime with the tensors rounded that engines of bfloat16 have as such."""
+
+    def open(self, folder, manifest, graph):
+        loaded, spec = super().open(folder, manifest, graph), graph_spec(manifest, graph, "bf16")
+        names = {t.name for t in (*spec.inputs, *spec.outputs) if t.dtype == "bfloat16"}
+
+        def rounded(values):
+            return {
+                name: value.astype(ml_dtypes.bfloat16).astype(np.float32)
+                if name in names else value
+                for name, value in values.items()
+            }  # fmt: skip
+
+        def run(feeds, rows=0, keep=()):
+            return rounded(loaded.run(rounded(feeds), rows, keep))
+
+        return types.SimpleNamespace(run=run)
+
+
+@pytest.fixture(params=[("mods",), None], ids=["adaLN values", "everything"])
+def bfloat16_bundle(request, make_bundle):
+    """The tiny bundle with engines that have some tensors, or all, in bfloat16."""
+    bundle = make_bundle()
+    write_engines(bundle, "tensorrt", precisions=("bf16",), typed=request.param)
+    return bundle
+
+
+@pytest.mark.parametrize("mode", ["target", "guided", "block auto", "prefix", "parallel"])
+def test_a_run_of_bfloat16_engines_makes_what_rounded_tensors_make(
+    machine, bfloat16_bundle, expected, monkeypatch, mode
+):
+    here = machine("tensorrt")
+    with opened(bfloat16_bundle) as session:
+        assert session.versions()["precision"] == "bf16"
+        results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
+    assert here.cuda.launches > 0
+    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
+        wanted = session.generate(LABELS, MODES[mode], seed=7)
+    rounding = np.abs(wanted.tokens - expected(mode).tokens).mean()
+    assert rounding > 0
+    for result in results:
+        error = np.abs(result.tokens - wanted.tokens).mean()
+        print(f"{mode}: mean error {error:.1e}, rounding moves tokens by {rounding:.1e}")
+        # A last digit of float32 may turn one of bfloat16.
+        assert error < 0.02 * rounding
+        assert np.abs(result.images.astype(int) - wanted.images).mean() < 1
+
+
 OPS = ("ops.accept",)
 
 
@@ -653,6 +720,7 @@ def with_kernels(machine, emulated, monkeypatch):
             call = launch.Call(kernel, config[0], arguments)
             here.cuda.streams[handle].push(lambda: here.hangs.append(emulate(emulated, call)))
 
+        monkeypatch.delenv("CSD_KERNELS", raising=False)
         core = types.ModuleType("cuda.core")
         core.Device = lambda ordinal: types.SimpleNamespace(
             set_current=lambda: None, compute_capability=(8, 7)
@@ -712,6 +780,29 @@ def test_rounds_on_the_device_make_the_images_of_the_host(
     assert not here.cuda.pinned
 
 
+def test_rounds_on_the_device_take_bfloat16_adaln_values_and_no_other_tensors(
+    with_kernels, bfloat16_bundle, monkeypatch
+):
+    here = with_kernels(bfloat16_bundle)
+    with opened(bfloat16_bundle) as session:
+        (x,) = (t for t in session.graph("draft.head_step").spec.inputs if t.name == "x")
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+        where = session.versions()["head_rounds"]
+    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
+        wanted = session.generate(LABELS, MODES["draft"], seed=7).tokens
+    far = np.abs(result.tokens - wanted) > 1e-3 * (1 + np.abs(wanted))
+    share = far.any(axis=2).mean()
+    print(f"tokens that differ {share:.1%}")
+    assert share < 0.1
+    if x.dtype == "float32":
+        assert where == "device"
+        assert here.launched
+    else:
+        assert "on the host: its x is bfloat16, the kernels take float32" in where
+        assert not here.launched
+
+
 def test_narrow_rounds_have_their_scratch_where_it_is_larger_than_that_of_wide_ones(
     with_kernels, own_engines
 ):
@@ -740,7 +831,12 @@ def test_rounds_that_do_not_fit_the_profile_are_left_to_the_host(
     here = with_kernels(bundle)
     with opened(bundle) as session:
         result = session.generate(LABELS, MODES["draft"], seed=7)
+        where = session.versions()["head_rounds"]
     assert not here.launched
+    runs = f"{NUM_ITER} of {NUM_ITER} runs of draft.head_step"
+    assert re.fullmatch(
+        rf"device \({runs} on the host: R = \d+ to \d+, its engine and plan take 1 to 20\)", where
+    )
     np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
 
 
@@ -750,15 +846,112 @@ def test_rounds_that_do_not_fit_the_memory_are_left_to_the_host(
     here = with_kernels(own_engines)
     (own_engines / "kernels").rename(own_engines / "kernels-elsewhere")
     with opened(own_engines, precision="fp32") as session:
-        assert session.versions()["head_rounds"] == "host"
+        assert session.versions()["head_rounds"] == "host (no kernels in the bundle)"
         peak = session.generate(LABELS, MODES["draft"], seed=7).stats.device_memory_peak
     (own_engines / "kernels-elsewhere").rename(own_engines / "kernels")
     with opened(own_engines, precision="fp32") as session:
         session.backend._device.arena.limit = peak
         result = session.generate(LABELS, MODES["draft"], seed=7)
+        assert (
+            "runs of draft.head_step on the host: this run needs"
+            in (session.versions()["head_rounds"])
+        )
     assert not here.launched
     assert result.stats.device_memory_peak == peak
     np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_rounds_that_the_device_has_no_memory_for_cost_no_recordings(
+    with_kernels, own_engines, expected
+):
+    here = with_kernels(own_engines)
+    (own_engines / "kernels").rename(own_engines / "kernels-elsewhere")
+    free = here.cuda.free
+    with opened(own_engines, precision="fp32") as session:
+        session.generate(LABELS, MODES["draft"], seed=7)
+        taken = free - here.cuda.free
+        wanted = session.backend.recordings()["draft.head_step"]
+    (own_engines / "kernels-elsewhere").rename(own_engines / "kernels")
+    here.cuda.free = taken
+    with opened(own_engines, precision="fp32") as session:
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+        assert session.backend.recordings()["draft.head_step"] == wanted
+        assert "on the host: the device has no" in session.versions()["head_rounds"]
+    assert not here.launched
+    assert wanted[0] > 0
+    np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+def _not_for_this_device(make, bundle, monkeypatch):
+    return make(bundle, arch=75)
+
+
+def _of_other_sources(make, bundle, monkeypatch):
+    return make(bundle, sources="0")
+
+
+def _not_readable(make, bundle, monkeypatch):
+    here = make(bundle)
+
+    def refuse(image):
+        raise RuntimeError("no kernel image\nis available")
+
+    monkeypatch.setattr(sys.modules["cuda.core"].ObjectCode, "from_cubin", refuse)
+    return here
+
+
+def _without_cuda_core(make, bundle, monkeypatch):
+    here = make(bundle)
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    return here
+
+
+MISFITS = {
+    _not_for_this_device: "has kernels for sm_75, not for compute capability 8.7: "
+    "run python -m csd.plugins.build --out {} --arch 87",
+    _of_other_sources: "were built from other sources than this csd's: "
+    "run python -m csd.plugins.build --out {}",
+    _not_readable: "(no kernel image is available): "
+    "run python -m csd.plugins.build --out {} --arch 87",
+    _without_cuda_core: "pip install cuda-core",
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_kernels_of_a_bundle_that_do_not_fit_are_left_to_the_host(
+    with_kernels, own_engines, expected, monkeypatch, misfit
+):
+    here = misfit(with_kernels, own_engines, monkeypatch)
+    with opened(own_engines, precision="fp32") as session:
+        result = session.generate(LABELS, MODES["draft"], seed=7)
+        where = session.versions()["head_rounds"]
+    assert where.startswith("host (")
+    assert where.endswith(MISFITS[misfit].format(own_engines / "kernels") + ")")
+    assert "\n" not in where
+    assert not here.launched
+    np.testing.assert_allclose(result.tokens, expected("draft").tokens, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_kernels_that_were_named_and_do_not_fit_are_an_error(
+    with_kernels, own_engines, tmp_path, monkeypatch, misfit
+):
+    misfit(with_kernels, own_engines, monkeypatch)
+    elsewhere = (own_engines / "kernels").rename(tmp_path / "named")
+    monkeypatch.setenv("CSD_KERNELS", str(elsewhere))
+    said = refused(own_engines, "tensorrt")
+    assert said.endswith(MISFITS[misfit].format(elsewhere) + ", or unset CSD_KERNELS")
+
+
+def test_kernels_that_were_named_are_taken_before_those_of_the_bundle(
+    with_kernels, own_engines, tmp_path, monkeypatch
+):
+    with_kernels(own_engines)
+    shutil.copytree(own_engines / "kernels", tmp_path / "named")
+    (own_engines / "kernels" / build.MANIFEST).write_text("{")
+    monkeypatch.setenv("CSD_KERNELS", str(tmp_path / "named"))
+    with opened(own_engines) as session:
+        assert session.versions()["head_rounds"] == "device"
 
 
 def test_a_kernel_that_cannot_be_launched_is_one_line(with_kernels, own_engines):

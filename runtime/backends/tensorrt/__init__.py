@@ -62,8 +62,9 @@ class TensorRtBackend:
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
         self._graphs: dict[str, EngineGraph] = {}
         self._rounds: list[DeviceRounds] = []
-        self._kernels: LoadedKernels | None = None
-        self._plugins_loaded = self._kernels_loaded = False
+        # Kernels of the rounds, and why there are none; None until they were looked for.
+        self._kernels: tuple[LoadedKernels | None, str] | None = None
+        self._plugins_loaded = False
         self._closed = False
 
     @property
@@ -103,11 +104,12 @@ class TensorRtBackend:
 
     def head_rounds(self, folder: Path, graph: str) -> DeviceRounds | None:
         """See `Backend.head_rounds`."""
-        if not self._kernels_loaded:
-            self._kernels, self._kernels_loaded = load_kernels(folder), True
         if self._kernels is None:
+            self._kernels = load_kernels(folder)
+        kernels, _ = self._kernels
+        if kernels is None:
             return None
-        self._rounds.append(DeviceRounds(self._graphs[graph], self._device, self._kernels))
+        self._rounds.append(DeviceRounds(self._graphs[graph], self._device, kernels))
         return self._rounds[-1]
 
     def _load_plugins(self, folder: Path) -> None:
@@ -172,8 +174,14 @@ class TensorRtBackend:
             "device": info.name,
             "compute_capability": info.compute_capability,
             "precision": ", ".join(precisions),
-            "head_rounds": "device" if self._rounds else "host",
+            "head_rounds": self._where_rounds_run(),
         }
+
+    def _where_rounds_run(self) -> str:
+        if not self._rounds:
+            return "host" if self._kernels is None else f"host ({self._kernels[1]})"
+        left = [left for own in self._rounds if (left := own.left_to_the_host)]
+        return f"device ({'; '.join(left)})" if left else "device"
 
     def recordings(self) -> dict[str, tuple[int, str | None]]:
         """CUDA graphs that each graph holds, and why it records no more, or None."""

@@ -119,7 +119,7 @@ class Arena:
         self.reserve(**sizes)
 
     def reserve(self, **sizes: int) -> None:
-        """Make blocks at least so large; those that are not named stay as they are.
+        """Make blocks at least so large, or empty where that fails; the others stay as they are.
 
         Raises:
             BackendError: the limit or the device does not allow it.
@@ -131,12 +131,15 @@ class Arena:
         if self.available is not None and total > self.available:
             raise out_of_limit(self.weights + total, self.limit or 0)
         self._stream.synchronize()
-        self.version += 1
         self._generation += "kept" in grown
         # Freed first: both at once may be more than the device has.
         self._free(grown)
-        for name, size in grown.items():
-            self._blocks[name] = self._cuda.allocate(size), size
+        try:
+            for name, size in grown.items():
+                self._blocks[name] = self._cuda.allocate(size), size
+        except BackendError:
+            self._free(grown)  # half of a reservation is of no use, and others may need its bytes
+            raise
         self.peak = max(self.peak, total)
 
     def _free(self, names: Iterable[str]) -> None:
@@ -144,6 +147,7 @@ class Arena:
             address, size = self._blocks[name]
             if size:
                 self._cuda.free(address)
+                self.version += 1  # an empty block has no addresses to forget
             self._blocks[name] = (0, 0)
 
     def next_generation(self) -> int:
@@ -165,7 +169,6 @@ class Arena:
         self._stream.synchronize()
         self._free(BLOCKS)
         self._generation += 1
-        self.version += 1
 
 
 def out_of_limit(needed: int, limit: int) -> BackendError:
@@ -197,10 +200,10 @@ class Staging:
             return
         sizes = max(inputs, have[0]), max(outputs, have[1])
         self.close()
+        self.version += 1  # also where there is no more: what was here is gone
         self._inputs, self._outputs = (
             self._cuda.allocate_pinned(max(ALIGNMENT, size)) for size in sizes
         )
-        self.version += 1
 
     def inputs(self, size: int) -> Bytes:
         """The first `size` bytes of what goes in."""

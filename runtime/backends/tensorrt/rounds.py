@@ -24,36 +24,44 @@ from .memory import ALIGNMENT, KeptTensor, Staging
 
 FOLDER = "kernels"
 VARIABLE = "CSD_KERNELS"
+# Tensors of `head_step` that the kernels write and read.
+_DTYPES = {"x": "float32", "step": "int64", "token": "int64", "eps": "float32", "v": "float32"}
 
 
-def find_kernels(folder: Path) -> Path | None:
-    """Return the folder of built kernels that `CSD_KERNELS` names, or `kernels` in a bundle."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    place = folder / FOLDER
-    return place if place.is_dir() else None
+def load_kernels(folder: Path) -> tuple[launch.LoadedKernels | None, str]:
+    """Load the kernels that `CSD_KERNELS` names, or those in `kernels` of a bundle.
 
+    Args:
+        folder: of the bundle.
 
-def load_kernels(folder: Path) -> launch.LoadedKernels | None:
-    """Load the kernels that `find_kernels` finds; None where there are none.
+    Returns:
+        The kernels, or None and the reason where the bundle has none that fit: the host can do
+        what they do.
 
     Raises:
-        BackendError: they do not fit the device, with the command that builds others.
+        BackendError: those that were named do not fit, with the command that builds others.
     """
-    found = find_kernels(folder)
-    if found is None:
-        return None
-    otherwise = f"or unset {VARIABLE} and remove {folder / FOLDER}"
+    if named := os.environ.get(VARIABLE):
+        try:
+            return _load(Path(named)), ""
+        except launch.LaunchError as error:
+            raise BackendError(f"{error}, or unset {VARIABLE}") from error
+    if not (folder / FOLDER).is_dir():
+        return None, "no kernels in the bundle"
     try:
-        loaded = launch.load(found)
+        return _load(folder / FOLDER), ""
     except launch.LaunchError as error:
-        raise BackendError(f"{error}, {otherwise}") from error
+        return None, str(error)
+
+
+def _load(folder: Path) -> launch.LoadedKernels:
+    loaded = launch.load(folder)
     # The kernels read a structure that `rounds.Rounds` lays out.
-    built = json.loads((found / build.MANIFEST).read_text(encoding="utf-8"))
+    built = json.loads((folder / build.MANIFEST).read_text(encoding="utf-8"))
     if built.get("sources_sha256") != build.source_digest():
-        raise BackendError(
-            f"the kernels in {found} were built from other sources than this csd's: run "
-            f"python -m csd.plugins.build --out {found}, {otherwise}"
+        raise launch.LaunchError(
+            f"the kernels in {folder} were built from other sources than this csd's: run "
+            f"python -m csd.plugins.build --out {folder}"
         )
     return loaded
 
@@ -71,6 +79,15 @@ class DeviceRounds:
         self.name = graph.name
         self._graph, self._device, self._kernels = graph, device, kernels
         self._staging = Staging(device.cuda, device.stream)
+        self._runs = self._left = 0
+        self._refusal = ""
+
+    @property
+    def left_to_the_host(self) -> str | None:
+        """How many runs were left to the host and why the last of them was, or None."""
+        if not self._left:
+            return None
+        return f"{self._left} of {self._runs} runs of {self.name} on the host: {self._refusal}"
 
     def plan(self, dims: Mapping[str, int]) -> None:
         """Make room for the largest run, where that can be had.
@@ -89,21 +106,19 @@ class DeviceRounds:
 
     def run(self, start: rounds.Start, mods: KeptTensor) -> tuple[rounds.Finished, int, int] | None:
         """See `HeadRounds.run`."""
+        self._device.arena.check(mods)
+        self._runs += 1
         (count, channels), steps = start.initial.shape, len(start.tables)
         guided, widest = start.scale is not None, int(start.windows.max())
-        if not rounds.takes(start.generators, channels):
-            return None
-        self._device.arena.check(mods)
-        made = rounds.Rounds(count, channels, steps, widest, guided=guided)
         branches = 2 if guided else 1
-        least, most = self._graph.planned.ranges["R"]
-        if not least <= branches * count or not branches * count * widest <= most:
-            return None
+        if unfit := self._unfit(start, branches * count, widest):
+            return self._refuse(unfit)
+        made = rounds.Rounds(count, channels, steps, widest, guided=guided)
         dims = {"S": steps, "N": mods.shape[1]}
         try:
             self._reserve(made, dims, branches * count)
-        except BackendError:
-            return None  # the host needs less memory
+        except BackendError as error:  # the host needs less memory
+            return self._refuse(str(error))
         address, stream = self._device.arena.address("rounds"), self._device.stream
         given = self._staging.inputs(made.uploaded)
         made.upload(start, address, given)
@@ -122,6 +137,22 @@ class DeviceRounds:
             if failed or not active:
                 break
         return self._finished(made), calls, rows
+
+    def _refuse(self, reason: str) -> None:
+        self._left += 1
+        self._refusal = reason
+
+    def _unfit(self, start: rounds.Start, chains: int, widest: int) -> str | None:
+        """Why the kernels or the engine do not take a run, or None."""
+        if not rounds.takes(start.generators, start.initial.shape[1]):
+            return f"the kernels take Philox generators and at most {rounds.MOST_CHANNELS} channels"
+        for tensor in (*self._graph.spec.inputs, *self._graph.spec.outputs):
+            if tensor.dtype != (wanted := _DTYPES.get(tensor.name, tensor.dtype)):
+                return f"its {tensor.name} is {tensor.dtype}, the kernels take {wanted}"
+        least, most = self._graph.planned.ranges["R"]
+        if least <= chains and chains * widest <= most:
+            return None
+        return f"R = {chains} to {chains * widest}, its engine and plan take {least} to {most}"
 
     def _reserve(self, made: rounds.Rounds, dims: dict[str, int], chains: int) -> None:
         # An engine may need more scratch for fewer rows, so every width that a round may have.

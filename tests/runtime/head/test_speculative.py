@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from csd.runtime.head import (
-    AffineDraft,
-    SequentialSampler,
-    SpeculativeSampler,
-    draft,
-    fit_affine_draft,
-    native,
-    speculative,
-)
+from csd.runtime.head import SequentialSampler, SpeculativeSampler, draft, native, speculative
 
-from .analytic import Mixture, guided, linear, record
+from .analytic import linear
+from .chains import STEPS, make_draft, network, sequential
 from .laws import holm_smallest, same_law
 
-STEPS = 20
 # Probability that one test of a right sampler fails; seeds are fixed, so none does by chance.
 SIGNIFICANCE = 1e-3
-
-
-def network(channels, schedule, guidance):
-    plain = Mixture(channels).evaluate(schedule)
-    if guidance == 1.0:
-        return plain
-    other = Mixture(channels, means=(-0.2, 0.1), stds=(0.8, 0.6)).evaluate(schedule)
-    return guided(plain, other, guidance)
-
-
-@cache
-def sequential(channels, count, guidance=1.0, temperature=1.0):
-    schedule = linear(STEPS)
-    _, report = SequentialSampler(schedule).sample(
-        network(channels, schedule, guidance), n_tokens=count, channels=channels,
-        rng=np.random.default_rng(1), temperature=temperature,
-    )  # fmt: skip
-    return report
-
-
-@cache
-def make_draft(kind, channels):
-    if kind == "frozen":
-        return None
-    schedule = linear(STEPS)
-    report = sequential(channels, 2000)
-    fitted = fit_affine_draft(schedule, record(schedule, network(channels, schedule, 1.0), report))
-    if kind == "fitted":
-        return fitted
-    rng = np.random.default_rng(5)
-    wrong = {
-        name: 0.3 * rng.standard_normal(getattr(fitted, name).shape).astype(np.float32)
-        for name in ("weight", "bias", "share", "start")
-    }
-    return AffineDraft(**wrong, survival=fitted.survival)
 
 
 def sample(channels, count, *, window=8, kind="fitted", guidance=1.0, temperature=1.0, seed=2):
