@@ -22,7 +22,7 @@ from ..engines import (
 )
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, DeviceTensor, Graph, HeadRounds
+from .base import Backend, DeviceClock, DeviceTensor, Graph, HeadRounds, Timed
 from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
@@ -36,10 +36,12 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "BackendOptions",
+    "DeviceClock",
     "DeviceTensor",
     "Graph",
     "HeadRounds",
     "OnnxRuntimeBackend",
+    "Timed",
     "create_backend",
     "obstacles",
 ]

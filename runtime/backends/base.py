@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -69,6 +69,36 @@ class HeadRounds(Protocol):
             NumericsError: the network was not finite.
             BackendError: the device failed.
         """
+        ...
+
+
+class DeviceClock(Protocol):
+    """Times work by the device's own clock."""
+
+    def start(self) -> None:
+        """Begin where the device is when it has done what was enqueued before.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        ...
+
+    def stop(self) -> float:
+        """Wait for what was enqueued since; returns its seconds, pauses of the device included.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A backend whose device has a clock; not all have one, so it is no part of `Backend`."""
+
+    @property
+    def clock(self) -> DeviceClock:
+        """Times what the backend enqueues."""
         ...
 
 

@@ -266,6 +266,22 @@ def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machi
     assert "--profile target.head_step.S=1:20:20" in str(error.value)
 
 
+@pytest.mark.parametrize("backend", VERSIONS)
+def test_a_run_is_timed_by_two_events_that_are_made_once(machine, engines, backend):
+    here = machine(backend)
+    with opened(engines, backend, precision="fp32") as session:
+        events = set(here.cuda.events)
+        assert len(events) == 2
+        for milliseconds in (2.0, 5.0):
+            here.cuda.milliseconds, before = milliseconds, here.cuda.now
+            stats = session.generate(LABELS, MODES["block"], seed=7).stats
+            assert stats.device_seconds == (here.cuda.now - before) / 1e3 > 0
+            assert stats.to_dict()["device_seconds"] == stats.device_seconds
+            assert 0 < stats.seconds != stats.device_seconds
+        assert set(here.cuda.events) == events
+    assert not here.cuda.events
+
+
 def test_memory_is_planned_once_and_its_peak_reported(machine, engines):
     here = machine("tensorrt")
     sizes = []
@@ -857,7 +873,11 @@ def test_images_on_the_device_of_this_machine(backend, head, zoo_bundle, tmp_pat
     bundle = with_engines(Bundle.open(zoo_bundle), backend, tmp_path_factory)
     with bundle.session(backend) as session, bundle.session("onnxruntime") as reference:
         options = GenerateOptions(mode="target", num_iter=8, head=head)
-        made, wanted = (s.generate([3, 7], options, seed=1).latents for s in (session, reference))
+        results = [s.generate([3, 7], options, seed=1) for s in (session, reference)]
+        made, wanted = (result.latents for result in results)
+        on_device, on_host = (result.stats for result in results)
+    assert 0.5 < on_device.device_seconds / on_device.seconds < 1.1
+    assert on_host.device_seconds is None
     if head == "sequential":
         assert np.abs(made - wanted).mean() < 0.05
     # A verdict that turns on the last digits changes all that follows, and not the law.

@@ -14,7 +14,7 @@ from ..base import Dims
 from ..shapes import Limits
 from . import plugins
 from .binding import Binding
-from .cuda import Cuda
+from .cuda import Cuda, EventClock
 from .execution import Device
 from .graph import EngineGraph
 from .memory import Arena
@@ -60,11 +60,17 @@ class TensorRtBackend:
         cuda = Cuda(device.driver)
         stream = cuda.stream()
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
+        self._clock = EventClock(cuda, stream)
         self._graphs: dict[str, EngineGraph] = {}
         self._rounds: list[DeviceRounds] = []
         self._kernels: LoadedKernels | None = None
         self._plugins_loaded = self._kernels_loaded = False
         self._closed = False
+
+    @property
+    def clock(self) -> EventClock:
+        """See `Timed.clock`."""
+        return self._clock
 
     @property
     def engines(self) -> Mapping[str, EngineSpec]:
@@ -193,5 +199,6 @@ class TensorRtBackend:
         self._rounds.clear()
         self._graphs.clear()
         self._device.arena.clear()
+        self._clock.close()
         self._device.stream.close()
         self._binding.close()
