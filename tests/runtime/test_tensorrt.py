@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from csd.export.arguments import build_parser as engine_parser
+from csd.export.profiles import parse_change
 from csd.plugins import build, launch
 from csd.runtime import (
     BackendError,
@@ -267,6 +269,38 @@ def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machi
 
 
 @pytest.mark.parametrize("backend", VERSIONS)
+def rebuild_argv(error):
+    """The arguments of the one command that a message gives."""
+    _, command = str(error.value).split(": csd-export ")
+    return command.split(" ")
+
+
+@pytest.mark.parametrize("mode", ["target", "block"])
+def test_one_command_widens_the_profiles_of_both_models(machine, small_engines, mode):
+    machine("tensorrt")
+    lowered = {f"{role}.{graph}": {"S": 19} for role in ("target", "draft")
+               for graph in ("head_modulation", "head_step")}  # fmt: skip
+    bundle = small_engines({**lowered, "draft.head_step": {"S": 20}})
+    with opened(bundle) as session, pytest.raises(BackendError) as error:
+        session.generate(LABELS, MODES[mode])
+    argv = rebuild_argv(error)
+    options = engine_parser().parse_args(argv)
+    assert (options.rebuild, options.backend) == (bundle, "tensorrt")
+    assert {parse_change(one).text for one in options.profile} == {
+        f"{graph}.S=1:20:20" for graph in lowered if graph != "draft.head_step"
+    }
+
+
+def test_engines_that_take_one_token_are_widened_for_guidance(machine, small_engines):
+    machine("tensorrt")
+    bundle = small_engines({"target.head_step": {"N": 1}, "draft.head_modulation": {"N": 1}})
+    with opened(bundle) as session, pytest.raises(BackendError, match="asked for N = 2") as error:
+        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, cfg=2.0))
+    assert {one for one in rebuild_argv(error) if ".N=" in one} == {
+        "target.head_step.N=1:2:2", "draft.head_modulation.N=1:2:2",
+    }  # fmt: skip
+
+
 def test_a_run_is_timed_by_two_events_that_are_made_once(machine, engines, backend):
     here = machine(backend)
     with opened(engines, backend, precision="fp32") as session:

@@ -11,7 +11,7 @@ from ...engines import Machine, choose_engines, graph_spec, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, Manifest
 from ..base import Dims
-from ..shapes import Limits
+from ..shapes import Limits, Range, check_calls
 from . import plugins
 from .binding import Binding
 from .cuda import Cuda, EventClock
@@ -62,6 +62,7 @@ class TensorRtBackend:
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
         self._clock = EventClock(cuda, stream)
         self._graphs: dict[str, EngineGraph] = {}
+        self._ranges: dict[str, Mapping[str, Range]] = {}
         self._rounds: list[DeviceRounds] = []
         self._kernels: LoadedKernels | None = None
         self._plugins_loaded = self._kernels_loaded = False
@@ -100,9 +101,11 @@ class TensorRtBackend:
             raise
         padding = {"visible": manifest.models[role].seq_len} if role in manifest.models else {}
         self._device.arena.weights += engine_spec.size
+        self._ranges[graph] = engine.ranges
         self._graphs[graph] = EngineGraph(
             graph, spec, engine, self._device,
-            Limits(graph, engine.ranges, renewal_command(folder, engine_spec)), padding,
+            Limits(graph, engine.ranges, renewal_command(folder, engine_spec), self._ranges),
+            padding,
             capture=self._capture,
         )  # fmt: skip
         return self._graphs[graph]
@@ -151,6 +154,7 @@ class TensorRtBackend:
             if graph.endswith(".head_modulation"):
                 least[graph]["N"] = max(2, least[graph]["N"])  # guidance takes a token twice
         wanted = clipped(demand, most)
+        check_calls((self._graphs[graph].limits, dims) for graph, dims in wanted.items())
         sizes = fit(wanted, need, arena.available, least, arena.weights)
         for graph, dims in sizes.items():
             self._graphs[graph].plan(dims, KEPT)
