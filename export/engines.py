@@ -19,6 +19,7 @@ from ..runtime.engines import OPERATOR_PREFIX, PRECISIONS
 from ..runtime.errors import ExportError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
+from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name
 from .tensorrt_builder import (
     OPTIONS,
@@ -166,7 +167,12 @@ def key_of(engine: EngineSpec) -> tuple[str, ...]:
 
 
 def update_engines(
-    root: Path, manifest: Manifest, jobs: Iterable[Job], report: Report, progress: Progress
+    root: Path,
+    manifest: Manifest,
+    jobs: Iterable[Job],
+    report: Report,
+    progress: Progress,
+    fault: Fault = damage,
 ) -> tuple[EngineSpec, ...]:
     """Build the engines that are wanted and not there, and return all that are wanted.
 
@@ -179,6 +185,7 @@ def update_engines(
         jobs: what is wanted.
         report: called with a line for each engine.
         progress: shows how a build goes on.
+        fault: finds what is wrong with an engine that is there.
 
     Raises:
         ExportError: an engine cannot be built.
@@ -189,7 +196,7 @@ def update_engines(
     try:
         for job in jobs:
             old = there.get(job.key)
-            reason = _why(root, old, job)
+            reason = _why(root, old, job, fault)
             if old is not None and reason is None:
                 engines.append(old)
                 report(f"{job.label}: kept")
@@ -218,19 +225,11 @@ def drop_unnamed(root: Path, manifest: Manifest) -> None:
     _drop_empty_folders(root)
 
 
-def _why(root: Path, old: EngineSpec | None, job: Job) -> str | None:
+def _why(root: Path, old: EngineSpec | None, job: Job, fault: Fault) -> str | None:
     """Return why an engine must be built, or None."""
     if old is None:
         return "new"
-    return first_difference(old.fingerprint, job.fingerprint()) or damage(root, old)
-
-
-def damage(root: Path, engine: EngineSpec) -> str | None:
-    """Return what happened to an engine's file, or None."""
-    path = root / engine.file
-    if not path.is_file():
-        return "its file is missing"
-    return None if file_sha256(path) == engine.sha256 else "its file was altered"
+    return first_difference(old.fingerprint, job.fingerprint()) or fault(root, old)
 
 
 def _build(root: Path, job: Job, step: OnStep, written: list[Path]) -> EngineSpec:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..runtime.errors import BundleError, ExportError
 from ..runtime.files import check_writable, write_atomically
 from ..runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
+from .condition import fault_here
 from .engines import EngineRequest, Progress, Report, drop_unnamed, jobs_of, update_engines
 from .profiles import ProfileChange, with_changes
 from .renewal import renewal
@@ -40,12 +41,14 @@ def rebuild(
     manifest = with_changes(read_manifest(root), changes)
     check_writable(root / MANIFEST_FILE)
     wanted = jobs_of(manifest, request)
-    others = renewal(root, manifest, request, wanted)
+    fault = fault_here()
+    others = renewal(root, manifest, request, wanted, fault)
     jobs = (*wanted, *others.jobs)
     for name, sha256 in {item for job in jobs for item in job.spec.files.items()}:
         _check_file(root, name, sha256)
-    engines = (*update_engines(root, manifest, jobs, report, progress), *others.kept)
+    built = update_engines(root, manifest, jobs, report, progress, fault)
     others.tell(root, report)
+    engines = (*built, *others.kept)
     manifest = dataclasses.replace(manifest, engines=engines, schema_version=SCHEMA_VERSION)
     with write_atomically(root / MANIFEST_FILE) as stream:
         stream.write(manifest.to_json().encode())

@@ -16,7 +16,8 @@ from ..runtime.device import architecture, current_platform
 from ..runtime.engines import LIBRARIES, renewal_command
 from ..runtime.errors import ExportError
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest
-from .engines import EngineRequest, Job, Report, damage, key_of
+from .condition import Fault
+from .engines import EngineRequest, Job, Report, key_of
 from .fingerprint import fingerprint, first_difference
 from .tensorrt_builder import EngineBuilder, open_builder
 
@@ -51,7 +52,7 @@ _GONE = "its graph is gone"
 
 
 def renewal(
-    root: Path, manifest: Manifest, request: EngineRequest, wanted: Iterable[Job]
+    root: Path, manifest: Manifest, request: EngineRequest, wanted: Iterable[Job], fault: Fault
 ) -> Renewal:
     """Decide what becomes of the engines that were not asked for.
 
@@ -60,6 +61,7 @@ def renewal(
         manifest: with the graphs as they will be, and the engines that are there.
         request: whose libraries are open.
         wanted: what was asked for.
+        fault: finds what is wrong with an engine that is there.
     """
     asked = {job.key for job in wanted}
     builder_of = _opener(request)
@@ -70,7 +72,7 @@ def renewal(
         if key_of(engine) in asked:
             continue
         graphs = _graphs(manifest, engine.precision)
-        reason = _stale(root, graphs, engine)
+        reason = _stale(graphs, engine) or fault(root, engine)
         if reason is None:
             kept.append(engine)
         elif engine.graph in graphs and (job := _job(builder_of, engine, graphs[engine.graph])):
@@ -84,7 +86,7 @@ def _graphs(manifest: Manifest, precision: str) -> Mapping[str, GraphSpec]:
     return manifest.graphs if precision == "fp32" else manifest.variants.get(precision, {})
 
 
-def _stale(root: Path, graphs: Mapping[str, GraphSpec], engine: EngineSpec) -> str | None:
+def _stale(graphs: Mapping[str, GraphSpec], engine: EngineSpec) -> str | None:
     """Return why an engine cannot stay as it is, or None.
 
     One of another version of the library stays: a machine that has that version runs it.
@@ -95,7 +97,7 @@ def _stale(root: Path, graphs: Mapping[str, GraphSpec], engine: EngineSpec) -> s
         graphs[engine.graph], precision=engine.precision, target=(), library="", options={}
     )
     same = {**new, **{part: engine.fingerprint.get(part, "") for part in _OF_THE_BUILDER}}
-    return first_difference(engine.fingerprint, same) or damage(root, engine)
+    return first_difference(engine.fingerprint, same)
 
 
 def _opener(request: EngineRequest) -> Callable[[str], EngineBuilder | None]:

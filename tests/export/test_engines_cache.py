@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from csd.export import engines, tensorrt_builder
+from csd.export import condition, engines, tensorrt_builder
 from csd.export.cli import main
 from csd.export.engines import key_of
 from csd.export.fingerprint import PARTS, fingerprint, first_difference, short_name
@@ -298,6 +298,74 @@ def test_a_damaged_engine_is_built_again(damage, rebuild, gpu_copy):
         "decoder [fp16]"
     ]
     Bundle.open(gpu_copy)
+
+
+UNLOADABLE = "built: the library cannot load it (the engine is of another build)"
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Give this machine a device."""
+
+    def make(capability):
+        device = dataclasses.replace(ORIN, compute_capability=capability)
+        for module in (condition, tensorrt_builder):
+            monkeypatch.setattr(module, "find_device", lambda: device)
+
+    return make
+
+
+def test_an_intact_engine_that_its_library_cannot_load_is_built_again(
+    rebuild, gpu_copy, library, on_device
+):
+    on_device("8.9")
+    rebuild()
+    assert not library.loaded, "what was just built is not tried"
+    assert all(line.endswith(": kept") for line in rebuild())
+    assert len(library.loaded) == 9
+    library.build = "b"  # of the same version
+    lines = rebuild()
+    assert len(lines_with(lines, UNLOADABLE)) == 9
+    assert all(line.endswith(": kept") for line in rebuild())
+    Bundle.open(gpu_copy)
+
+
+def test_an_engine_that_was_not_asked_for_is_tried_too(rebuild, library, on_device):
+    on_device("8.9")
+    rebuild("--precision", "bf16")
+    library.build = "b"
+    lines = rebuild("--precision", "fp16")
+    assert lines_with(lines, UNLOADABLE) == sorted(
+        [f"{name} [bf16]" for name in NETWORKS] + [f"{name} [fp32]" for name in OPERATORS]
+    )
+
+
+@pytest.mark.parametrize("case", ["no device", "another device", "it does not start"])
+def test_where_nothing_can_be_tried_the_recorded_version_decides(case, rebuild, library, on_device):
+    if case != "no device":
+        on_device("7.5" if case == "another device" else "8.9")
+    library.starts = case != "it does not start"
+    rebuild()
+    library.build = "b"
+    assert all(line.endswith(": kept") for line in rebuild())
+    assert not library.loaded
+    library.__version__ = "1.8"
+    assert len(lines_with(rebuild(), "built: the library version changed")) == 9
+
+
+def test_an_engine_that_may_need_a_plugin_is_not_tried(gpu_copy, monkeypatch, on_device, capsys):
+    on_device("8.7")
+    other = FakeLibrary("tensorrt", "10.3.0")
+    monkeypatch.setitem(sys.modules, "tensorrt", other)
+    argv = ["--rebuild", str(gpu_copy), "--backend", "tensorrt"]
+    assert main(argv) == main(argv) == 0
+    assert len(other.loaded) == len(NETWORKS)
+    capsys.readouterr()
+    other.build = "b"
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines_with(lines, UNLOADABLE)) == len(NETWORKS)
+    assert lines_with(lines, ": kept") == sorted(f"{name} [fp32]" for name in OPERATORS)
 
 
 def test_a_bundle_of_schema_1_gets_engines_with_practical_profiles(rebuild, gpu_copy):
