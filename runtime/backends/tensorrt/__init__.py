@@ -17,6 +17,7 @@ from .binding import Binding
 from .cuda import Cuda, EventClock
 from .execution import Device
 from .graph import EngineGraph
+from .kernel_cache import KernelFile, cache_file
 from .memory import Arena
 from .plan import blocks, clipped, fit
 from .rounds import DeviceRounds, load_kernels
@@ -57,6 +58,8 @@ class TensorRtBackend:
         self._engines = dict(engines)
         self._precision = precision
         self._capture = cuda_graph
+        if self.name == "tensorrt_rtx" and (path := cache_file(binding.version, device)):
+            binding.kernel_file = KernelFile(path)
         cuda = Cuda(device.driver)
         stream = cuda.stream()
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
@@ -175,6 +178,7 @@ class TensorRtBackend:
         """See `Backend.versions`."""
         info = self._info
         precisions = sorted({engine.precision for engine in self._engines.values()})
+        kernels = self._binding.kernel_file
         return {
             self.name: self._binding.version,
             "cuda": self._device.cuda.runtime_version(),
@@ -183,6 +187,7 @@ class TensorRtBackend:
             "compute_capability": info.compute_capability,
             "precision": ", ".join(precisions),
             "head_rounds": "device" if self._rounds else "host",
+            **({"kernel_cache": "reused" if kernels.reused else "new"} if kernels else {}),
         }
 
     def recordings(self) -> dict[str, tuple[int, str | None]]:

@@ -19,6 +19,7 @@ from typing import Any
 from ...engines import INSTALL, LIBRARIES, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, GraphSpec
+from .kernel_cache import KernelFile
 
 # Vendor's name of an element type -> name in the manifest and of NumPy.
 _DTYPES = {
@@ -78,6 +79,9 @@ class Binding:
     Args:
         backend: `tensorrt` or `tensorrt_rtx`.
 
+    Attributes:
+        kernel_file: where RTX's compiled kernels come from and go to; None keeps them in memory.
+
     Raises:
         BackendError: the library is not installed or too old.
     """
@@ -89,6 +93,7 @@ class Binding:
         self._log = _make_log(self.module)
         self._runtime: Any = None
         self._kernel_cache: Any = None
+        self.kernel_file: KernelFile | None = None
         self._configs: list[Any] = []
 
     @property
@@ -207,6 +212,9 @@ class Binding:
             )
             if self._kernel_cache is None:
                 self._kernel_cache = config.create_runtime_cache()
+                if self.kernel_file is not None:
+                    self.kernel_file.fill(self._kernel_cache)
+                    self.forget_messages()
             config.set_runtime_cache(self._kernel_cache)
             self._configs.append(config)  # a context may refer to its configuration
             context = engine.handle.create_execution_context(config)
@@ -275,7 +283,9 @@ class Binding:
         self.message()
 
     def close(self) -> None:
-        """Drop the runtime; engines and contexts must be gone."""
+        """Save compiled kernels and drop the runtime; engines and contexts must be gone."""
+        if self.kernel_file is not None and self._kernel_cache is not None:
+            self.kernel_file.save(self._kernel_cache)
         self._configs.clear()
         self._kernel_cache = self._runtime = None
 
