@@ -1,4 +1,4 @@
-"""Engines of a bundle: build what is missing or out of date, keep the rest.
+"""Engines of a bundle: build what is wanted and missing or out of date.
 
 Files are `engines/<backend>/<target>/<graph>.<precision>.<fingerprint>.engine`: a name belongs to
 one content, so that a bundle stays valid whenever the process ends. New files come first, under
@@ -8,9 +8,8 @@ temporary names, then the manifest, and what it no longer names goes last.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..runtime.engines import OPERATOR_PREFIX, PRECISIONS
 from ..runtime.errors import ExportError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
+from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name
 from .tensorrt_builder import (
     OPTIONS,
@@ -66,8 +66,16 @@ class EngineRequest:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """An engine that is wanted."""
+class Job:
+    """An engine that is wanted.
+
+    Attributes:
+        builder: what builds it.
+        target: for which devices.
+        graph: its name.
+        precision: that it computes in.
+        spec: the graph in that precision.
+    """
 
     builder: EngineBuilder
     target: Target
@@ -77,14 +85,17 @@ class _Job:
 
     @property
     def label(self) -> str:
+        """What it is, for people."""
         return f"{self.graph} [{self.precision}] for {self.builder.backend} {self.target.name}"
 
     @property
     def key(self) -> tuple[str, ...]:
+        """What tells it from the other engines of a bundle; see `key_of`."""
         capabilities = self.target.compute_capabilities
         return self.builder.backend, self.graph, self.precision, current_platform(), *capabilities
 
     def fingerprint(self) -> dict[str, str]:
+        """What it would be built from."""
         return fingerprint(
             self.spec,
             precision=self.precision,
@@ -129,39 +140,70 @@ def export_command(manifest: Manifest, precision: str) -> str:
     return f"csd-export {what} --precision {precision} --out BUNDLE --force"
 
 
-def update_engines(
-    root: Path, manifest: Manifest, request: EngineRequest, report: Report, progress: Progress
-) -> Manifest:
-    """Build the engines that are wanted and not there, and return the manifest that names them.
+def jobs_of(manifest: Manifest, request: EngineRequest) -> list[Job]:
+    """Return what a request asks for.
 
-    The caller writes the manifest, then calls `drop_unnamed`. Files that were written here are
-    taken away again when something fails.
+    Raises:
+        ExportError: a precision is not in the bundle.
+    """
+    graphs: dict[tuple[str, str], GraphSpec] = {}
+    for wanted in request.precisions:
+        for name, (precision, spec) in graphs_of(manifest, wanted).items():
+            graphs[name, precision] = spec
+    return [
+        Job(builder, target, name, precision, spec)
+        for builder in request.builders
+        for target in builder.targets
+        for (name, precision), spec in graphs.items()
+    ]
+
+
+def key_of(engine: EngineSpec) -> tuple[str, ...]:
+    """Return what tells an engine from the others of its bundle."""
+    return (
+        engine.backend, engine.graph, engine.precision, engine.platform,
+        *engine.compute_capabilities,
+    )  # fmt: skip
+
+
+def update_engines(
+    root: Path,
+    manifest: Manifest,
+    jobs: Iterable[Job],
+    report: Report,
+    progress: Progress,
+    fault: Fault = damage,
+) -> tuple[EngineSpec, ...]:
+    """Build the engines that are wanted and not there, and return all that are wanted.
+
+    The caller writes the manifest that names them, then calls `drop_unnamed`. Files that were
+    written here are taken away again when something fails.
 
     Args:
         root: the bundle, or what is becoming one.
-        manifest: with the graphs, and the engines that are there.
-        request: what to build.
+        manifest: with the engines that are there.
+        jobs: what is wanted.
         report: called with a line for each engine.
         progress: shows how a build goes on.
+        fault: finds what is wrong with an engine that is there.
 
     Raises:
-        ExportError: an engine cannot be built, or its precision is not in the bundle.
+        ExportError: an engine cannot be built.
     """
-    jobs = list(_jobs(manifest, request))
-    there = {_key(engine): engine for engine in manifest.engines}
-    engines: dict[tuple[str, ...], EngineSpec] = {}
+    there = {key_of(engine): engine for engine in manifest.engines}
+    engines: list[EngineSpec] = []
     written: list[Path] = []
     try:
         for job in jobs:
             old = there.get(job.key)
-            reason = _why(root, old, job)
+            reason = _why(root, old, job, fault)
             if old is not None and reason is None:
-                engines[job.key] = old
+                engines.append(old)
                 report(f"{job.label}: kept")
                 continue
             with progress(job.label) as step:
-                engines[job.key] = _build(root, job, step, written)
-            made = engines[job.key]
+                made = _build(root, job, step, written)
+            engines.append(made)
             report(
                 f"{job.label}: {made.size / 1e6:.1f} MB in {made.build_seconds:.1f} s, "
                 f"built: {reason}"
@@ -171,14 +213,7 @@ def update_engines(
             path.unlink(missing_ok=True)
         _drop_empty_folders(root)
         raise
-    for key, engine in there.items():
-        if key in engines:
-            continue
-        if (reason := _stale(root, manifest, engine)) is None:
-            engines[key] = engine
-        else:
-            report(f"{engine.file}: dropped: {reason}")
-    return dataclasses.replace(manifest, engines=tuple(engines.values()))
+    return tuple(engines)
 
 
 def drop_unnamed(root: Path, manifest: Manifest) -> None:
@@ -190,59 +225,14 @@ def drop_unnamed(root: Path, manifest: Manifest) -> None:
     _drop_empty_folders(root)
 
 
-def _jobs(manifest: Manifest, request: EngineRequest) -> Iterator[_Job]:
-    graphs: dict[tuple[str, str], GraphSpec] = {}
-    for wanted in request.precisions:
-        for name, (precision, spec) in graphs_of(manifest, wanted).items():
-            graphs[name, precision] = spec
-    for builder in request.builders:
-        for target in builder.targets:
-            for (name, precision), spec in graphs.items():
-                yield _Job(builder, target, name, precision, spec)
-
-
-def _key(engine: EngineSpec) -> tuple[str, ...]:
-    return (
-        engine.backend, engine.graph, engine.precision, engine.platform,
-        *engine.compute_capabilities,
-    )  # fmt: skip
-
-
-def _why(root: Path, old: EngineSpec | None, job: _Job) -> str | None:
+def _why(root: Path, old: EngineSpec | None, job: Job, fault: Fault) -> str | None:
     """Return why an engine must be built, or None."""
     if old is None:
         return "new"
-    return first_difference(old.fingerprint, job.fingerprint()) or _damage(root, old)
+    return first_difference(old.fingerprint, job.fingerprint()) or fault(root, old)
 
 
-def _damage(root: Path, engine: EngineSpec) -> str | None:
-    path = root / engine.file
-    if not path.is_file():
-        return "its file is missing"
-    return None if file_sha256(path) == engine.sha256 else "its file was altered"
-
-
-def _stale(root: Path, manifest: Manifest, engine: EngineSpec) -> str | None:
-    """Return why an engine that nobody asked for now cannot stay, or None."""
-    graphs: Mapping[str, GraphSpec] = (
-        manifest.graphs
-        if engine.precision == "fp32"
-        else manifest.variants.get(engine.precision, {})
-    )
-    if engine.graph not in graphs:
-        return "its graph is gone"
-    new = fingerprint(
-        graphs[engine.graph], precision=engine.precision, target=(), library="", options={}
-    )
-    same = {**new, **{part: engine.fingerprint.get(part, "") for part in _OF_THE_BUILDER}}
-    return first_difference(engine.fingerprint, same) or _damage(root, engine)
-
-
-# Parts of a fingerprint that only its builder knows.
-_OF_THE_BUILDER = ("target", "library", "options")
-
-
-def _build(root: Path, job: _Job, step: OnStep, written: list[Path]) -> EngineSpec:
+def _build(root: Path, job: Job, step: OnStep, written: list[Path]) -> EngineSpec:
     began = time.perf_counter()
     built = job.builder.build(root / job.spec.onnx_file, job.spec, job.target, job.label, step)
     seconds = time.perf_counter() - began

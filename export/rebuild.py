@@ -9,8 +9,10 @@ from pathlib import Path
 from ..runtime.errors import BundleError, ExportError
 from ..runtime.files import check_writable, write_atomically
 from ..runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
-from .engines import EngineRequest, Progress, Report, drop_unnamed, graphs_of, update_engines
+from .condition import fault_here
+from .engines import EngineRequest, Progress, Report, drop_unnamed, jobs_of, update_engines
 from .profiles import ProfileChange, with_changes
+from .renewal import renewal
 
 
 def rebuild(
@@ -21,6 +23,9 @@ def rebuild(
     progress: Progress,
 ) -> Manifest:
     """Build the engines of a bundle that are missing or out of date, and write its manifest.
+
+    Engines that were not asked for and that are out of date are built again too, or dropped where
+    that cannot be done here (`renewal.py`).
 
     Args:
         root: the bundle. Whenever this ends, it is valid: as it was, or as it becomes.
@@ -35,12 +40,16 @@ def rebuild(
     """
     manifest = with_changes(read_manifest(root), changes)
     check_writable(root / MANIFEST_FILE)
-    for precision in request.precisions:
-        for _, spec in graphs_of(manifest, precision).values():
-            for name, sha256 in spec.files.items():
-                _check_file(root, name, sha256)
-    manifest = update_engines(root, manifest, request, report, progress)
-    manifest = dataclasses.replace(manifest, schema_version=SCHEMA_VERSION)
+    wanted = jobs_of(manifest, request)
+    fault = fault_here()
+    others = renewal(root, manifest, request, wanted, fault)
+    jobs = (*wanted, *others.jobs)
+    for name, sha256 in {item for job in jobs for item in job.spec.files.items()}:
+        _check_file(root, name, sha256)
+    built = update_engines(root, manifest, jobs, report, progress, fault)
+    others.tell(root, report)
+    engines = (*built, *others.kept)
+    manifest = dataclasses.replace(manifest, engines=engines, schema_version=SCHEMA_VERSION)
     with write_atomically(root / MANIFEST_FILE) as stream:
         stream.write(manifest.to_json().encode())
     drop_unnamed(root, manifest)

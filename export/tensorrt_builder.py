@@ -76,6 +76,17 @@ class EngineBuilder:
         """Version of the library."""
         return str(self.library.__version__)
 
+    def target_of(self, compute_capabilities: tuple[str, ...]) -> Target | None:
+        """Return the target of engines for these devices; None where none are built here for them.
+
+        TensorRT for RTX has more targets than those that were asked for.
+        """
+        every = self.targets
+        if self.backend == "tensorrt_rtx":
+            sms = _known_sms(self.library)
+            every = (*_rtx_targets(self.library, ()), *_rtx_targets(self.library, sms))
+        return next((t for t in every if t.compute_capabilities == compute_capabilities), None)
+
     def build(self, path: Path, spec: GraphSpec, target: Target, label: str, step: OnStep) -> Any:
         """Build an engine.
 
@@ -166,9 +177,13 @@ def _library(backend: str) -> Any:
         raise ExportError(f"{backend} cannot be loaded ({error}): {INSTALL[backend]}") from error
 
 
-def _rtx_targets(library: Any, sms: Sequence[int]) -> tuple[Target, ...]:
+def _known_sms(library: Any) -> list[int]:
     found = (re.fullmatch(r"SM(\d+)", name) for name in library.ComputeCapability.__members__)
-    known = sorted(int(match[1]) for match in found if match)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _rtx_targets(library: Any, sms: Sequence[int]) -> tuple[Target, ...]:
+    known = _known_sms(library)
     unknown = [sm for sm in sms if sm not in known]
     if unknown:
         raise ExportError(

@@ -20,7 +20,7 @@ from ..runtime.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, 
 from ..runtime.model import RuntimeModel
 from ..runtime.version import version
 from .calibrate import calibrate
-from .engines import Progress, Report, update_engines
+from .engines import Progress, Report, jobs_of, update_engines
 from .graphs import ExportGraph, decoder_graph, model_graphs
 from .networks import export_networks
 from .operators import operator_profiles, write_operators
@@ -58,7 +58,9 @@ def write_bundle(
     try:
         manifest = _fill(request, partial, report)
         if request.engines is not None:
-            manifest = update_engines(partial, manifest, request.engines, report, progress)
+            jobs = jobs_of(manifest, request.engines)
+            engines = update_engines(partial, manifest, jobs, report, progress)
+            manifest = dataclasses.replace(manifest, engines=engines)
         (partial / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
         _move_into_place(partial, out)
     finally:

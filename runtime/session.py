@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops
-from .backends import Backend, BackendOptions, Graph, create_backend
+from .backends import Backend, BackendOptions, Graph, Timed, create_backend
 from .bundle import Bundle
 from .decode import Canvas, Decoder, Plan
 from .demand import largest_calls
@@ -169,7 +169,10 @@ class Session:
         source = SeededNoise(seed) if noise is None else noise
         plan = Plan.of(options, config.seq_len)
         stats = Stats(plan.schedule.num_iter)
+        clock = self._backend.clock if isinstance(self._backend, Timed) else None
         began = time.perf_counter()
+        if clock is not None:
+            clock.start()
 
         numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
         canvas = Canvas(
@@ -193,6 +196,7 @@ class Session:
         with stats.timed("decoder"):
             images = to_uint8(self._decode(latents))
         stats.seconds = time.perf_counter() - began
+        stats.device_seconds = None if clock is None else clock.stop()
         stats.device_memory_peak = self._backend.device_memory
         return GenerateResult(images, latents, canvas.tokens, stats, options)
 

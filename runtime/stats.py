@@ -46,7 +46,9 @@ class Stats:
     """Counts and times of a run.
 
     Attributes:
-        seconds: wall-clock seconds in all.
+        seconds: wall-clock seconds in all, to the end of the last wait for a device.
+        device_seconds: the same by the device's own clock, between an event before the run and one
+            after it; None on a host, and where the backend has no such clock.
         parts: seconds by part (`PARTS`).
         ar_steps: AR steps decoded, prefix verification's repeated ones included.
         verifications: target verifications of a drafted block.
@@ -69,6 +71,7 @@ class Stats:
 
     num_iter: int
     seconds: float = 0.0
+    device_seconds: float | None = None
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     ar_steps: int = 0
     verifications: int = 0
@@ -133,6 +136,7 @@ class Stats:
         ]
         return {
             "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
             "seconds_by_part": dict(self.parts),
             "ar_steps": self.ar_steps,
             "verifications": self.verifications,

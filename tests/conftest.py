@@ -24,6 +24,14 @@ from .helpers import DATA, edit_manifest, made_once, tiny_config
 BundleMaker = Callable[..., Path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor write what the user's cache holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def recorded() -> dict[str, np.ndarray]:
     with np.load(DATA / "reference.npz") as arrays:

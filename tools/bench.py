@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not
     from .eager import EagerSampler
 
 Report = Callable[[str], None]
+# What measures a run: events of the device around it, or the host until its last wait.
+EVENTS, WALL_CLOCK = "CUDA events", "wall clock"
 # PyTorch's modes: the table of eager.py, which cannot be imported without it.
 BASELINES = ("eager", "eager-bf16", "compile")
 
@@ -41,7 +43,9 @@ class Measurement:
     """What was measured of a case.
 
     Attributes:
-        seconds: of every repeat, for one batch.
+        seconds: of every repeat, for one batch, by the wall clock.
+        device_seconds: the same by events of the device; empty where nothing ran on one that has
+            them.
         acceptance_rate: of the last repeat, or over the quality images; None without drafts.
         accuracy: share of images whose class is recognised; None where it was not measured.
         accuracy_images: number of images behind `accuracy`.
@@ -54,6 +58,7 @@ class Measurement:
 
     case: Case
     seconds: list[float] = field(default_factory=list[float])
+    device_seconds: list[float] = field(default_factory=list[float])
     acceptance_rate: float | None = None
     accuracy: float | None = None
     accuracy_images: int = 0
@@ -63,20 +68,25 @@ class Measurement:
     head_rows: dict[str, float] = field(default_factory=dict[str, float])
     device_memory_peak: int | None = None
 
-    def median(self) -> float:
-        """Median seconds of a batch."""
-        return float(np.median(self.seconds))
+    def median(self, clock: str) -> float:
+        """Median seconds of a batch by a clock."""
+        return float(np.median(self.device_seconds if clock == EVENTS else self.seconds))
 
-    def to_dict(self, batch: int, eager: float | None) -> dict[str, Any]:
-        """Return JSON values; `eager` is the median of the baseline."""
-        median = self.median()
+    def to_dict(self, batch: int, clock: str, eager: float | None) -> dict[str, Any]:
+        """Return JSON values; `eager` is the median of the baseline by the clock of ratios."""
+        on_device = bool(self.device_seconds)
         return {
             "name": self.case.name,
             "options": None if self.case.baseline else self.case.options.to_dict(),
-            "seconds_per_image": median / batch,
-            "seconds_percentiles_10_90": [float(p) for p in np.percentile(self.seconds, (10, 90))],
+            "seconds_per_image": self.median(WALL_CLOCK) / batch,
+            "seconds_percentiles_10_90": _percentiles(self.seconds),
             "seconds": self.seconds,
-            "speed_up_over_eager": eager / median if eager else None,
+            "device_seconds_per_image": self.median(EVENTS) / batch if on_device else None,
+            "device_seconds_percentiles_10_90": (
+                _percentiles(self.device_seconds) if on_device else None
+            ),
+            "device_seconds": self.device_seconds if on_device else None,
+            "speed_up_over_eager": eager / self.median(clock) if eager else None,
             "acceptance_rate": self.acceptance_rate,
             "accuracy": self.accuracy,
             "accuracy_images": self.accuracy_images,
@@ -86,6 +96,25 @@ class Measurement:
             "head_rows_per_token": self.head_rows,
             "device_memory_peak_bytes": self.device_memory_peak,
         }
+
+
+def _percentiles(seconds: list[float]) -> list[float]:
+    return [float(p) for p in np.percentile(seconds, (10, 90))]
+
+
+def figures(results: Sequence[Measurement], batch: int) -> dict[str, Any]:
+    """Return the measurements as JSON values, and the clock of their ratios.
+
+    That is `EVENTS` where all were measured by them: a ratio is of two figures of one clock.
+    """
+    clock = EVENTS if all(result.device_seconds for result in results) else WALL_CLOCK
+    eager = next((r.median(clock) for r in results if r.case.baseline == "eager"), None)
+    return {"clock": clock, "results": [result.to_dict(batch, clock, eager) for result in results]}
+
+
+def by_clock(row: Mapping[str, Any], figure: str, clock: str) -> Any:
+    """Return a figure of a row of the report by a clock, as `seconds_per_image`; None without."""
+    return row[f"device_{figure}" if clock == EVENTS else figure]
 
 
 @dataclass(frozen=True)
@@ -163,11 +192,11 @@ def measure(
                 resolved = options.resolved(manifest.target, manifest.head_steps)
                 began = time.perf_counter()
                 eager.generate(np.array(labels), resolved, SeededNoise(seed + run))
-                seconds = time.perf_counter() - began
+                seconds, on_device = time.perf_counter() - began, eager.device_seconds
                 result.parts, result.device_memory_peak = eager.parts, eager.device_memory_peak
             else:
                 stats = session.generate(labels, options, seed=seed + run).stats
-                seconds = stats.seconds
+                seconds, on_device = stats.seconds, stats.device_seconds
                 result.acceptance_rate = stats.acceptance_rate
                 result.parts, result.device_memory_peak = stats.parts, stats.device_memory_peak
                 result.head_evaluations = stats.head_evaluations
@@ -176,6 +205,7 @@ def measure(
                     result.head_rows[role] = stats.head_rows[role] / tokens
             if timed > 0:
                 result.seconds.append(seconds)
+                result.device_seconds += [] if on_device is None else [on_device]
     return results
 
 

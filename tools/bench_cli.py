@@ -19,9 +19,13 @@ from ..runtime.files import check_writable, write_json
 from ..runtime.options import HEADS
 from .bench import (
     BASELINES,
+    EVENTS,
+    WALL_CLOCK,
     Sweep,
     bundle_classifier,
+    by_clock,
     eager_samplers,
+    figures,
     make_cases,
     measure,
     measure_quality,
@@ -176,9 +180,6 @@ def _measure(
                 session, classifier, results,
                 images=args.quality_images, seed=args.seed, report=console.print,
             )  # fmt: skip
-    baseline = next(
-        (result.median() for result in results if result.case.baseline == "eager"), None
-    )
     return {
         "bundle": bundle.manifest.name,
         "batch": args.batch,
@@ -190,26 +191,40 @@ def _measure(
         "eager_device": device,
         "gpu_before": before,
         "gpu_after": after,
-        "results": [result.to_dict(args.batch, baseline) for result in results],
+        **figures(results, args.batch),
     }
 
 
+_CAPTIONS = {
+    EVENTS: "s / image and x eager by CUDA events before and after each run",
+    WALL_CLOCK: "s / image and x eager by the wall clock, to the end of each run's last wait",
+}
+
+
 def results_table(report: dict[str, Any]) -> Table:
-    """Return the results as a table."""
-    table = Table(title=f"{report['bundle']}, batch {report['batch']}, {report['threads']} threads")
+    """Return the results as a table, whose caption says which clock its figures are of."""
+    batch, clock = report["batch"], report["clock"]
+    other, name = (WALL_CLOCK, "wall s") if clock == EVENTS else (EVENTS, "device s")
+    both = any(row["device_seconds"] for row in report["results"])
+    beside = [f"{name} / image"] if both else []
+    table = Table(
+        title=f"{report['bundle']}, batch {batch}, {report['threads']} threads",
+        caption=_CAPTIONS[clock],
+    )
     table.add_column("mode", no_wrap=True)
-    for column in ("s / image", "10-90 %", "x eager", "acceptance", "class accuracy"):
+    for column in ("s / image", "10-90 %", *beside, "x eager", "acceptance", "class accuracy"):
         table.add_column(column, justify="right")
-    batch = report["batch"]
     for row in report["results"]:
-        low, high = row["seconds_percentiles_10_90"]
+        low, high = by_clock(row, "seconds_percentiles_10_90", clock)
+        second = by_clock(row, "seconds_per_image", other)
         speed_up, rate, accuracy = (
             row[key] for key in ("speed_up_over_eager", "acceptance_rate", "accuracy")
         )
         table.add_row(
             row["name"],
-            f"{row['seconds_per_image']:.3f}",
+            f"{by_clock(row, 'seconds_per_image', clock):.3f}",
             f"{low / batch:.3f}-{high / batch:.3f}",
+            *(["" if second is None else f"{second:.3f}"] if both else []),
             "" if speed_up is None else f"{speed_up:.2f}",
             "" if rate is None else f"{rate:.1%}",
             "" if accuracy is None else f"{accuracy:.1%} of {row['accuracy_images']}",

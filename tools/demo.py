@@ -20,7 +20,7 @@ from ..runtime.errors import CsdError
 from ..runtime.files import write_atomically, write_json
 from ..runtime.manifest import MANIFEST_FILE
 from ..runtime.options import GenerateOptions
-from .bench import Case, eager_samplers, measure
+from .bench import Case, eager_samplers, figures, measure
 from .bench_cli import results_table
 from .machine import describe_machine
 
@@ -80,14 +80,13 @@ def run(args: argparse.Namespace) -> int:
             ],
             batch=1, repeats=args.repeats, seed=1, report=console.print,
         )  # fmt: skip
-    baseline = results[0].median()
     report = {
         "bundle": bundle.manifest.name,
         "batch": 1,
         "repeats": args.repeats,
         "threads": args.threads,
         "machine": describe_machine(),
-        "results": [result.to_dict(1, baseline) for result in results],
+        **figures(results, 1),
         "grid": {"labels": labels, "seed": 0, **made.stats.to_dict()},
     }
     write_json(args.out / "demo.json", report)

@@ -42,6 +42,8 @@ class EagerSampler:
     Attributes:
         parts: seconds of the last run, in the backbone and in the head; on a CUDA device between
             events of its stream.
+        device_seconds: of the whole last run on a CUDA device, noise and copies included, between
+            an event before it and one after it, as the runtime's `Stats.device_seconds`.
         device_memory_peak: bytes that tensors took on a CUDA device at most in the last run.
     """
 
@@ -51,6 +53,7 @@ class EagerSampler:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.parts: dict[str, float] = {}
+        self.device_seconds: float | None = None
         self.device_memory_peak: int | None = None
         self._threads = threads
         self._half = baseline == "eager-bf16"
@@ -76,6 +79,8 @@ class EagerSampler:
         on_device = self.device.type == "cuda"
         if on_device:
             torch.cuda.reset_peak_memory_stats(self.device)
+        clock = _Clock(self.device)
+        clock.mark("run")
         config, steps = self.model.config, options.head_steps
         batch, length, channels = len(labels), config.seq_len, config.token_dim
         images = np.repeat(np.arange(batch), length)
@@ -94,6 +99,7 @@ class EagerSampler:
             tokens = self._decode(options, *drawn)
             latents = unpatchify(tokens, config.patch_size, config.vae_embed_dim).cpu().numpy()
         if on_device:
+            self.device_seconds = clock.stop()["run"]
             self.device_memory_peak = torch.cuda.max_memory_allocated(self.device)
         return latents
 

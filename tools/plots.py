@@ -8,6 +8,7 @@ from typing import Any
 
 from ..runtime.errors import CsdError
 from ..runtime.files import write_atomically
+from .bench import by_clock
 
 
 def _pyplot() -> Any:
@@ -33,7 +34,7 @@ def plot_bench(report: dict[str, Any], path: Path) -> None:
         squeeze=False, layout="constrained",
     )  # fmt: skip
     bars, names = axes[0][0], [row["name"] for row in rows]
-    seconds = [row["seconds_per_image"] for row in rows]
+    seconds = [by_clock(row, "seconds_per_image", report["clock"]) for row in rows]
     bars.barh(names, seconds, color="tab:blue")
     for index, row in enumerate(rows):
         ratio = row["speed_up_over_eager"]
@@ -41,13 +42,14 @@ def plot_bench(report: dict[str, Any], path: Path) -> None:
         bars.text(seconds[index], index, " " + label, va="center")
     bars.invert_yaxis()
     bars.margins(x=0.25)
-    bars.set_xlabel(f"seconds an image, batch {report['batch']}")
+    bars.set_xlabel(f"seconds an image ({report['clock']}), batch {report['batch']}")
     if with_accuracy:
         points = axes[0][1]
         for row in with_accuracy:
-            points.plot(row["seconds_per_image"], row["accuracy"], "o", color="tab:blue")
+            point = by_clock(row, "seconds_per_image", report["clock"]), row["accuracy"]
+            points.plot(*point, "o", color="tab:blue")
             points.annotate(
-                row["name"], (row["seconds_per_image"], row["accuracy"]),
+                row["name"], point,
                 xytext=(4, 4), textcoords="offset points", fontsize=8,
             )  # fmt: skip
         points.set_xlabel("seconds an image")

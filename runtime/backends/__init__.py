@@ -22,7 +22,7 @@ from ..engines import (
 )
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, BindableGraph, DeviceTensor, Graph, HeadRounds
+from .base import Backend, BindableGraph, DeviceClock, DeviceTensor, Graph, HeadRounds, Timed
 from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
@@ -37,10 +37,12 @@ __all__ = [
     "Backend",
     "BackendOptions",
     "BindableGraph",
+    "DeviceClock",
     "DeviceTensor",
     "Graph",
     "HeadRounds",
     "OnnxRuntimeBackend",
+    "Timed",
     "create_backend",
     "obstacles",
 ]

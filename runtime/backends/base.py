@@ -90,6 +90,36 @@ class HeadRounds(Protocol):
         ...
 
 
+class DeviceClock(Protocol):
+    """Times work by the device's own clock."""
+
+    def start(self) -> None:
+        """Begin where the device is when it has done what was enqueued before.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        ...
+
+    def stop(self) -> float:
+        """Wait for what was enqueued since; returns its seconds, pauses of the device included.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A backend whose device has a clock; not all have one, so it is no part of `Backend`."""
+
+    @property
+    def clock(self) -> DeviceClock:
+        """Times what the backend enqueues."""
+        ...
+
+
 class Backend(Protocol):
     """Opens graphs, plans their memory and reports what it is."""
 

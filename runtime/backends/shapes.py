@@ -13,8 +13,8 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from ..errors import BackendError
 from ..manifest import GraphSpec, TensorSpec
@@ -22,7 +22,8 @@ from ..manifest import GraphSpec, TensorSpec
 Range = tuple[int, int]
 
 _PADDED_TO_BUCKETS = "R"
-# Graphs that are called with the same sizes of these dimensions: wider ranges are for both.
+# Graphs that are called with the same sizes of these dimensions, in all models: a run has one
+# number of head steps, and guidance takes two conditions of every model.
 _TOGETHER = {"S": ("head_modulation", "head_step"), "N": ("head_modulation", "head_step")}
 # What a plan may make smaller, so that a run fits the memory.
 SPLIT = ("R", "B")
@@ -71,20 +72,24 @@ def leading_dim(spec: GraphSpec) -> str | None:
     return None if any(name in tensor.shape[1:] for tensor in spec.inputs) else name
 
 
-def _sharing(graph: str, dimension: str) -> list[str]:
-    """Graphs of a model that must take the same sizes of a dimension, this one among them."""
-    role, _, kind = graph.rpartition(".")
-    together = _TOGETHER.get(dimension, ())
-    return [f"{role}.{other}" for other in together] if kind in together else [graph]
-
-
 @dataclass(frozen=True)
 class Limits:
-    """What an engine takes: `(least, most)` of each named dimension, perhaps lowered by a plan."""
+    """What an engine takes.
+
+    Attributes:
+        graph: that it runs.
+        ranges: `(least, most)` of each named dimension, perhaps lowered by a plan.
+        rebuild: command that builds it again.
+        engines: ranges of all engines of a session by graph, not lowered: others may have to be
+            widened with this one.
+    """
 
     graph: str
     ranges: Mapping[str, Range]
     rebuild: str
+    engines: Mapping[str, Mapping[str, Range]] = field(
+        default_factory=dict[str, Mapping[str, Range]], compare=False, repr=False
+    )
 
     def lowered(self, most: Mapping[str, int]) -> Limits:
         """The same with lower upper ends."""
@@ -92,7 +97,7 @@ class Limits:
             name: (least, max(least, min(top, most.get(name, top))))
             for name, (least, top) in self.ranges.items()
         }
-        return Limits(self.graph, ranges, self.rebuild)
+        return replace(self, ranges=ranges)
 
     def padded(self, dims: Mapping[str, int]) -> dict[str, int]:
         """Sizes that a call is run at.
@@ -100,23 +105,36 @@ class Limits:
         Raises:
             BackendError: a dimension is out of range and cannot be padded.
         """
-        out = dict(dims)
-        for name, (least, most) in self.ranges.items():
-            size = dims[name]
-            if name == _PADDED_TO_BUCKETS:
-                size = min(max(bucket(size), least), most)
-            elif name == "V":
-                size = max(size, least)
-            if not least <= size <= most or size < dims[name]:
-                asked = dims[name]
-                wider = f"{name}={min(least, asked)}:{asked}:{max(most, asked)}"
-                options = [f"--profile {graph}.{wider}" for graph in _sharing(self.graph, name)]
-                raise BackendError(
-                    f"{self.graph} was asked for {name} = {asked}, its engine's profile takes "
-                    f"{least} to {most}: {' '.join([self.rebuild, *options])}"
-                )
-            out[name] = size
-        return out
+        check_calls([(self, dims)])
+        return {**dims, **{name: self._padded(name, dims[name]) for name in self.ranges}}
+
+    def _padded(self, name: str, size: int) -> int:
+        """Size of a dimension that a call is run at, where the engine takes it."""
+        least, most = self.ranges[name]
+        if name == _PADDED_TO_BUCKETS:
+            return min(max(bucket(size), least), most)
+        return max(size, least) if name == "V" else size
+
+    def misfits(self, dims: Mapping[str, int]) -> list[str]:
+        """Dimensions that are out of range and cannot be padded."""
+        sizes = {name: self._padded(name, dims[name]) for name in self.ranges}
+        return [
+            name
+            for name, (least, most) in self.ranges.items()
+            if not least <= sizes[name] <= most or sizes[name] < dims[name]
+        ]
+
+    def called_alike(self, dimension: str) -> dict[str, Range]:
+        """Ranges of a dimension in the engines that get the same sizes, this one among them."""
+        together = _TOGETHER.get(dimension, ())
+        alike = {self.graph: self.engines.get(self.graph, self.ranges)[dimension]}
+        if self.graph.rpartition(".")[2] in together:
+            alike |= {
+                graph: ranges[dimension]
+                for graph, ranges in self.engines.items()
+                if graph.rpartition(".")[2] in together
+            }
+        return alike
 
     def parts(self, spec: GraphSpec, dims: Mapping[str, int]) -> Iterator[slice]:
         """Split a call along its leading dimension into calls of at most the range's end.
@@ -133,3 +151,33 @@ class Limits:
         size = -(-total // count)
         for start in range(0, total, size):
             yield slice(start, min(start + size, total))
+
+
+def check_calls(calls: Iterable[tuple[Limits, Mapping[str, int]]]) -> None:
+    """Check that engines take calls, given the sizes of the named dimensions of each.
+
+    Raises:
+        BackendError: names the first that is out of range, and one command that widens all.
+    """
+    first: tuple[Limits, str, int] | None = None
+    wider: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for limits, dims in calls:
+        for name in limits.misfits(dims):
+            asked = dims[name]
+            first = first or (limits, name, asked)
+            for graph, (least, most) in limits.called_alike(name).items():
+                low, typical, high = wider.get((graph, name), (least, asked, most))
+                if not low <= asked <= high:
+                    wider[graph, name] = min(low, asked), typical, max(high, asked)
+    if first is None:
+        return
+    limits, name, asked = first
+    least, most = limits.ranges[name]
+    options = [
+        f"--profile {graph}.{name}={':'.join(map(str, sizes))}"
+        for (graph, name), sizes in wider.items()
+    ]
+    raise BackendError(
+        f"{limits.graph} was asked for {name} = {asked}, its engine's profile takes {least} to "
+        f"{most}: {' '.join([limits.rebuild, *options])}"
+    )

@@ -159,6 +159,11 @@ class FakeLibrary(types.ModuleType):
         refusal: error that the builder logs in place of building.
         device: whether there is one; TensorRT does not start without.
         loops: whether networks hold a loop.
+
+    Attributes:
+        build: of the library; it loads what it built itself.
+        loaded: engines that it was asked to load.
+        starts: whether what loads engines starts.
     """
 
     def __init__(
@@ -176,6 +181,8 @@ class FakeLibrary(types.ModuleType):
         self.__version__ = version
         self.refusal, self.device, self.loops = refusal, device, loops
         self.builds: list[dict[str, Any]] = []
+        self.build, self.loaded, self.starts = "a", list[bytes](), True
+        self.ExecutionContextAllocationStrategy = enum.Enum("Strategy", ["USER_MANAGED"])
         self.ILogger, self.OnnxParser = ILogger, OnnxParser
         if monitor:
             self.IProgressMonitor = _Monitor
@@ -194,6 +201,25 @@ class FakeLibrary(types.ModuleType):
             logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         return _Builder(self, logger)
+
+    def Runtime(self, logger: ILogger) -> _Runtime:  # noqa: N802
+        if not self.starts:
+            logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return _Runtime(self, logger)
+
+
+class _Runtime:
+    def __init__(self, library: FakeLibrary, logger: ILogger) -> None:
+        self._library, self._logger = library, logger
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+        self._library.loaded.append(serialized_engine)
+        _, build, _ = json.loads(serialized_engine)
+        if build != self._library.build:
+            self._logger.log(ILogger.ERROR, "the engine is of another\nbuild")
+            return None
+        return object()
 
 
 class _Builder:
@@ -232,7 +258,9 @@ class _Builder:
             monitor.phase_finish("Building Engine")
             if not goes_on:
                 return None
-        return memoryview(json.dumps([self._library.__version__, build]).encode())
+        return memoryview(
+            json.dumps([self._library.__version__, self._library.build, build]).encode()
+        )
 
 
 def broken_copy(path: Path, target: Path) -> Path:

@@ -136,6 +136,26 @@ def test_bf16_and_fp32_engines_build(gpu_copy, capsys):
     assert {e.compute_capabilities for e in engines} == {("12.0",)}
 
 
+def test_a_wider_profile_renews_the_engines_of_other_targets_and_precisions(gpu_copy, capsys):
+    argv = ["--rebuild", str(gpu_copy), "--backend", "tensorrt_rtx"]
+    assert main([*argv, "--precision", "bf16", "--sm", "86"]) == 0
+    before = Bundle.open(gpu_copy).manifest.engines
+    capsys.readouterr()
+    assert main([*argv, "--precision", "fp16", "--profile", "decoder.B=1:1:2"]) == 0
+    shown = capsys.readouterr().out
+    print(shown)
+    lines = [line for line in shown.splitlines() if line.startswith("decoder ")]
+    assert len(lines) == 2
+    assert lines[0].startswith("decoder [fp16] for tensorrt_rtx portable: ")
+    assert lines[1].startswith("decoder [bf16] for tensorrt_rtx sm86: ")
+    assert lines[1].endswith("built: the profile changed")
+    after = {(e.graph, e.precision): e for e in Bundle.open(gpu_copy).manifest.engines}
+    for engine in before:
+        renewed = after[engine.graph, engine.precision]
+        assert (renewed == engine) == (engine.graph != "decoder")
+        assert renewed.compute_capabilities == ("8.6",)
+
+
 @pytest.mark.slow
 def test_the_graphs_of_mar_base_build_at_its_widths_with_one_block_each(tmp_path):
     """All blocks of a part are alike; at full depth (not tested) only the export takes long."""

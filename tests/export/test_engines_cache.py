@@ -11,10 +11,12 @@ import sys
 
 import pytest
 
-from csd.export import engines
+from csd.export import condition, engines, tensorrt_builder
 from csd.export.cli import main
+from csd.export.engines import key_of
 from csd.export.fingerprint import PARTS, fingerprint, first_difference, short_name
 from csd.runtime import Bundle
+from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.manifest import (
     SCHEMA_VERSION,
     EngineSpec,
@@ -30,6 +32,7 @@ from .fake_tensorrt import FakeLibrary
 NETWORKS = ["target.backbone", "target.head_modulation", "target.head_step", "target.head_chain",
             "decoder"]  # fmt: skip
 OPERATORS = ["ops.accept", "ops.resample", "ops.verify_window", "ops.transition"]
+ORIN = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
 
 
 @pytest.fixture
@@ -164,7 +167,9 @@ def test_a_fingerprint_has_a_part_for_each_thing_an_engine_is_built_from(change,
     assert short_name(before) != short_name(after)
 
 
-def test_other_targets_and_precisions_stay_unless_they_are_stale(rebuild, gpu_copy):
+def test_other_targets_and_precisions_stay_and_are_renewed_when_they_are_stale(
+    rebuild, gpu_copy, library
+):
     rebuild()
     rebuild("--sm", "86,120", "--precision", "fp32,bf16")
     manifest = Bundle.open(gpu_copy).manifest
@@ -176,12 +181,108 @@ def test_other_targets_and_precisions_stay_unless_they_are_stale(rebuild, gpu_co
         ("portable", "fp16"): 5, ("portable", "fp32"): 4,
         ("sm86", "fp32"): 9, ("sm86", "bf16"): 5, ("sm120", "fp32"): 9, ("sm120", "bf16"): 5,
     }  # fmt: skip
+    built = len(library.builds)
     lines = rebuild("--sm", "86", "--precision", "bf16", "--profile", "decoder.B=1:1:2")
-    dropped = [line for line in lines if "dropped: the profile changed" in line]
-    assert len(dropped) == 4, "the decoder for portable, and for sm_120 and sm_86 in others"
-    left = {(e.file.split("/")[2], e.precision) for e in Bundle.open(gpu_copy).manifest.engines
-            if e.graph == "decoder"}  # fmt: skip
-    assert left == {("sm86", "bf16")}
+    assert sorted(line.split(": ")[0] for line in lines if "the profile changed" in line) == [
+        f"decoder [{precision}] for tensorrt_rtx {target}"
+        for precision, target in (
+            ("bf16", "sm120"), ("bf16", "sm86"), ("fp16", "portable"), ("fp32", "sm120"),
+            ("fp32", "sm86"),
+        )
+    ]  # fmt: skip
+    assert not lines_with(lines, "dropped")
+    assert all(build["shapes"][0]["latents"][2][0] == 2 for build in library.builds[built:])
+    assert {build["capabilities"][0] for build in library.builds[built:]} == {
+        "SM80", "SM86", "SM120",
+    }  # fmt: skip
+    after = Bundle.open(gpu_copy).manifest
+    assert {key_of(engine) for engine in after.engines} == {
+        key_of(engine) for engine in manifest.engines
+    }
+    assert all(
+        line.endswith(": kept") for line in rebuild("--sm", "86,120", "--precision", "fp32,bf16")
+    )
+
+
+def moved(graph, **changes):
+    """A change of a manifest: the engine of a graph was built elsewhere."""
+
+    def change(values):
+        for engine in values["engines"]:
+            if engine["graph"] == graph:
+                engine.update(changes)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "where"),
+    [
+        (
+            {"platform": "linux-other", "compute_capabilities": ["8.6"]},
+            "with TensorRT-RTX on a linux-other machine: csd-export --rebuild {} "
+            "--backend tensorrt_rtx --precision fp16 --sm 86",
+        ),
+        (
+            {"backend": "tensorrt", "platform": "linux-aarch64", "compute_capabilities": ["8.7"]},
+            "with TensorRT on a linux-aarch64 machine of sm_87: csd-export --rebuild {} "
+            "--backend tensorrt --precision fp16",
+        ),
+        (
+            {"backend": "tensorrt", "compute_capabilities": ["8.9"]},
+            "with TensorRT on a {platform} machine of sm_89: csd-export --rebuild {} "
+            "--backend tensorrt --precision fp16",
+        ),
+    ],
+)
+def test_engines_that_cannot_be_built_here_are_dropped_with_the_command_that_makes_them(
+    elsewhere, where, rebuild, gpu_copy, library, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    rebuild()
+    for graph in ("decoder", "target.head_step"):
+        edit_manifest(gpu_copy, moved(graph, **elsewhere))
+    rebuild()
+    assert len(Bundle.open(gpu_copy).manifest.engines) == 11, "nothing is out of date yet"
+    lines = rebuild("--profile", "decoder.B=1:1:2")
+    assert [line for line in lines if "dropped" in line] == [
+        next(line for line in lines if line.startswith("engines/") and "/decoder.fp16." in line),
+        "to build what was dropped, " + where.format(gpu_copy, platform=current_platform()),
+    ]
+    left = Bundle.open(gpu_copy).manifest.engines
+    assert [engine.graph for engine in left].count("decoder") == 1
+    assert [engine.graph for engine in left].count("target.head_step") == 2
+
+
+def test_engines_of_another_library_are_built_again_where_it_builds_for_this_device(
+    rebuild, gpu_copy, monkeypatch
+):
+    other = FakeLibrary("tensorrt", "10.3.0")
+    monkeypatch.setitem(sys.modules, "tensorrt", other)
+    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: ORIN)
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt"]
+    assert main([str(part) for part in argv]) == 0
+    built = len(other.builds)
+    lines = rebuild("--profile", "decoder.B=1:1:2")
+    assert lines_with(lines, "built: the profile changed") == ["decoder [fp16]"]
+    assert len(other.builds) == built + 1
+    assert other.builds[-1]["shapes"][0]["latents"][2][0] == 2
+
+
+def test_a_damaged_engine_that_was_not_asked_for_is_built_again(rebuild, gpu_copy):
+    rebuild("--precision", "bf16")
+    engine = next(e for e in Bundle.open(gpu_copy).manifest.engines if e.graph == "decoder")
+    (gpu_copy / engine.file).unlink()
+    assert lines_with(rebuild(), "built: its file is missing") == ["decoder [bf16]"]
+    Bundle.open(gpu_copy)
+
+
+def test_an_engine_whose_graph_is_gone_is_dropped_without_a_command(rebuild, gpu_copy):
+    rebuild("--precision", "bf16")
+    edit_manifest(gpu_copy, lambda values: values["variants"].pop("bf16"))
+    lines = [line for line in rebuild("--precision", "fp16") if "dropped" in line]
+    assert len(lines) == 5
+    assert all(line.endswith("dropped: its graph is gone") for line in lines)
 
 
 @pytest.mark.parametrize("damage", ["missing", "altered"])
@@ -197,6 +298,74 @@ def test_a_damaged_engine_is_built_again(damage, rebuild, gpu_copy):
         "decoder [fp16]"
     ]
     Bundle.open(gpu_copy)
+
+
+UNLOADABLE = "built: the library cannot load it (the engine is of another build)"
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Give this machine a device."""
+
+    def make(capability):
+        device = dataclasses.replace(ORIN, compute_capability=capability)
+        for module in (condition, tensorrt_builder):
+            monkeypatch.setattr(module, "find_device", lambda: device)
+
+    return make
+
+
+def test_an_intact_engine_that_its_library_cannot_load_is_built_again(
+    rebuild, gpu_copy, library, on_device
+):
+    on_device("8.9")
+    rebuild()
+    assert not library.loaded, "what was just built is not tried"
+    assert all(line.endswith(": kept") for line in rebuild())
+    assert len(library.loaded) == 9
+    library.build = "b"  # of the same version
+    lines = rebuild()
+    assert len(lines_with(lines, UNLOADABLE)) == 9
+    assert all(line.endswith(": kept") for line in rebuild())
+    Bundle.open(gpu_copy)
+
+
+def test_an_engine_that_was_not_asked_for_is_tried_too(rebuild, library, on_device):
+    on_device("8.9")
+    rebuild("--precision", "bf16")
+    library.build = "b"
+    lines = rebuild("--precision", "fp16")
+    assert lines_with(lines, UNLOADABLE) == sorted(
+        [f"{name} [bf16]" for name in NETWORKS] + [f"{name} [fp32]" for name in OPERATORS]
+    )
+
+
+@pytest.mark.parametrize("case", ["no device", "another device", "it does not start"])
+def test_where_nothing_can_be_tried_the_recorded_version_decides(case, rebuild, library, on_device):
+    if case != "no device":
+        on_device("7.5" if case == "another device" else "8.9")
+    library.starts = case != "it does not start"
+    rebuild()
+    library.build = "b"
+    assert all(line.endswith(": kept") for line in rebuild())
+    assert not library.loaded
+    library.__version__ = "1.8"
+    assert len(lines_with(rebuild(), "built: the library version changed")) == 9
+
+
+def test_an_engine_that_may_need_a_plugin_is_not_tried(gpu_copy, monkeypatch, on_device, capsys):
+    on_device("8.7")
+    other = FakeLibrary("tensorrt", "10.3.0")
+    monkeypatch.setitem(sys.modules, "tensorrt", other)
+    argv = ["--rebuild", str(gpu_copy), "--backend", "tensorrt"]
+    assert main(argv) == main(argv) == 0
+    assert len(other.loaded) == len(NETWORKS)
+    capsys.readouterr()
+    other.build = "b"
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines_with(lines, UNLOADABLE)) == len(NETWORKS)
+    assert lines_with(lines, ": kept") == sorted(f"{name} [fp32]" for name in OPERATORS)
 
 
 def test_a_bundle_of_schema_1_gets_engines_with_practical_profiles(rebuild, gpu_copy):

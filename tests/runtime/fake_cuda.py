@@ -54,16 +54,20 @@ class FakeCuda:
         captures: False lets every capture fail.
         waits: how often somebody waited for a stream.
         launches: launches of recorded graphs.
+        milliseconds: what a piece of work takes by the device's clock, unless it returns that.
+        events: when the device got to each event, or None.
         copies: copies that were asked for, as (kind, bytes).
     """
 
     def __init__(self, capacity=1 << 30):
         self.free, self.captures = capacity, True
         self.waits = self.launches = 0
+        self.milliseconds, self.now = 1.0, 0.0
         self.last = OK
         self.version = 12060
         self.copies = []
         self.device, self.pinned, self.streams, self.graphs = {}, {}, {}, {}
+        self.events = {}
         self._handles = itertools.count(1000)
         self.module = types.ModuleType("cuda.bindings.runtime")
         self.module.cudaError_t = Error
@@ -156,7 +160,38 @@ class FakeCuda:
         self.waits += 1
         queue, own.queue = own.queue, []
         for work in queue:
-            work()
+            took = work()
+            self.now += self.milliseconds if took is None else took
+        return (OK,)
+
+    def cudaEventCreate(self):
+        handle = next(self._handles)
+        self.events[handle] = None
+        return OK, handle
+
+    def cudaEventRecord(self, event, stream):
+        assert event in self.events
+        own = self.streams[stream]
+        assert own.captured is None
+
+        def note():
+            self.events[event] = self.now
+            return 0.0
+
+        own.queue.append(note)
+        return (OK,)
+
+    def cudaEventSynchronize(self, event):
+        assert event in self.events
+        for stream in self.streams:
+            self.cudaStreamSynchronize(stream)
+        return (OK,)
+
+    def cudaEventElapsedTime(self, start, end):
+        return OK, self.events[end] - self.events[start]
+
+    def cudaEventDestroy(self, event):
+        del self.events[event]
         return (OK,)
 
     def cudaStreamBeginCapture(self, stream, mode):

@@ -96,8 +96,29 @@ class Registry:
         return object()
 
 
+class RuntimeCache:
+    """IRuntimeCache: names of kernels, behind what they were compiled for."""
+
+    def __init__(self, fake):
+        self._fake, self.kernels = fake, set()
+
+    def serialize(self):
+        values = [self._fake.environment, sorted(self.kernels)]
+        return memoryview(json.dumps(values).encode())
+
+    def deserialize(self, blob):
+        self._fake.cache_reads += 1
+        environment, kernels = json.loads(bytes(blob))
+        if environment != self._fake.environment:
+            self._fake.logger.log(Severity.ERROR, "the cache is for something else")
+            return False
+        self.kernels = set(kernels)
+        return True
+
+
 class RuntimeConfig:
-    def __init__(self):
+    def __init__(self, fake):
+        self._fake = fake
         self.strategy = ExecutionContextAllocationStrategy.STATIC
         self.dynamic_shapes_kernel_specialization_strategy = (
             DynamicShapesKernelSpecializationStrategy.LAZY
@@ -108,10 +129,12 @@ class RuntimeConfig:
         self.strategy = strategy
 
     def create_runtime_cache(self):
-        return object()
+        return RuntimeCache(self._fake)
 
     def set_runtime_cache(self, cache):
+        assert isinstance(cache, RuntimeCache)
         self.cache = cache
+        return True
 
 
 class Engine:
@@ -148,10 +171,14 @@ class Engine:
         strategy = how.strategy if isinstance(how, RuntimeConfig) else how
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         self._fake.contexts += 1
+        if isinstance(how, RuntimeConfig):
+            kernel = f"{self.onnx} {how.dynamic_shapes_kernel_specialization_strategy.name}"
+            self._fake.compiled += kernel not in how.cache.kernels
+            how.cache.kernels.add(kernel)
         return self._fake.context_class(self._fake, self)
 
     def create_runtime_config(self):
-        return RuntimeConfig()
+        return RuntimeConfig(self._fake)
 
 
 class Context:
@@ -286,12 +313,16 @@ class FakeTensorRT:
         capturable: what `is_stream_capturable` says.
         contexts: execution contexts made.
         calls: calls enqueued.
+        compiled: kernels of TensorRT-RTX that were in no cache.
+        cache_reads: caches that were given to it.
+        environment: what kernels are compiled for, beside what csd knows of it.
         fail_after: calls until `execute_async_v3` fails, or None.
     """
 
     def __init__(self, backend, cuda, *, old=False):
         self.cuda, self.capturable, self.fail_after = cuda, True, None
-        self.contexts = self.calls = 0
+        self.contexts = self.calls = self.compiled = self.cache_reads = 0
+        self.environment = "this machine"
         self.logger = None
         self.registry = Registry()
         self.context_class = OldContext if old else Context

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from csd.runtime import BackendError
-from csd.runtime.backends.shapes import Limits, bucket, call_dims, leading_dim
+from csd.runtime.backends.shapes import Limits, bucket, call_dims, check_calls, leading_dim
 from csd.runtime.backends.tensorrt.plan import clipped, fit
 from csd.runtime.manifest import GraphSpec, TensorSpec
 
@@ -86,15 +86,55 @@ def test_rows_and_known_tokens_are_padded_within_the_profile():
         assert f"csd-export --rebuild x --profile x.{name}={wider}" in str(error.value)
 
 
-@pytest.mark.parametrize("graph", ["draft.head_modulation", "draft.head_step"])
-@pytest.mark.parametrize("name", ["S", "N"])
-def test_a_wider_profile_is_for_both_graphs_that_are_called_with_it(graph, name):
+TWO_MODELS = {
+    "target.backbone": {"S": (1, 4)},
+    "target.head_modulation": {"S": (1, 4), "N": (1, 8)},
+    "target.head_step": {"S": (2, 5), "N": (1, 8)},
+    "draft.head_modulation": {"S": (1, 4), "N": (1, 9)},
+    "draft.head_step": {"S": (1, 20), "N": (1, 6)},
+}
+
+
+def of_two_models(graph):
+    return Limits(graph, TWO_MODELS[graph], f"rebuild {graph}", TWO_MODELS)
+
+
+def options(graph, name, asked):
     with pytest.raises(BackendError) as error:
-        Limits(graph, {name: (1, 4)}, "rebuild").padded({name: 9})
-    assert str(error.value).endswith(
-        f": rebuild --profile draft.head_modulation.{name}=1:9:9 "
-        f"--profile draft.head_step.{name}=1:9:9"
+        of_two_models(graph).padded({**dict.fromkeys(TWO_MODELS[graph], 4), name: asked})
+    start, end = str(error.value).split(f": rebuild {graph} ")
+    assert start.startswith(f"{graph} was asked for {name} = {asked}, its engine's profile takes ")
+    return sorted(part.strip() for part in end.split("--profile ")[1:])
+
+
+@pytest.mark.parametrize("graph", ["target.head_modulation", "draft.head_modulation"])
+def test_a_wider_profile_is_for_all_graphs_that_are_called_with_it_and_lack_it(graph):
+    assert options(graph, "S", 9) == [
+        "draft.head_modulation.S=1:9:9", "target.head_modulation.S=1:9:9",
+        "target.head_step.S=2:9:9",
+    ]  # fmt: skip
+
+
+def test_a_range_that_is_wide_enough_is_left_alone():
+    assert options("target.head_step", "S", 1) == ["target.head_step.S=1:1:5"]
+    assert options("draft.head_step", "N", 8) == ["draft.head_step.N=1:8:8"]
+
+
+def test_all_calls_of_a_run_are_checked_at_once():
+    calls = [
+        (of_two_models("target.head_modulation"), {"S": 9, "N": 8}),
+        (of_two_models("draft.head_step"), {"S": 9, "N": 7}),
+        (of_two_models("target.head_step"), {"S": 1, "N": 1}),
+    ]
+    with pytest.raises(BackendError) as error:
+        check_calls(calls)
+    assert str(error.value) == (
+        "target.head_modulation was asked for S = 9, its engine's profile takes 1 to 4: "
+        "rebuild target.head_modulation --profile target.head_modulation.S=1:9:9 "
+        "--profile target.head_step.S=1:9:9 --profile draft.head_modulation.S=1:9:9 "
+        "--profile draft.head_step.N=1:7:7"
     )
+    check_calls([(of_two_models("draft.head_step"), {"S": 9, "N": 6})])
 
 
 DEMAND = {
@@ -144,5 +184,5 @@ def test_sizes_are_brought_down_to_the_profiles():
     assert sizes["target.head_step"] == {"N": 10, "S": 10, "R": 99}
     assert sizes["target.head_modulation"]["N"] == 10
     assert sizes["decoder"] == {"B": 3}
-    with pytest.raises(BackendError, match="engines of target take 1 tokens"):
-        clipped(DEMAND, lambda name, dimension: 1)
+    smallest = clipped(DEMAND, lambda name, dimension: 1)
+    assert smallest["target.head_step"] == {"N": 2, "S": 10, "R": 1}, "guidance takes a pair"

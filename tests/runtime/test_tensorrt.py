@@ -8,12 +8,13 @@ import re
 import shutil
 import sys
 import types
-from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from csd.export.arguments import build_parser as engine_parser
+from csd.export.profiles import parse_change
 from csd.plugins import build, launch
 from csd.runtime import (
     BackendError,
@@ -33,9 +34,8 @@ from ..helpers import NUM_ITER, with_engines
 from ..plugins.emulation import compile_emulated, emulate
 from . import fake_cuda, fake_tensorrt
 from .fake_cuda import FakeCuda
-from .fake_tensorrt import VERSIONS, FakeTensorRT, RuntimeConfig, write_engines
+from .fake_tensorrt import VERSIONS, RuntimeConfig, write_engines
 
-ORIN = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
 MODES = {
     "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
     "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER, head="speculative"),
@@ -48,39 +48,6 @@ MODES = {
     "annealed": GenerateOptions(num_iter=NUM_ITER, gamma=3, head_steps=(20, 17), head="auto"),
 }
 LABELS = [3, 1, 4]
-
-
-@dataclass
-class Machine:
-    """A machine with a GPU, as far as the runtime can see."""
-
-    cuda: FakeCuda
-    libraries: dict[str, FakeTensorRT]
-    launched: list[str] = field(default_factory=list)
-    hangs: list[int] = field(default_factory=list)
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Make a machine with some of the vendor's packages."""
-
-    def make(*backends, old=False, device=ORIN):
-        cuda = FakeCuda()
-        libraries = {name: FakeTensorRT(name, cuda, old=old) for name in backends}
-        for name in VERSIONS:
-            module = libraries[name].module if name in libraries else None
-            monkeypatch.setitem(sys.modules, name, module)
-        package, bindings = types.ModuleType("cuda"), types.ModuleType("cuda.bindings")
-        package.bindings, bindings.runtime = bindings, cuda.module
-        package.__path__, bindings.__path__ = [], []
-        for name, module in (
-            ("cuda", package), ("cuda.bindings", bindings), ("cuda.bindings.runtime", cuda.module)
-        ):  # fmt: skip
-            monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr("csd.runtime.backends.find_device", lambda: device)
-        return Machine(cuda, libraries)
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +235,54 @@ def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machi
         error.value
     )
     assert "--profile target.head_step.S=1:20:20" in str(error.value)
+
+
+def rebuild_argv(error):
+    """The arguments of the one command that a message gives."""
+    _, command = str(error.value).split(": csd-export ")
+    return command.split(" ")
+
+
+@pytest.mark.parametrize("mode", ["target", "block"])
+def test_one_command_widens_the_profiles_of_both_models(machine, small_engines, mode):
+    machine("tensorrt")
+    lowered = {f"{role}.{graph}": {"S": 19} for role in ("target", "draft")
+               for graph in ("head_modulation", "head_step")}  # fmt: skip
+    bundle = small_engines({**lowered, "draft.head_step": {"S": 20}})
+    with opened(bundle) as session, pytest.raises(BackendError) as error:
+        session.generate(LABELS, MODES[mode])
+    argv = rebuild_argv(error)
+    options = engine_parser().parse_args(argv)
+    assert (options.rebuild, options.backend) == (bundle, "tensorrt")
+    assert {parse_change(one).text for one in options.profile} == {
+        f"{graph}.S=1:20:20" for graph in lowered if graph != "draft.head_step"
+    }
+
+
+def test_engines_that_take_one_token_are_widened_for_guidance(machine, small_engines):
+    machine("tensorrt")
+    bundle = small_engines({"target.head_step": {"N": 1}, "draft.head_modulation": {"N": 1}})
+    with opened(bundle) as session, pytest.raises(BackendError, match="asked for N = 2") as error:
+        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, cfg=2.0))
+    assert {one for one in rebuild_argv(error) if ".N=" in one} == {
+        "target.head_step.N=1:2:2", "draft.head_modulation.N=1:2:2",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", VERSIONS)
+def test_a_run_is_timed_by_two_events_that_are_made_once(machine, engines, backend):
+    here = machine(backend)
+    with opened(engines, backend, precision="fp32") as session:
+        events = set(here.cuda.events)
+        assert len(events) == 2
+        for milliseconds in (2.0, 5.0):
+            here.cuda.milliseconds, before = milliseconds, here.cuda.now
+            stats = session.generate(LABELS, MODES["block"], seed=7).stats
+            assert stats.device_seconds == (here.cuda.now - before) / 1e3 > 0
+            assert stats.to_dict()["device_seconds"] == stats.device_seconds
+            assert 0 < stats.seconds != stats.device_seconds
+        assert set(here.cuda.events) == events
+    assert not here.cuda.events
 
 
 def test_memory_is_planned_once_and_its_peak_reported(machine, engines):
@@ -989,7 +1004,7 @@ def test_chains_on_the_device_that_are_not_finite_are_reported(
 
 
 def _fake_names(cls):
-    return {name for name in vars(cls) if not name.startswith("_")} - {"onnx", "ready"}
+    return {name for name in vars(cls) if not name.startswith("_")} - {"onnx", "ready", "kernels"}
 
 
 def test_the_stand_ins_have_the_names_of_tensorrt_rtx():
@@ -997,6 +1012,7 @@ def test_the_stand_ins_have_the_names_of_tensorrt_rtx():
     pairs = {
         "ICudaEngine": fake_tensorrt.Engine, "IPluginRegistry": fake_tensorrt.Registry,
         "IExecutionContext": fake_tensorrt.RtxContext, "IRuntimeConfig": RuntimeConfig,
+        "IRuntimeCache": fake_tensorrt.RuntimeCache,
         "Runtime": fake_tensorrt._Runtime, "DataType": fake_tensorrt.DataType,
         "TensorIOMode": fake_tensorrt.TensorIOMode, "ILogger": fake_tensorrt.ILogger,
         "ExecutionContextAllocationStrategy": fake_tensorrt.ExecutionContextAllocationStrategy,
@@ -1015,6 +1031,8 @@ def test_the_stand_ins_have_the_names_of_tensorrt_rtx():
         (trt.IExecutionContext.is_stream_capturable, "stream"),
         (trt.ICudaEngine.get_tensor_profile_shape, "name, profile_index"),
         (trt.IPluginRegistry.load_library, "plugin_path"),
+        (trt.IRuntimeCache.deserialize, "blob"),
+        (trt.IRuntimeConfig.set_runtime_cache, "cache"),
     ):
         positions = [method.__doc__.index(f"{one}:") for one in arguments.split(", ")]
         assert positions == sorted(positions)
@@ -1050,7 +1068,11 @@ def test_images_on_the_device_of_this_machine(backend, head, zoo_bundle, tmp_pat
     bundle = with_engines(Bundle.open(zoo_bundle), backend, tmp_path_factory)
     with bundle.session(backend) as session, bundle.session("onnxruntime") as reference:
         options = GenerateOptions(mode="target", num_iter=8, head=head)
-        made, wanted = (s.generate([3, 7], options, seed=1).latents for s in (session, reference))
+        results = [s.generate([3, 7], options, seed=1) for s in (session, reference)]
+        made, wanted = (result.latents for result in results)
+        on_device, on_host = (result.stats for result in results)
+    assert 0.5 < on_device.device_seconds / on_device.seconds < 1.1
+    assert on_host.device_seconds is None
     if head == "sequential":
         assert np.abs(made - wanted).mean() < 0.05
     # A verdict that turns on the last digits changes all that follows, and not the law.

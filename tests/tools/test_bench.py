@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -7,11 +8,24 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from rich.console import Console
 
 from csd.runtime import Bundle, CsdError, GenerateOptions
-from csd.tools.bench import Sweep, bundle_classifier, eager_samplers, make_cases
-from csd.tools.bench_cli import main
+from csd.tools.bench import (
+    EVENTS,
+    WALL_CLOCK,
+    Case,
+    Measurement,
+    Sweep,
+    bundle_classifier,
+    eager_samplers,
+    figures,
+    make_cases,
+    measure,
+)
+from csd.tools.bench_cli import main, results_table
 from csd.tools.machine import describe_machine, gpu_state
+from csd.tools.plots import plot_bench
 from csd.tools.quality import ImageClassifier, as_shown, balanced_labels
 
 from ..helpers import DATA, failure, leftovers, no_draft
@@ -89,11 +103,90 @@ def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
         assert row["speed_up_over_eager"] == pytest.approx(ratio)
         assert (row["acceptance_rate"] is not None) == name.startswith("csd")
         assert row["accuracy"] is None
+        assert row["device_seconds"] is row["device_seconds_per_image"] is None
         assert name.split(",")[0] in shown
+    assert report["clock"] == WALL_CLOCK
+    assert "by the wall clock" in " ".join(shown.split())
     assert rows["target"]["head_evaluations"] == {"target": 9}
     assert 0 < sum(rows["eager"]["seconds_by_part"].values()) <= max(rows["eager"]["seconds"])
     assert rows["target"]["options"]["num_iter"] == 3
     assert Image.open(tmp_path / "x.png").size[0] > 100
+
+
+def measured(name, seconds, device_seconds=(), baseline=None):
+    case = Case(name, GenerateOptions(mode="target"), baseline)
+    return Measurement(case, list(seconds), list(device_seconds))
+
+
+def shown(report):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(results_table({"bundle": "b", "batch": 2, "threads": 1, **report}))
+    return console.export_text()
+
+
+def test_ratios_are_of_the_devices_clock_where_it_timed_every_case(tmp_path):
+    results = [
+        measured("eager", [9.0, 9.0, 9.0], [8.0, 8.0, 6.0], "eager"),
+        measured("target", [3.0, 3.0, 3.0], [2.0, 1.0, 2.0]),
+    ]
+    report = figures(results, 2)
+    assert report["clock"] == EVENTS
+    eager, target = report["results"]
+    assert target["device_seconds"] == [2.0, 1.0, 2.0]
+    assert (target["seconds_per_image"], target["device_seconds_per_image"]) == (1.5, 1.0)
+    assert target["device_seconds_percentiles_10_90"] == pytest.approx([1.2, 2.0])
+    assert (eager["speed_up_over_eager"], target["speed_up_over_eager"]) == (1.0, 4.0)
+    text = shown(report)
+    assert "by CUDA events before and after each run" in text
+    row = next(line for line in text.splitlines() if "target" in line)
+    assert [part.strip() for part in row.split("│")[1:6]] == [
+        "target", "1.000", "0.600-1.000", "1.500", "4.00",
+    ]  # fmt: skip
+    assert "wall s / image" in text
+    plot_bench({"batch": 2, **report}, tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").size[0] > 100
+
+
+def test_ratios_are_of_the_wall_clock_where_one_case_was_timed_by_it_alone():
+    results = [
+        measured("eager", [9.0], baseline="eager"),
+        measured("target", [3.0], [2.0]),
+    ]
+    report = figures(results, 2)
+    assert report["clock"] == WALL_CLOCK
+    eager, target = report["results"]
+    assert target["speed_up_over_eager"] == 3.0
+    assert (eager["device_seconds"], target["device_seconds"]) == (None, [2.0])
+    text = shown(report)
+    assert "by the wall clock, to the end of each run's last wait" in text
+    row = next(line for line in text.splitlines() if "target" in line)
+    assert [part.strip() for part in row.split("│")[2:6]] == [
+        "1.500",
+        "1.500-1.500",
+        "1.000",
+        "3.00",
+    ]
+
+
+def test_a_bench_takes_the_device_time_of_the_runtime_and_of_eager(tiny_bundle):
+    with Bundle.open(tiny_bundle).session() as session:
+        ticks, generate = iter(range(1, 100)), session.generate
+
+        def on_device(*args, **kwargs):
+            result = generate(*args, **kwargs)
+            result.stats.device_seconds = float(next(ticks))
+            return result
+
+        session.generate = on_device
+        eager = only_eager(session.bundle)
+        eager.device_seconds = 7.0
+        options = GenerateOptions(mode="target", num_iter=2, head_steps=2)
+        results = measure(
+            session, {"eager": eager}, [Case("eager", options, "eager"), Case("target", options)],
+            batch=1, repeats=2, seed=0, report=lambda _: None,
+        )  # fmt: skip
+    assert [result.device_seconds for result in results] == [[7.0, 7.0], [2.0, 3.0]]
+    assert all(len(result.seconds) == 2 for result in results)
 
 
 def test_runs_without_a_warm_up_are_all_counted(tiny_bundle, tmp_path):

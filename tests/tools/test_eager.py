@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from csd.runtime import FixedNoise, GenerateOptions, SeededNoise
+from csd.tools import eager
 from csd.tools.eager import EagerSampler
 
 from ..helpers import HEAD_STEPS, NUM_ITER, assert_parity
@@ -56,7 +58,43 @@ def test_eager_says_where_its_time_goes(sampler):
     sampler.generate(np.array([1]), options, SeededNoise(0))
     assert set(sampler.parts) == {"target backbone", "target head"}
     assert all(seconds > 0 for seconds in sampler.parts.values())
-    assert sampler.device_memory_peak is None
+    assert sampler.device_memory_peak is sampler.device_seconds is None
+
+
+def test_on_a_gpu_marks_are_events_of_the_device(monkeypatch):
+    times = iter((10.0, 25.0, 31.0))
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+            self.at = None
+
+        def record(self):
+            self.at = next(times)
+
+        def elapsed_time(self, end):
+            assert waits, "nobody waited for the device"
+            return end.at - self.at
+
+    waits = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    clock = eager._Clock(torch.device("cuda"))
+    clock.mark("run")
+    clock.mark("rest")
+    assert clock.stop() == {"run": pytest.approx(0.015), "rest": pytest.approx(0.006)}
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_whole_run_is_timed_by_events(tiny_models):
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no CUDA device")
+    sampler = EagerSampler(copy.deepcopy(tiny_models["target"]), 1, device="cuda")
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3)
+    began = time.perf_counter()
+    sampler.generate(np.array([1]), options, SeededNoise(0))
+    wall = time.perf_counter() - began
+    assert sum(sampler.parts.values()) < sampler.device_seconds < wall + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from ...engines import Machine, choose_engines, graph_spec, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, Manifest
 from ..base import Dims
-from ..shapes import Limits
+from ..shapes import Limits, Range, check_calls
 from . import plugins
 from .binding import Binding
-from .cuda import Cuda
+from .cuda import Cuda, EventClock
 from .execution import Device
 from .graph import EngineGraph
+from .kernel_cache import KernelFile, cache_file
 from .memory import Arena
 from .plan import blocks, clipped, fit
 from .rounds import DeviceRounds, load_kernels
@@ -57,15 +58,24 @@ class TensorRtBackend:
         self._engines = dict(engines)
         self._precision = precision
         self._capture = cuda_graph
+        if self.name == "tensorrt_rtx" and (path := cache_file(binding.version, device)):
+            binding.kernel_file = KernelFile(path)
         cuda = Cuda(device.driver)
         stream = cuda.stream()
         self._device = Device(binding, cuda, stream, Arena(cuda, stream, memory_limit))
+        self._clock = EventClock(cuda, stream)
         self._graphs: dict[str, EngineGraph] = {}
+        self._ranges: dict[str, Mapping[str, Range]] = {}
         self._rounds: list[DeviceRounds] = []
         # Kernels of the rounds, and why there are none; None until they were looked for.
         self._kernels: tuple[LoadedKernels | None, str] | None = None
         self._plugins_loaded = False
         self._closed = False
+
+    @property
+    def clock(self) -> EventClock:
+        """See `Timed.clock`."""
+        return self._clock
 
     @property
     def engines(self) -> Mapping[str, EngineSpec]:
@@ -95,9 +105,11 @@ class TensorRtBackend:
             raise
         padding = {"visible": manifest.models[role].seq_len} if role in manifest.models else {}
         self._device.arena.weights += engine_spec.size
+        self._ranges[graph] = engine.ranges
         self._graphs[graph] = EngineGraph(
             graph, spec, engine, self._device,
-            Limits(graph, engine.ranges, renewal_command(folder, engine_spec)), padding,
+            Limits(graph, engine.ranges, renewal_command(folder, engine_spec), self._ranges),
+            padding,
             capture=self._capture,
         )  # fmt: skip
         return self._graphs[graph]
@@ -147,6 +159,7 @@ class TensorRtBackend:
             if graph.endswith(".head_modulation"):
                 least[graph]["N"] = max(2, least[graph]["N"])  # guidance takes a token twice
         wanted = clipped(demand, most)
+        check_calls((self._graphs[graph].limits, dims) for graph, dims in wanted.items())
         sizes = fit(wanted, need, arena.available, least, arena.weights)
         for graph, dims in sizes.items():
             self._graphs[graph].plan(dims, KEPT)
@@ -167,6 +180,7 @@ class TensorRtBackend:
         """See `Backend.versions`."""
         info = self._info
         precisions = sorted({engine.precision for engine in self._engines.values()})
+        kernels = self._binding.kernel_file
         return {
             self.name: self._binding.version,
             "cuda": self._device.cuda.runtime_version(),
@@ -175,6 +189,7 @@ class TensorRtBackend:
             "compute_capability": info.compute_capability,
             "precision": ", ".join(precisions),
             "head_rounds": self._where_rounds_run(),
+            **({"kernel_cache": "reused" if kernels.reused else "new"} if kernels else {}),
         }
 
     def _where_rounds_run(self) -> str:
@@ -201,5 +216,6 @@ class TensorRtBackend:
         self._rounds.clear()
         self._graphs.clear()
         self._device.arena.clear()
+        self._clock.close()
         self._device.stream.close()
         self._binding.close()

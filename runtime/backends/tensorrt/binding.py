@@ -19,6 +19,7 @@ from typing import Any
 from ...engines import INSTALL, LIBRARIES, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, GraphSpec
+from .kernel_cache import KernelFile
 
 # Vendor's name of an element type -> name in the manifest and of NumPy.
 _DTYPES = {
@@ -78,6 +79,9 @@ class Binding:
     Args:
         backend: `tensorrt` or `tensorrt_rtx`.
 
+    Attributes:
+        kernel_file: where RTX's compiled kernels come from and go to; None keeps them in memory.
+
     Raises:
         BackendError: the library is not installed or too old.
     """
@@ -89,6 +93,7 @@ class Binding:
         self._log = _make_log(self.module)
         self._runtime: Any = None
         self._kernel_cache: Any = None
+        self.kernel_file: KernelFile | None = None
         self._configs: list[Any] = []
 
     @property
@@ -98,8 +103,38 @@ class Binding:
 
     def failure(self, what: str, remedy: str) -> BackendError:
         """An error with the first message that the library logged since the last one."""
-        message = self._log.take() or "no message"
-        return BackendError(f"{self.library} cannot {what} ({message}): {remedy}")
+        return BackendError(f"{self.library} cannot {what} ({self.message()}): {remedy}")
+
+    def message(self) -> str:
+        """Take the first message that the library logged since the last one."""
+        return self._log.take() or "no message"
+
+    def start(self) -> None:
+        """Start what loads engines, unless it was.
+
+        Raises:
+            BackendError: it cannot be started on this machine.
+        """
+        if self._runtime is None:
+            try:
+                self._runtime = self.module.Runtime(self._log.logger)
+            except TypeError as error:  # what a factory that returns nothing becomes
+                self._log.note(str(error))
+        if self._runtime is None:
+            raise self.failure("start", "check nvidia-smi")
+
+    def load(self, content: bytes) -> Any | None:
+        """Return the vendor's engine; None where it refuses, and `message` says why.
+
+        Raises:
+            BackendError: see `start`.
+        """
+        self.start()
+        try:
+            return self._runtime.deserialize_cuda_engine(content)
+        except RuntimeError as error:
+            self._log.note(str(error))
+            return None
 
     def load_plugins(self, library: Path) -> None:
         """Register the plugin creators of a shared library.
@@ -129,15 +164,7 @@ class Binding:
             BackendError: it cannot be loaded, or is an engine of something else.
         """
         command = renewal_command(folder, spec)
-        if self._runtime is None:
-            self._runtime = self.module.Runtime(self._log.logger)
-            if self._runtime is None:
-                raise self.failure("start", "check nvidia-smi")
-        try:
-            handle = self._runtime.deserialize_cuda_engine((folder / spec.file).read_bytes())
-        except RuntimeError as error:
-            self._log.note(str(error))
-            handle = None
+        handle = self.load((folder / spec.file).read_bytes())
         if handle is None:
             raise self.failure(f"load {spec.file}", command)
         found = {
@@ -185,6 +212,9 @@ class Binding:
             )
             if self._kernel_cache is None:
                 self._kernel_cache = config.create_runtime_cache()
+                if self.kernel_file is not None:
+                    self.kernel_file.fill(self._kernel_cache)
+                    self.forget_messages()
             config.set_runtime_cache(self._kernel_cache)
             self._configs.append(config)  # a context may refer to its configuration
             context = engine.handle.create_execution_context(config)
@@ -250,10 +280,12 @@ class Binding:
 
     def forget_messages(self) -> None:
         """Drop what was logged about a failure that does not matter."""
-        self._log.take()
+        self.message()
 
     def close(self) -> None:
-        """Drop the runtime; engines and contexts must be gone."""
+        """Save compiled kernels and drop the runtime; engines and contexts must be gone."""
+        if self.kernel_file is not None and self._kernel_cache is not None:
+            self.kernel_file.save(self._kernel_cache)
         self._configs.clear()
         self._kernel_cache = self._runtime = None
 

@@ -1,4 +1,4 @@
-"""Memory, copies, streams and CUDA graphs, through `cuda.bindings.runtime`.
+"""Memory, copies, streams, events and CUDA graphs, through `cuda.bindings.runtime`.
 
 Every failure becomes one line with CUDA's own words.
 """
@@ -117,6 +117,23 @@ class Cuda:
         """Destroy a stream."""
         self._call("cudaStreamDestroy", stream)
 
+    def event(self) -> Any:
+        """Return a new event, which notes the time when the device gets to it."""
+        return self._call("cudaEventCreate")
+
+    def record(self, event: Any, stream: Stream) -> None:
+        """Enqueue an event."""
+        self._call("cudaEventRecord", event, stream.handle)
+
+    def seconds_between(self, first: Any, last: Any) -> float:
+        """Wait for the second of two events; returns the seconds since the first."""
+        self._call("cudaEventSynchronize", last)
+        return float(self._call("cudaEventElapsedTime", first, last)) / 1e3
+
+    def destroy_event(self, event: Any) -> None:
+        """Destroy an event."""
+        self._call("cudaEventDestroy", event)
+
     def begin_capture(self, stream: Stream) -> None:
         """Start to record what this thread enqueues in place of running it."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -177,3 +194,30 @@ class Stream:
     def close(self) -> None:
         """Destroy the stream."""
         self._cuda.destroy_stream(self.handle)
+
+
+class EventClock:
+    """See `DeviceClock`: two events on a stream, made once and recorded for every run.
+
+    Args:
+        cuda: the CUDA runtime.
+        stream: on which the work is enqueued.
+    """
+
+    def __init__(self, cuda: Cuda, stream: Stream) -> None:
+        self._cuda, self._stream = cuda, stream
+        self._first, self._last = cuda.event(), cuda.event()
+
+    def start(self) -> None:
+        """See `DeviceClock.start`."""
+        self._cuda.record(self._first, self._stream)
+
+    def stop(self) -> float:
+        """See `DeviceClock.stop`."""
+        self._cuda.record(self._last, self._stream)
+        return self._cuda.seconds_between(self._first, self._last)
+
+    def close(self) -> None:
+        """Destroy the events."""
+        for event in (self._first, self._last):
+            self._cuda.destroy_event(event)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ...errors import BackendError
 from .memory import out_of_limit
 
 Sizes = dict[str, dict[str, int]]
@@ -81,12 +80,11 @@ def clipped(
 ) -> Sizes:
     """Bring the sizes that can be split down to what the engines take.
 
+    N stays at 2 or more where it is: guidance takes a token twice.
+
     Args:
         demand: the largest sizes that each graph is asked for.
         most: upper end of a graph's dimension, or None.
-
-    Raises:
-        BackendError: an engine takes no pair of tokens, so guidance cannot be run.
     """
     sizes = {graph: dict(dims) for graph, dims in demand.items()}
     for graph, dims in sizes.items():
@@ -100,10 +98,7 @@ def clipped(
             continue
         step = f"{role}.head_step"
         tops = [top for g in (graph, step) if (top := most(g, "N")) is not None]
-        top = min([dims["N"], *tops])
-        if top < min(2, dims["N"]):
-            raise BackendError(f"the engines of {role} take {top} tokens: build them for more")
-        dims["N"] = top
+        dims["N"] = max(min([dims["N"], *tops]), min(2, dims["N"]))
         if step in sizes:
-            sizes[step]["N"] = top
+            sizes[step]["N"] = dims["N"]
     return sizes
