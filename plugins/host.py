@@ -117,8 +117,6 @@ def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     if not array.flags.c_contiguous:
         raise ValueError("compiled code takes dense arrays only")
     # Not `array.ctypes.data`, which takes ten times as long.
-    if array.flags.writeable and array.size:
-        return ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(array.data)))
     return ctypes.c_void_p(array.__array_interface__["data"][0])
 
 
