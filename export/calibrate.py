@@ -26,12 +26,18 @@ _Calls = dict[int, list[tuple[Float32, Float32, Float32]]]
 class _RecordingEvaluator(HeadEvaluator):
     """An evaluator that records calls, whose rows share one head step."""
 
-    calls: _Calls
+    def __init__(
+        self, model: RuntimeModel, calls: _Calls, conditions: Conditions, timesteps: Int64,
+        where: str,
+    ) -> None:  # fmt: skip
+        graphs = model.graphs["head_modulation"], model.graphs["head_step"]
+        super().__init__(model.role, *graphs, conditions, timesteps, where)
+        self._calls = calls
 
     def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
         """See `HeadEvaluator`."""
         eps, v = super().__call__(x, step, token)
-        self.calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
+        self._calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
         return eps, v
 
 
@@ -44,12 +50,7 @@ class _RecordingModel(RuntimeModel):
 
     def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
         """See `RuntimeModel.evaluator`."""
-        made = _RecordingEvaluator(
-            self.role, self.graphs["head_modulation"], self.graphs["head_step"],
-            conditions, timesteps, where,
-        )  # fmt: skip
-        made.calls = self.calls
-        return made
+        return _RecordingEvaluator(self, self.calls, conditions, timesteps, where)
 
 
 def record_chains(

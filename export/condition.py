@@ -58,6 +58,7 @@ def fault_here() -> Fault:
         binding = binding_of(engine.backend)
         if binding is None or not Machine(engine.backend, binding.version, device).runs(engine):
             return None
+        binding.forget_messages()
         if binding.load((root / engine.file).read_bytes()) is not None:
             return None
         return f"the library cannot load it ({binding.message()})"

@@ -1,13 +1,15 @@
 """Engines of a bundle: build what is wanted and missing or out of date.
 
-Files are `engines/<backend>/<target>/<graph>.<precision>.<fingerprint>.engine`: a name belongs to
-one content, so that a bundle stays valid whenever the process ends. New files come first, under
-temporary names, then the manifest, and what it no longer names goes last.
+Files are `engines/<backend>/<target>/<graph>.<precision>.<fingerprint>.engine`, with a digest
+before the suffix where that name is taken: no file that a manifest may name is overwritten by
+another content, so that a bundle stays valid whenever the process ends. New files come first,
+under temporary names, then the manifest, and what it no longer names goes last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -75,6 +77,7 @@ class Job:
         graph: its name.
         precision: that it computes in.
         spec: the graph in that precision.
+        asked: whether a failure to build it is one of the whole request.
     """
 
     builder: EngineBuilder
@@ -82,6 +85,7 @@ class Job:
     graph: str
     precision: str
     spec: GraphSpec
+    asked: bool = True
 
     @property
     def label(self) -> str:
@@ -174,7 +178,7 @@ def update_engines(
     progress: Progress,
     fault: Fault = damage,
 ) -> tuple[EngineSpec, ...]:
-    """Build the engines that are wanted and not there, and return all that are wanted.
+    """Build the engines that are wanted and not there, and return all that are there then.
 
     The caller writes the manifest that names them, then calls `drop_unnamed`. Files that were
     written here are taken away again when something fails.
@@ -188,7 +192,7 @@ def update_engines(
         fault: finds what is wrong with an engine that is there.
 
     Raises:
-        ExportError: an engine cannot be built.
+        ExportError: an engine that was asked for cannot be built.
     """
     there = {key_of(engine): engine for engine in manifest.engines}
     engines: list[EngineSpec] = []
@@ -201,8 +205,14 @@ def update_engines(
                 engines.append(old)
                 report(f"{job.label}: kept")
                 continue
-            with progress(job.label) as step:
-                made = _build(root, job, step, written)
+            try:
+                with progress(job.label) as step:
+                    made = _build(root, job, step, written)
+            except ExportError as error:
+                if job.asked:
+                    raise
+                report(f"{job.label}: dropped ({reason}): {error}")
+                continue
             engines.append(made)
             report(
                 f"{job.label}: {made.size / 1e6:.1f} MB in {made.build_seconds:.1f} s, "
@@ -240,7 +250,10 @@ def _build(root: Path, job: Job, step: OnStep, written: list[Path]) -> EngineSpe
     name = f"{job.graph}.{job.precision}.{short_name(parts)}.engine"
     path = root / FOLDER / job.builder.backend / job.target.name / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():  # else it repairs a file that the manifest names
+    if path.exists():  # the manifest that is there may name it, and it may be what it says
+        content = hashlib.sha256(built).hexdigest()[:8]
+        path = path.with_name(f"{path.stem}.{content}.engine")
+    if not path.exists():
         written.append(path)
     with write_atomically(path) as stream:
         stream.write(memoryview(built))

@@ -1,8 +1,9 @@
 """Engines of a bundle that a rebuild was not asked for: kept, built again, or dropped.
 
 What a rebuild changes, as the range of a dimension, may make others out of date too: those of other
-precisions, targets and libraries. Where this machine can build them, it does. A machine that cannot
-drops them, because the manifest no longer describes them, and says which command makes them again.
+precisions, targets and libraries. Where this machine can build them, it does. What it cannot build,
+or fails to, is dropped, because the manifest no longer describes it; a command is named that makes
+again what another machine can.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ def _job(
     if engine.platform != current_platform() or (builder := builder_of(engine.backend)) is None:
         return None
     target = builder.target_of(engine.compute_capabilities)
-    return None if target is None else Job(builder, target, engine.graph, engine.precision, spec)
+    if target is None:
+        return None
+    return Job(builder, target, engine.graph, engine.precision, spec, asked=False)
 
 
 def _remedy(root: Path, engine: EngineSpec) -> str:

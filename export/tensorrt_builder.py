@@ -93,7 +93,7 @@ class EngineBuilder:
         Args:
             path: the ONNX file; files of weights lie beside it.
             spec: its inputs and the ranges of their dimensions.
-            target: one of `targets`.
+            target: one of `targets`, or what `target_of` returned.
             label: what is built, for error messages.
             step: called as the build goes on.
 

@@ -27,7 +27,7 @@ from .head.sampler import HeadRows, RowsEvaluate
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-# Bound calls kept at once, one for each number of rows; making one takes 50 microseconds.
+# Bound calls kept at once, one for each shape; making one takes 50 microseconds.
 MOST_CALLS = 1024
 
 
@@ -141,15 +141,16 @@ class _Arena(threading.local):
     def __init__(self) -> None:
         self._flat: dict[str, NDArray[Any]] = {}
         self.calls: dict[tuple[int, ...], Callable[[], None]] = {}
+        self.owner: object = None
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         """A dense array at an address that changes only when a larger one is asked for."""
         size = math.prod(shape)
-        flat = self._flat.get(name)
-        if flat is None or len(flat) < size:
-            flat = self._flat[name] = np.empty(size, dtype)
+        if name not in self._flat or len(self._flat[name]) < size:
             self.calls.clear()
-        return flat[:size].reshape(shape)
+            self._flat.pop(name, None)  # first, so that both are never there at once
+            self._flat[name] = np.empty(size, dtype)
+        return self._flat[name][:size].reshape(shape)
 
     def keep(self, key: tuple[int, ...], call: Callable[[], None]) -> None:
         """Keep a bound call."""
@@ -193,8 +194,12 @@ class BoundHead:
         """Take adaLN values that were computed elsewhere, `[S, T, M]`."""
         self._modulations(*mods.shape[:2])[:] = mods
 
-    def rows(self, capacity: int) -> HeadRows:
-        """Arrays of `capacity` rows, which hold until more rows are asked for."""
+    def rows(self, owner: object, capacity: int) -> HeadRows:
+        """Arrays of `capacity` rows, which are the owner's until another one asks for rows."""
+        self._arena.owner = owner
+        return self._rows(capacity)
+
+    def _rows(self, capacity: int) -> HeadRows:
         arena, shape = self._arena, (capacity, self.channels)
         return HeadRows(
             arena.array("x", shape), arena.array("step", shape[:1], np.int64),
@@ -202,12 +207,18 @@ class BoundHead:
             arena.array("v", shape),
         )  # fmt: skip
 
-    def evaluate(self, count: int, steps: int, columns: int) -> None:
-        """Evaluate the first `count` rows, given adaLN values of S head steps and T columns."""
+    def evaluate(self, owner: object, count: int, steps: int, columns: int) -> None:
+        """Evaluate the first `count` rows, given adaLN values of S head steps and T columns.
+
+        Raises:
+            RuntimeError: the arrays are another owner's by now.
+        """
+        if self._arena.owner is not owner:
+            raise RuntimeError("rows were taken by another evaluator: call rows again")
         key = steps, columns, count
         call = self._arena.calls.get(key)
         if call is None:
-            x, step, token, eps, v = self.rows(count)
+            x, step, token, eps, v = self._rows(count)
             mods = self._modulations(steps, columns)
             inputs = {"x": x, "step": step, "token": token, "mods": mods}
             call = self._step.bind(inputs, {"eps": eps, "v": v}, count)
@@ -251,20 +262,20 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
             self._head.modulate(self._conditions.columns, self._timesteps)
         else:
             self._head.load(self._mods)
-        self._rows = self._head.rows(capacity * (2 if self._guided else 1))
+        self._rows = self._head.rows(self, capacity * (2 if self._guided else 1))
         return self._rows
 
     def evaluate_rows(self, count: int) -> None:
         """See `RowsEvaluate.evaluate_rows`."""
         steps, tokens = len(self._timesteps), len(self._conditions)
         if not self._guided:
-            self._head.evaluate(count, steps, tokens)
+            self._head.evaluate(self, count, steps, tokens)
             return
         x, step, token, eps, _ = self._rows
         other = slice(count, 2 * count)
         x[other], step[other] = x[:count], step[:count]
         np.add(token[:count], tokens, out=token[other])
-        self._head.evaluate(2 * count, steps, 2 * tokens)
+        self._head.evaluate(self, 2 * count, steps, 2 * tokens)
         mixed, free = eps[:count], eps[other]
         np.subtract(mixed, free, out=mixed)
         np.multiply(mixed, self._scales[token[:count]], out=mixed)

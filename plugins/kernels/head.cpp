@@ -115,6 +115,10 @@ extern "C" int64_t csd_speculation_settle(CsdSpeculation* run, const float* eps,
   CsdChains& chains = run->chains;
   const int64_t channels = chains.channels;
   const double temperature = chains.temperature;
+  // Rows that the walk will not reach count too: a network that fails there is not to be trusted.
+  for (int64_t row = 0; row < run->rows.start[chains.tokens]; ++row)
+    for (int64_t at = row * channels; at < (row + 1) * channels; ++at)
+      if (!csd::is_finite(eps[at]) || !csd::is_finite(v[at])) return run->rows.step[row] + 1;
   std::vector<float> scratch(5 * channels);
   float *mean = scratch.data(), *log_std = mean + channels, *x0hat = log_std + channels,
         *innovation = x0hat + channels, *old = innovation + channels;

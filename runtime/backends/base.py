@@ -64,6 +64,9 @@ class BindableGraph(Graph, Protocol):
             inputs: dense arrays of the inputs' types, all of them.
             outputs: dense arrays for all outputs.
             rows: as for `run`.
+
+        Raises:
+            ValueError: an array is not dense. The call raises `BackendError` as `run` does.
         """
         ...
 

@@ -19,8 +19,10 @@ from .base import Array, Dims, Graph, HeadRounds
 # with one thread, 0.21 ms with two that spin and, in another run, 0.64 ms with two that sleep.
 ONE_THREAD_BYTES = 8 << 20
 # Rows times bytes of weights from which on such a graph is given its spinning threads: whole images
-# took 2 to 5 % less than with 150 million, where single calls broke even on a busier machine.
+# of the shipped pair (head auto, with and without guidance, csd) took 2 to 5 % less than with 150
+# million, where single calls broke even on a busier machine.
 THREADED_WORK = 24_000_000
+_ON_THE_HOST = "export the bundle again"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
@@ -65,20 +67,26 @@ class OnnxGraph:
         self, feeds: Mapping[str, Array], rows: int = 0, keep: Collection[str] = ()
     ) -> dict[str, Array]:
         """See `Graph.run`; everything is on the host, so what is kept is an array."""
-        values = self._session_for(rows).run(self._outputs, dict(feeds))
+        try:
+            values = self._session_for(rows).run(self._outputs, dict(feeds))
+        except Exception as error:  # onnxruntime raises its own untyped exceptions
+            raise _failure(error, _ON_THE_HOST) from error
         return dict(zip(self._outputs, values, strict=True))
 
     def bind(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int = 0
     ) -> Callable[[], None]:
         """See `BindableGraph.bind`."""
+        arrays = (*inputs.values(), *outputs.values())
+        if not all(array.flags.c_contiguous for array in arrays):
+            raise ValueError("graphs are bound to dense arrays only")
         session = self._session_for(rows)
         binding = session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return _BoundCall(session, binding, (*inputs.values(), *outputs.values()))
+        return _BoundCall(session, binding, arrays)
 
     def _session_for(self, rows: int) -> Any:
         return self._wide if self._wide and rows >= self._wide_rows else self._session
@@ -93,7 +101,10 @@ class _BoundCall:
     arrays: tuple[Array, ...]
 
     def __call__(self) -> None:
-        self.session.run_with_iobinding(self.binding)
+        try:
+            self.session.run_with_iobinding(self.binding)
+        except Exception as error:
+            raise _failure(error, _ON_THE_HOST) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +145,8 @@ class BoundGraph:
             binding.bind_output(name, self._device if name in keep else "cpu")
         try:
             self._session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime raises its own untyped exceptions
-            raise BackendError(
-                f"onnxruntime failed ({_first_line(error)}): give fewer images at once, or "
-                "--backend onnxruntime"
-            ) from error
+        except Exception as error:
+            raise _failure(error, "--backend onnxruntime") from error
         values = zip(self._outputs, binding.get_outputs(), strict=True)
         return {name: KeptValue(v) if name in keep else v.numpy() for name, v in values}
 
@@ -236,6 +244,12 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """See `Backend.close`; sessions go with their graphs."""
+
+
+def _failure(error: Exception, remedy: str) -> BackendError:
+    return BackendError(
+        f"onnxruntime failed ({_first_line(error)}): give fewer images at once, or {remedy}"
+    )
 
 
 def _first_line(error: Exception) -> str:

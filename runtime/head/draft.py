@@ -14,6 +14,7 @@ trajectories. The innovation `x_{i-1} - mean_i` carries the middle and the end o
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,7 @@ class AffineDraft:
                 raise ValueError(f"draft {name} is {getattr(self, name).shape}, not {shape}")
 
     @classmethod
+    @functools.lru_cache(maxsize=4)
     def frozen(cls, steps: int, channels: int) -> AffineDraft:
         """The draft that keeps the last verified prediction (A = 0)."""
         shapes = (steps, 4 * channels, channels), (steps, channels), (steps, channels)

@@ -91,7 +91,8 @@ class _Keeper:
         return host.pointer(dense)
 
 
-# The schedules and drafts of a session serve all its tokens, and addresses take time to find.
+# The schedules and drafts of a session serve all its tokens, and addresses take time to find. Who
+# uses them keeps the keeper too: the cache may drop it at any time.
 @functools.lru_cache(maxsize=16)
 def _step_pointers(schedule: HeadSchedule) -> tuple[host.StepPointers, _Keeper]:
     keep = _Keeper()
@@ -153,11 +154,12 @@ class _Chains:
         self.index = np.full(count, steps - 1, dtype=np.int64)
         self.rounds = np.zeros(count, dtype=np.int64)
         self.sum_log_std, self.std = np.zeros_like(initial), np.zeros_like(initial)
-        self._kept = rows
+        table, keeper = _step_pointers(schedule)
+        self._kept = rows, keeper  # compiled code knows their addresses alone
         self._eps, self._v = host.pointer(rows.eps), host.pointer(rows.v)
         self.struct = _ChainsStruct(
             tokens=count, channels=channels, steps=steps, temperature=temperature,
-            table=_step_pointers(schedule)[0],
+            table=table,
             normals=keep(per_step),
             index=host.pointer(self.index), rounds=host.pointer(self.rounds),
             states=host.pointer(self.states), sum_log_std=host.pointer(self.sum_log_std),
@@ -222,17 +224,18 @@ class _Speculation:
         guess: tuple[Float32, Float32],
         rows: HeadRows,
     ) -> None:
-        initial, per_step = noise
-        states = np.empty((schedule.steps + 1, *initial.shape), dtype=np.float32)
+        (count, channels), per_step = noise[0].shape, noise[1]
+        states = np.empty((schedule.steps + 1, count, channels), dtype=np.float32)
+        pointers, self._draft = _draft_pointers(draft)
         self.chains = _Chains(schedule, noise, states, temperature, rows)
         keep = self.chains.keep
         self.noise = per_step.copy()
-        self.next = np.empty_like(rows.x)
+        self.next = np.empty((count * int(windows.max()), channels), dtype=np.float32)
         generators = [host.generator_pointer(stream).value for stream in streams]
         self.struct = _SpeculationStruct(
             chains=self.chains.struct, rows=self.chains.rows,
-            **_draft_pointers(draft)[0],
-            windows=keep(windows, np.int64), log_uniforms=keep(log_uniforms, np.float64),
+            **pointers, windows=keep(windows, np.int64),
+            log_uniforms=keep(log_uniforms, np.float64),
             generators=keep(np.array(generators, dtype=np.uint64), np.uint64),
             x0hat=keep(guess[0].copy()), v=keep(guess[1].copy()), noise=host.pointer(self.noise),
             mean=keep(np.empty_like(self.next)), log_std=keep(np.empty_like(self.next)),

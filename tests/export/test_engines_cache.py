@@ -17,6 +17,7 @@ from csd.export.engines import key_of
 from csd.export.fingerprint import PARTS, fingerprint, first_difference, short_name
 from csd.runtime import Bundle
 from csd.runtime.device import DeviceInfo, current_platform
+from csd.runtime.errors import ExportError
 from csd.runtime.manifest import (
     SCHEMA_VERSION,
     EngineSpec,
@@ -328,6 +329,54 @@ def test_an_intact_engine_that_its_library_cannot_load_is_built_again(
     assert len(lines_with(lines, UNLOADABLE)) == 9
     assert all(line.endswith(": kept") for line in rebuild())
     Bundle.open(gpu_copy)
+
+
+@pytest.fixture
+def failing_after(monkeypatch):
+    """Let builds fail after some."""
+
+    def make(count):
+        plain, left = tensorrt_builder.EngineBuilder.build, [count]
+
+        def build(self, path, spec, target, label, step):
+            left[0] -= 1
+            if left[0] < 0:
+                raise ExportError(f"{label} cannot be built (no memory)")
+            return plain(self, path, spec, target, label, step)
+
+        monkeypatch.setattr(tensorrt_builder.EngineBuilder, "build", build)
+
+    return make
+
+
+def test_what_was_refused_stays_until_all_is_built(
+    rebuild, gpu_copy, library, on_device, failing_after, capsys
+):
+    on_device("8.9")
+    rebuild()
+    before = {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()}
+    library.build = "b"
+    failing_after(3)
+    message = failure(main, ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"], capsys)
+    assert message.endswith("cannot be built (no memory)")
+    assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+    Bundle.open(gpu_copy)
+
+
+def test_what_was_not_asked_for_may_fail(rebuild, gpu_copy, library, failing_after):
+    rebuild("--precision", "bf16")
+    rebuild("--precision", "fp16")
+    failing_after(1)
+    lines = rebuild("--precision", "fp16", "--profile", "decoder.B=1:1:2")
+    assert lines_with(lines, "built: the profile changed") == ["decoder [fp16]"]
+    (line,) = [line for line in lines if "dropped" in line]
+    assert line.startswith(
+        "decoder [bf16] for tensorrt_rtx portable: dropped (the profile changed)"
+    )
+    assert line.endswith("cannot be built (no memory)")
+    kept = {(e.graph, e.precision) for e in Bundle.open(gpu_copy).manifest.engines}
+    assert {("decoder", "fp16"), ("target.head_step", "bf16")} <= kept
+    assert ("decoder", "bf16") not in kept
 
 
 def test_an_engine_that_was_not_asked_for_is_tried_too(rebuild, library, on_device):

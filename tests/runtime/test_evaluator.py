@@ -81,7 +81,7 @@ def test_evaluators_may_take_turns(make, guided):
         for evaluate, seed, tokens in ((first, 1, TOKENS), (second, 2, 9)):
             wanted = make(seed, guided, tokens, bound=False)(*rows)
             assert_same(evaluate_in_place(evaluate, *rows), wanted)
-            assert_same(evaluate(*rows), wanted)
+            assert_same(evaluate(*rows), wanted)  # from here on with the values of this call
             assert_same(evaluate_in_place(evaluate, *rows), wanted)
 
 
@@ -103,11 +103,13 @@ def test_adaln_values_are_computed_once(make, monkeypatch, tiny_session):
 
 @pytest.mark.skipif(host.library() is None, reason="the host library is not built")
 @pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("kind", ["sequential", "speculative", "parallel"])
-def test_samplers_make_the_same_tokens(make, schedule, kind, guided):
+@pytest.mark.parametrize("kind", ["sequential", "speculative", "frozen", "parallel"])
+def test_samplers_make_the_same_tokens(tiny_session, make, schedule, kind, guided):
+    fitted = tiny_session.bundle.head_draft("target")
     sampler = {
         "sequential": SequentialSampler(schedule),
-        "speculative": SpeculativeSampler(schedule, window=4),
+        "speculative": SpeculativeSampler(schedule, window=4, draft=fitted),
+        "frozen": SpeculativeSampler(schedule, window=4),
         "parallel": ParallelSampler(schedule, 0.0),
     }[kind]
 
@@ -170,3 +172,47 @@ def test_a_bound_head_that_is_not_finite_is_named_with_its_place(
     assert seen
     assert "target.head_step" in str(error.value)
     assert "AR step 3, head step 7" in str(error.value)
+
+
+@pytest.mark.skipif(host.library() is None, reason="the host library is not built")
+def test_rows_that_a_walk_does_not_reach_must_be_finite_too(tiny_session, monkeypatch):
+    plain, spoilt = BoundEvaluator.evaluate_rows, []
+
+    def spoiled(self, count):
+        plain(self, count)
+        if count > 3:
+            self._rows.eps[count - 1] = np.nan
+            spoilt.append(int(self._rows.step[count - 1]))
+
+    monkeypatch.setattr(BoundEvaluator, "evaluate_rows", spoiled)
+    options = GenerateOptions(mode="target", num_iter=NUM_ITER, head="speculative")
+    with pytest.raises(NumericsError) as error:
+        tiny_session.generate([1], options)
+    assert f"AR step 0, head step {spoilt[0]}:" in str(error.value)
+
+
+def test_chunks_of_tokens_follow_one_another(tiny_session, monkeypatch):
+    options = GenerateOptions(mode="target", num_iter=2, head="speculative", cfg=2.0)
+    wanted = tiny_session.generate([1, 2, 3], options, seed=5).tokens
+    sizes, plain = [], evaluators.BoundHead.modulate
+
+    def modulate(self, z, timesteps):
+        sizes.append(len(z))
+        plain(self, z, timesteps)
+
+    monkeypatch.setattr(evaluators.BoundHead, "modulate", modulate)
+    width = tiny_session.model("target").config.modulation_dim
+    monkeypatch.setattr("csd.runtime.model.MODULATION_BYTES", 4 * STEPS * width * 2 * 5)
+    made = tiny_session.generate([1, 2, 3], options, seed=5).tokens
+    assert max(sizes) == 10
+    assert len(sizes) > 4
+    np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_another_evaluator_took_are_not_evaluated(make):
+    first, second = make(1), make(2)
+    first.rows(4)
+    second.rows(4)
+    with pytest.raises(RuntimeError, match="taken by another evaluator: call rows again"):
+        first.evaluate_rows(4)
+    first.rows(4)

@@ -50,6 +50,51 @@ def test_a_failure_of_a_bound_call_is_one_line(tiny_bundle):
         graph.run({"latents": np.zeros((1, 3, 4, 4), np.float32)})
 
 
+def step_arrays(config, rows=6):
+    step = {
+        "x": np.ones((rows, config.token_dim), np.float32), "step": np.zeros(rows, np.int64),
+        "token": np.zeros(rows, np.int64), "mods": np.ones((3, 1, config.modulation_dim), "f4"),
+    }  # fmt: skip
+    return step, {name: np.zeros((rows, config.token_dim), np.float32) for name in ("eps", "v")}
+
+
+def test_a_bound_graph_reads_and_writes_the_same_arrays(tiny_session):
+    graph, config = tiny_session.graph("target.head_step"), tiny_session.bundle.manifest.target
+    inputs, outputs = step_arrays(config)
+    call = graph.bind(inputs, outputs)
+    for value in (1.0, -2.0):
+        inputs["x"][:] = value
+        call()
+        wanted = graph.run(inputs)
+        for name, array in outputs.items():
+            np.testing.assert_array_equal(array, wanted[name])
+
+
+def test_a_graph_with_many_rows_is_bound_in_its_spinning_threads(tiny_bundle, tiny_session):
+    config = tiny_session.bundle.manifest.target
+    graph = OnnxRuntimeBackend(threads=2).load(tiny_bundle / "target_head_step.onnx")
+    few, many = (graph.bind(*step_arrays(config), rows=rows) for rows in (6, 10**9))
+    assert few.session.get_session_options().intra_op_num_threads == 1
+    assert many.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_arrays_with_gaps_are_not_bound(tiny_session):
+    inputs, outputs = step_arrays(tiny_session.bundle.manifest.target)
+    inputs["x"] = np.repeat(inputs["x"], 2, axis=0)[::2]
+    with pytest.raises(ValueError, match="dense arrays only"):
+        tiny_session.graph("target.head_step").bind(inputs, outputs)
+
+
+def test_a_failure_on_the_cpu_is_one_line_too(tiny_session):
+    graph, config = tiny_session.graph("target.head_step"), tiny_session.bundle.manifest.target
+    inputs, outputs = step_arrays(config)
+    inputs["token"][2] = 7  # there is one token
+    with pytest.raises(BackendError, match=r"^onnxruntime failed \(.*\): give fewer images"):
+        graph.bind(inputs, outputs)()
+    with pytest.raises(BackendError, match=r"^onnxruntime failed \(.*\): give fewer images"):
+        graph.run(inputs)
+
+
 def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypatch):
     import onnxruntime
 

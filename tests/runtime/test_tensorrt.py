@@ -889,7 +889,11 @@ def test_rounds_that_the_device_has_no_memory_for_cost_no_recordings(
     (own_engines / "kernels-elsewhere").rename(own_engines / "kernels")
     here.cuda.free = taken
     with opened(own_engines, precision="fp32") as session:
+        arena, tried = session.backend._device.arena, []
+        plain = arena.reserve
+        arena.reserve = lambda **sizes: (tried.append(set(sizes)), plain(**sizes))
         result = session.generate(LABELS, MODES["draft"], seed=7)
+        assert tried.count({"rounds", "turn"}) == 1, "what failed once fails again"
         assert session.backend.recordings()["draft.head_step"] == wanted
         assert "on the host: the device has no" in session.versions()["head_rounds"]
     assert not here.launched

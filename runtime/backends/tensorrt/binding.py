@@ -48,7 +48,7 @@ def import_binding(backend: str) -> Any:
             import tensorrt_rtx  # pyright: ignore[reportMissingImports]
 
             module = tensorrt_rtx
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is broken
         reason = " ".join(str(error).split())
         raise BackendError(
             f"{LIBRARIES[backend]} is not installed ({reason}): {INSTALL[backend]}"

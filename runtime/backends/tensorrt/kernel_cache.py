@@ -58,7 +58,7 @@ class KernelFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stored = b""
+        self._stored = b""  # its digest
         self.reused = False
 
     def fill(self, cache: Any) -> None:
@@ -68,19 +68,22 @@ class KernelFile:
             return
         with contextlib.suppress(RuntimeError):
             self.reused = bool(cache.deserialize(content))
-        self._stored = content if self.reused else b""
+        self._stored = _digest(content) if self.reused else b""
 
     def save(self, cache: Any) -> None:
         """Write what a cache holds, unless the file does, or there is no place for it."""
-        serialized = cache.serialize()
+        try:
+            serialized = cache.serialize()
+        except RuntimeError:
+            return  # a session ends well without it
         content = b"" if serialized is None else bytes(memoryview(serialized))
-        if content in (b"", self._stored):
+        if not content or (digest := _digest(content)) == self._stored:
             return
         # A machine without a writable home is none the worse for compiling again.
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(self._path) as stream:
-                stream.write(hashlib.sha256(content).digest() + content)
+                stream.write(digest + content)
 
 
 def _read(path: Path) -> bytes | None:
@@ -90,4 +93,8 @@ def _read(path: Path) -> bytes | None:
     except OSError:
         return None
     digest, content = whole[:_DIGEST_BYTES], whole[_DIGEST_BYTES:]
-    return content if digest == hashlib.sha256(content).digest() else None
+    return content if digest == _digest(content) else None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

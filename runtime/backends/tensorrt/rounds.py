@@ -81,6 +81,9 @@ class DeviceRounds:
         self._staging = Staging(device.cuda, device.stream)
         self._runs = self._left = 0
         self._refusal = ""
+        # Bytes that could not be had since the last plan, and why: trying again would cost the
+        # recordings of graphs whose blocks are freed for it.
+        self._denied: tuple[int, str] | None = None
 
     @property
     def left_to_the_host(self) -> str | None:
@@ -95,6 +98,7 @@ class DeviceRounds:
         Args:
             dims: the largest sizes that `head_step` is asked for.
         """
+        self._denied = None
         (x,) = (tensor for tensor in self._graph.spec.inputs if tensor.name == "x")
         channels, widest = x.shape[1], min(dims["R"] // dims["N"], dims["S"])
         if widest < 2 or not isinstance(channels, int) or channels > rounds.MOST_CHANNELS:
@@ -158,7 +162,13 @@ class DeviceRounds:
         # An engine may need more scratch for fewer rows, so every width that a round may have.
         widths = {min(bucket(width), made.width) for width in range(1, made.width + 1)}
         turn = max(self._graph.scratch_bytes({**dims, "R": chains * width}) for width in widths)
-        self._device.arena.reserve(rounds=made.size, turn=turn)
+        if self._denied is not None and made.size + turn >= self._denied[0]:
+            raise BackendError(self._denied[1])
+        try:
+            self._device.arena.reserve(rounds=made.size, turn=turn)
+        except BackendError as error:
+            self._denied = made.size + turn, str(error)
+            raise
         version = self._staging.version
         self._staging.reserve(made.uploaded, ALIGNMENT + made.results[1])
         if version != self._staging.version:
