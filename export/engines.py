@@ -23,6 +23,7 @@ from ..runtime.files import write_atomically
 from ..runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
 from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name
+from .operator_plugins import plugins_for
 from .tensorrt_builder import (
     OPTIONS,
     EngineBuilder,
@@ -77,6 +78,7 @@ class Job:
         graph: its name.
         precision: that it computes in.
         spec: the graph in that precision.
+        plugins: library of the plugins that it is built with, or None.
         asked: whether a failure to build it is one of the whole request.
     """
 
@@ -85,6 +87,7 @@ class Job:
     graph: str
     precision: str
     spec: GraphSpec
+    plugins: Path | None = None
     asked: bool = True
 
     @property
@@ -100,12 +103,13 @@ class Job:
 
     def fingerprint(self) -> dict[str, str]:
         """What it would be built from."""
+        own = {} if self.plugins is None else {"plugins": file_sha256(self.plugins)}
         return fingerprint(
             self.spec,
             precision=self.precision,
             target=(current_platform(), *self.target.compute_capabilities),
             library=f"{self.builder.backend} {self.builder.version}",
-            options=OPTIONS,
+            options={**OPTIONS, **own},
         )
 
 
@@ -144,18 +148,18 @@ def export_command(manifest: Manifest, precision: str) -> str:
     return f"csd-export {what} --precision {precision} --out BUNDLE --force"
 
 
-def jobs_of(manifest: Manifest, request: EngineRequest) -> list[Job]:
-    """Return what a request asks for.
+def jobs_of(root: Path, manifest: Manifest, request: EngineRequest) -> list[Job]:
+    """Return what a request asks for of a bundle.
 
     Raises:
-        ExportError: a precision is not in the bundle.
+        ExportError: a precision is not in the bundle, or plugins are named that are not there.
     """
     graphs: dict[tuple[str, str], GraphSpec] = {}
     for wanted in request.precisions:
         for name, (precision, spec) in graphs_of(manifest, wanted).items():
             graphs[name, precision] = spec
     return [
-        Job(builder, target, name, precision, spec)
+        Job(builder, target, name, precision, spec, plugins_for(root, builder.backend, name))
         for builder in request.builders
         for target in builder.targets
         for (name, precision), spec in graphs.items()
@@ -244,7 +248,9 @@ def _why(root: Path, old: EngineSpec | None, job: Job, fault: Fault) -> str | No
 
 def _build(root: Path, job: Job, step: OnStep, written: list[Path]) -> EngineSpec:
     began = time.perf_counter()
-    built = job.builder.build(root / job.spec.onnx_file, job.spec, job.target, job.label, step)
+    built = job.builder.build(
+        root / job.spec.onnx_file, job.spec, job.target, job.label, step, job.plugins
+    )
     seconds = time.perf_counter() - began
     parts = job.fingerprint()
     name = f"{job.graph}.{job.precision}.{short_name(parts)}.engine"

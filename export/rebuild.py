@@ -40,7 +40,7 @@ def rebuild(
     """
     manifest = with_changes(read_manifest(root), changes)
     check_writable(root / MANIFEST_FILE)
-    wanted = jobs_of(manifest, request)
+    wanted = jobs_of(root, manifest, request)
     fault = fault_here()
     others = renewal(root, manifest, request, wanted, fault)
     jobs = (*wanted, *others.jobs)

@@ -20,6 +20,7 @@ from ..runtime.manifest import EngineSpec, GraphSpec, Manifest
 from .condition import Fault
 from .engines import EngineRequest, Job, Report, key_of
 from .fingerprint import fingerprint, first_difference
+from .operator_plugins import plugins_for
 from .tensorrt_builder import EngineBuilder, open_builder
 
 # Parts of a fingerprint that only the builder of an engine knows.
@@ -76,7 +77,9 @@ def renewal(
         reason = _stale(graphs, engine) or fault(root, engine)
         if reason is None:
             kept.append(engine)
-        elif engine.graph in graphs and (job := _job(builder_of, engine, graphs[engine.graph])):
+        elif engine.graph in graphs and (
+            job := _job(root, builder_of, engine, graphs[engine.graph])
+        ):
             jobs.append(job)
         else:
             dropped.append((engine, reason))
@@ -116,7 +119,10 @@ def _opener(request: EngineRequest) -> Callable[[str], EngineBuilder | None]:
 
 
 def _job(
-    builder_of: Callable[[str], EngineBuilder | None], engine: EngineSpec, spec: GraphSpec
+    root: Path,
+    builder_of: Callable[[str], EngineBuilder | None],
+    engine: EngineSpec,
+    spec: GraphSpec,
 ) -> Job | None:
     """Return what builds an engine again, or None where this machine cannot."""
     if engine.platform != current_platform() or (builder := builder_of(engine.backend)) is None:
@@ -124,7 +130,8 @@ def _job(
     target = builder.target_of(engine.compute_capabilities)
     if target is None:
         return None
-    return Job(builder, target, engine.graph, engine.precision, spec, asked=False)
+    plugins = plugins_for(root, engine.backend, engine.graph)
+    return Job(builder, target, engine.graph, engine.precision, spec, plugins, asked=False)
 
 
 def _remedy(root: Path, engine: EngineSpec) -> str:

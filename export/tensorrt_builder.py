@@ -27,6 +27,7 @@ from ..runtime.device import find_device
 from ..runtime.engines import INSTALL
 from ..runtime.errors import BackendError, ExportError
 from ..runtime.manifest import GraphSpec
+from .operator_plugins import parse_with_plugins
 
 BACKENDS = ("tensorrt_rtx", "tensorrt")
 # One engine for all that TensorRT for RTX builds for by default.
@@ -87,7 +88,15 @@ class EngineBuilder:
             every = (*_rtx_targets(self.library, ()), *_rtx_targets(self.library, sms))
         return next((t for t in every if t.compute_capabilities == compute_capabilities), None)
 
-    def build(self, path: Path, spec: GraphSpec, target: Target, label: str, step: OnStep) -> Any:
+    def build(
+        self,
+        path: Path,
+        spec: GraphSpec,
+        target: Target,
+        label: str,
+        step: OnStep,
+        plugins: Path | None = None,
+    ) -> Any:
         """Build an engine.
 
         Args:
@@ -96,6 +105,7 @@ class EngineBuilder:
             target: one of `targets`, or what `target_of` returned.
             label: what is built, for error messages.
             step: called as the build goes on.
+            plugins: library of the plugins that the graph, an operator, is built with.
 
         Returns:
             The engine, as an object with the buffer protocol.
@@ -111,7 +121,11 @@ class EngineBuilder:
             raise log.failure("cannot be started") from error
         network = builder.create_network(_network_flags(self.library))
         parser = self.library.OnnxParser(network, logger)
-        if not parser.parse_from_file(str(path)):
+        if plugins is None:
+            read = parser.parse_from_file(str(path))
+        else:
+            read = parse_with_plugins(parser, path, plugins, self.version)
+        if not read:
             raise _parser_failure(parser, log)
         config = builder.create_builder_config()
         if hasattr(self.library.BuilderFlag, "TF32"):

@@ -58,7 +58,7 @@ def write_bundle(
     try:
         manifest = _fill(request, partial, report)
         if request.engines is not None:
-            jobs = jobs_of(manifest, request.engines)
+            jobs = jobs_of(partial, manifest, request.engines)
             engines = update_engines(partial, manifest, jobs, report, progress)
             manifest = dataclasses.replace(manifest, engines=engines)
         (partial / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")

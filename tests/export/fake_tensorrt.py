@@ -15,6 +15,8 @@ from typing import Any
 
 import onnx
 
+from ..runtime.fake_tensorrt import Registry
+
 
 class _Severity(enum.IntEnum):
     INTERNAL_ERROR = 0
@@ -61,6 +63,7 @@ class _Network:
     def __init__(self, flags: int, layers: list[str]) -> None:
         self.flags, self._layers = flags, layers
         self.names: list[str] = []
+        self.functions: list[str] = []
 
     @property
     def num_layers(self) -> int:
@@ -91,10 +94,18 @@ class OnnxParser:
 
     def parse_from_file(self, model: str) -> bool:
         try:
-            graph = onnx.load(model).graph
+            loaded = onnx.load(model)
         except Exception:
             self._errors.append(_Error("", "", f"Failed to parse ONNX model from file: {model}!"))
             return False
+        return self._read(loaded)
+
+    def parse(self, model: bytes) -> bool:
+        return self._read(onnx.load_model_from_string(model))
+
+    def _read(self, model: onnx.ModelProto) -> bool:
+        graph = model.graph
+        self._network.functions = [function.name for function in model.functions]
         bad = [node for node in graph.node if node.op_type == "NonZero"]
         self._errors += [_Error(n.name, n.op_type, "Assertion failed: no importer") for n in bad]
         self._network.names += [value.name for value in graph.input]
@@ -164,6 +175,7 @@ class FakeLibrary(types.ModuleType):
         build: of the library; it loads what it built itself.
         loaded: engines that it was asked to load.
         starts: whether what loads engines starts.
+        registry: of plugin creators; a library is a JSON list of those that it holds.
     """
 
     def __init__(
@@ -183,6 +195,8 @@ class FakeLibrary(types.ModuleType):
         self.builds: list[dict[str, Any]] = []
         self.build, self.loaded, self.starts = "a", list[bytes](), True
         self.ExecutionContextAllocationStrategy = enum.Enum("Strategy", ["USER_MANAGED"])
+        self.registry = Registry()
+        self.get_plugin_registry = lambda: self.registry
         self.ILogger, self.OnnxParser = ILogger, OnnxParser
         if monitor:
             self.IProgressMonitor = _Monitor
@@ -242,6 +256,8 @@ class _Builder:
             return None
         build = {
             "flags": network.flags,
+            "functions": network.functions,
+            "creators": [creator.name for creator in self._library.registry.all_creators],
             "shapes": [profile.shapes for profile in config.profiles],
             "cleared": [flag.name for flag in config.cleared],
             "set": [flag.name for flag in config.set],

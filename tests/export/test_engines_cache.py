@@ -338,11 +338,11 @@ def failing_after(monkeypatch):
     def make(count):
         plain, left = tensorrt_builder.EngineBuilder.build, [count]
 
-        def build(self, path, spec, target, label, step):
+        def build(self, path, spec, target, label, *others):
             left[0] -= 1
             if left[0] < 0:
                 raise ExportError(f"{label} cannot be built (no memory)")
-            return plain(self, path, spec, target, label, step)
+            return plain(self, path, spec, target, label, *others)
 
         monkeypatch.setattr(tensorrt_builder.EngineBuilder, "build", build)
 

@@ -129,10 +129,8 @@ class TensorRtBackend:
         if self._plugins_loaded or self.name != "tensorrt":
             return
         library = plugins.find_library(folder)
-        if library is not None and not self._binding.has_plugin(
-            plugins.OPERATORS["ops.accept"], plugins.VERSION, plugins.NAMESPACE
-        ):
-            self._binding.load_plugins(library)
+        if library is not None:
+            plugins.register(self._binding, library)
         self._plugins_loaded = True
 
     def _has_plugin(self, graph: str) -> bool:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ...errors import BackendError
+from .binding import Binding
 
 LIBRARY = "libcsd_plugins.so"
 VARIABLE = "CSD_PLUGIN_LIBRARY"
@@ -32,6 +33,16 @@ def find_library(folder: Path) -> Path | None:
         return Path(named)
     places = (folder / LIBRARY, folder.resolve().parent / LIBRARY)
     return next((path for path in places if path.is_file()), None)
+
+
+def register(binding: Binding, library: Path) -> None:
+    """Register the plugin creators of a library, unless they are.
+
+    Raises:
+        BackendError: it cannot be loaded.
+    """
+    if not binding.has_plugin(OPERATORS["ops.accept"], VERSION, NAMESPACE):
+        binding.load_plugins(library)
 
 
 def missing(graph: str, folder: Path, architecture: str) -> BackendError:
