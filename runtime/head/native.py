@@ -127,8 +127,8 @@ class _Copied(RowsEvaluate):
         x, step, token, *room = (array[:count] for array in self._rows)
         outputs = self._evaluate(x.copy(), step.copy(), token.copy())
         for place, output in zip(room, outputs, strict=True):
-            if output.shape != place.shape:
-                raise ValueError(f"evaluate gave {output.shape} for {count} rows of {x.shape[1]}")
+            if (shape := np.shape(output)) != place.shape:
+                raise ValueError(f"evaluate gave {shape} for rows of {place.shape}")
             place[:] = output
 
     def check_rows(self, count: int) -> None:
