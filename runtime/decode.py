@@ -122,6 +122,10 @@ class Decoder:
         self.canvas, self.target, self.draft = canvas, target, draft
         self.plan, self.noise, self.stats = plan, noise, stats
         self._advanced = advanced
+        self._sizes = np.array(plan.schedule.sizes, dtype=np.int64)
+        self._guidance = np.array(plan.guidance, dtype=np.float32)
+        self._head_steps = np.array(plan.head_steps, dtype=np.int64)
+        self._steps = np.arange(plan.schedule.num_iter)
 
     def run(self) -> None:
         """Decode all AR steps in the mode of the plan."""
@@ -169,7 +173,7 @@ class Decoder:
             self._put(drafted.positions, verdict.tokens)
             # The first AR step with a rejection is kept, with its residual samples. What was
             # drafted after it came from a prefix that no longer exists, and is drafted again.
-            step_of = self._per_row(list(range(total)), block)
+            step_of = self._per_row(self._steps, block)
             rejected = step_of[~verdict.accepted]
             step = int(rejected.min()) + 1 if len(rejected) else block.stop
             self._count(block, verdict.accepted, kept=step_of < step)
@@ -202,7 +206,7 @@ class Decoder:
         return verdict
 
     def _count(self, block: range, accepted: Bool, kept: Bool) -> None:
-        step_of = self._per_row(list(range(self.plan.schedule.num_iter)), block)
+        step_of = self._per_row(self._steps, block)
         self.stats.count_verified(step_of, accepted & kept)
         self.stats.resampled += int((~accepted & kept).sum())
         self.stats.dropped += int((~kept).sum())
@@ -214,7 +218,7 @@ class Decoder:
         visible, query = self._known(block.start), self._positions(block)
         conditions = model.condition(
             ops.gather(self.canvas.tokens, visible), visible, query, self.canvas.labels,
-            self._per_row(self.plan.guidance, block).astype(np.float32),
+            self._per_row(self._guidance, block),
             guided=self.plan.options.guided, where=f"AR step {block.start}", stats=self.stats,
         )  # fmt: skip
         return self._sample(model, conditions, block, aligned_with)
@@ -236,7 +240,7 @@ class Decoder:
         conditions = self.target.condition(
             ops.gather_padded(self.canvas.tokens[0], visible), visible, query,
             np.repeat(self.canvas.labels, len(steps)),
-            np.repeat([self.plan.guidance[s] for s in steps], query.shape[1]).astype(np.float32),
+            np.repeat(self._guidance[steps.start : steps.stop], query.shape[1]),
             guided=self.plan.options.guided, where=f"AR step {block.start}", stats=self.stats,
         )[np.flatnonzero(valid)]  # fmt: skip
         size = self._positions(block).shape[1]
@@ -256,7 +260,7 @@ class Decoder:
         """
         positions = self._positions(block)
         images, flat = ops.paired_images(self.canvas.images, positions)
-        steps_of = self._per_row(self.plan.head_steps, block)
+        steps_of = self._per_row(self._head_steps, block)
         parts: list[tuple[Int64, Chains]] = []
         for steps in sorted(set(steps_of.tolist())):
             rows = np.flatnonzero(steps_of == steps)
@@ -302,11 +306,11 @@ class Decoder:
         bounds = self.plan.schedule.bounds[block.start : block.stop]
         return np.concatenate([self.canvas.orders[:, a:b] for a, b in bounds], axis=1)
 
-    def _per_row(self, values: list[Any], block: range) -> NDArray[Any]:
+    def _per_row(self, values: NDArray[Any], block: range) -> NDArray[Any]:
         """Spread a value of each AR step over its tokens, image after image, `[B * P]`."""
-        sizes = self.plan.schedule.sizes[block.start : block.stop]
-        row = np.repeat(values[block.start : block.stop], sizes)
-        return np.tile(row, len(self.canvas.images))
+        part = slice(block.start, block.stop)
+        row = np.repeat(values[part], self._sizes[part])
+        return row if len(self.canvas.images) == 1 else np.tile(row, len(self.canvas.images))
 
     def _put(self, positions: Int64, tokens: Float32) -> None:
         ops.scatter(self.canvas.tokens, positions, tokens)
