@@ -30,8 +30,7 @@ class _RecordingEvaluator(HeadEvaluator):
         self, model: RuntimeModel, calls: _Calls, conditions: Conditions, timesteps: Int64,
         where: str,
     ) -> None:  # fmt: skip
-        graphs = model.graphs["head_modulation"], model.graphs["head_step"]
-        super().__init__(model.role, *graphs, conditions, timesteps, where)
+        super().__init__(model.head_graphs, conditions, timesteps, where)
         self._calls = calls
 
     def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:

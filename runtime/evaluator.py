@@ -61,29 +61,35 @@ class Conditions:
         return np.concatenate([self.z, self.unconditional])
 
 
+@dataclass(frozen=True, eq=False)
+class HeadGraphs:
+    """The graphs of a model's head.
+
+    Attributes:
+        role: `target` or `draft`, for error messages.
+        modulation: the graph `head_modulation`.
+        step: the graph `head_step`.
+    """
+
+    role: str
+    modulation: Graph
+    step: Graph
+
+
 class HeadEvaluator:
     """`evaluate(x [R, C], step [R], token [R]) -> (eps [R, C], v [R, C])`.
 
     Args:
-        role: `target` or `draft`, for error messages.
-        modulation: the graph `head_modulation`.
-        step: the graph `head_step`.
+        graphs: of the head.
         conditions: of N tokens; their adaLN values are computed once, when first needed.
         timesteps: training timestep of each head step, `[S]`.
         where: what is being sampled, for error messages.
     """
 
     def __init__(
-        self,
-        role: str,
-        modulation: Graph,
-        step: Graph,
-        conditions: Conditions,
-        timesteps: Int64,
-        where: str,
+        self, graphs: HeadGraphs, conditions: Conditions, timesteps: Int64, where: str
     ) -> None:
-        self._role, self._where = role, where
-        self._modulation, self._step = modulation, step
+        self._graphs, self._where = graphs, where
         self._conditions, self._timesteps = conditions, timesteps
         self._scales = conditions.scale[:, None]
         self._guided = conditions.unconditional is not None
@@ -99,7 +105,7 @@ class HeadEvaluator:
         if self._mods is None:
             z, timesteps = self._conditions.columns, self._timesteps
             feeds, rows = {"z": z, "timestep": timesteps}, len(z) * len(timesteps)
-            self._mods = self._modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
+            self._mods = self._graphs.modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
         return self._mods
 
     def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
@@ -114,12 +120,13 @@ class HeadEvaluator:
                 "x": np.concatenate([x, x]), "step": np.concatenate([step, step]),
                 "token": np.concatenate([token, token + len(self._conditions)]), "mods": mods,
             }  # fmt: skip
-            out = self._step.run(feeds, rows=2 * rows)
+            out = self._graphs.step.run(feeds, rows=2 * rows)
             both, v = out["eps"], out["v"][:rows]
             free = both[rows:]
             eps = np.asarray(free + self._scales[token] * (both[:rows] - free), dtype=np.float32)
         else:
-            out = self._step.run({"x": x, "step": step, "token": token, "mods": mods}, rows=rows)
+            feeds = {"x": x, "step": step, "token": token, "mods": mods}
+            out = self._graphs.step.run(feeds, rows=rows)
             eps, v = out["eps"], out["v"]
         # A sum is finite only if its terms are, and costs less than looking at each.
         if not np.isfinite(np.add.reduce(eps, axis=None) + np.add.reduce(v, axis=None)):
@@ -130,8 +137,9 @@ class HeadEvaluator:
         bad = ~(np.isfinite(eps).all(axis=1) & np.isfinite(v).all(axis=1))
         if bad.any():
             raise NumericsError(
-                f"{self._role}.head_step returned values that are not finite at {self._where}, "
-                f"head step {int(step[bad][0])}: check the weights, or lower temperature or cfg"
+                f"{self._graphs.role}.head_step returned values that are not finite at "
+                f"{self._where}, head step {int(step[bad][0])}: check the weights, or lower "
+                "temperature or cfg"
             )
 
 
@@ -234,9 +242,7 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
 
     Args:
         head: the bound graphs; evaluators of one thread take turns with its arrays.
-        role: see `HeadEvaluator`, as for all that follow.
-        modulation: the graph `head_modulation`.
-        step: the graph `head_step`.
+        graphs: see `HeadEvaluator`, as for all that follow.
         conditions: of N tokens.
         timesteps: `[S]`.
         where: what is being sampled.
@@ -245,14 +251,12 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
     def __init__(
         self,
         head: BoundHead,
-        role: str,
-        modulation: Graph,
-        step: Graph,
+        graphs: HeadGraphs,
         conditions: Conditions,
         timesteps: Int64,
         where: str,
     ) -> None:
-        super().__init__(role, modulation, step, conditions, timesteps, where)
+        super().__init__(graphs, conditions, timesteps, where)
         self._head = head
         self._rows = HeadRows.empty(0, head.channels)
 

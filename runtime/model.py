@@ -22,7 +22,7 @@ from ..plugins.reference import Density
 from .backends import BindableGraph, Graph, HeadRounds
 from .config import MARConfig
 from .errors import NumericsError
-from .evaluator import BoundEvaluator, BoundHead, Conditions, HeadEvaluator
+from .evaluator import BoundEvaluator, BoundHead, Conditions, HeadEvaluator, HeadGraphs
 from .head import (
     AffineDraft,
     Evaluate,
@@ -168,13 +168,11 @@ class RuntimeModel:
         # What runs the speculative sampler beside the network; None is the host.
         self.rounds: HeadRounds | None = None
         self._backbone = graphs["backbone"]
-        self._modulation = graphs["head_modulation"]
-        self._step = graphs["head_step"]
+        modulation, step = graphs["head_modulation"], graphs["head_step"]
+        self.head_graphs = HeadGraphs(role, modulation, step)
         self._bound: BoundHead | None = None
-        if isinstance(self._modulation, BindableGraph) and isinstance(self._step, BindableGraph):
-            self._bound = BoundHead(
-                self._modulation, self._step, config.token_dim, config.modulation_dim
-            )
+        if isinstance(modulation, BindableGraph) and isinstance(step, BindableGraph):
+            self._bound = BoundHead(modulation, step, config.token_dim, config.modulation_dim)
         self._schedules: dict[int, HeadSchedule] = {}
         self._samplers: dict[tuple[str, int, float], Sampler] = {}
 
@@ -380,5 +378,5 @@ class RuntimeModel:
             timesteps: training timestep of each head step, `[S]`.
             where: what is being sampled, for error messages.
         """
-        given = self.role, self._modulation, self._step, conditions, timesteps, where
+        given = self.head_graphs, conditions, timesteps, where
         return HeadEvaluator(*given) if self._bound is None else BoundEvaluator(self._bound, *given)

@@ -34,8 +34,7 @@ def make(tiny_session):
             made = model.evaluator(conditions, timesteps, "AR step 5")
             assert isinstance(made, BoundEvaluator)
             return made
-        graphs = model.graphs["head_modulation"], model.graphs["head_step"]
-        return HeadEvaluator("target", *graphs, conditions, timesteps, "AR step 5")
+        return HeadEvaluator(model.head_graphs, conditions, timesteps, "AR step 5")
 
     return of
 
