@@ -845,9 +845,13 @@ def test_rounds_that_do_not_fit_the_profile_are_left_to_the_host(
     write_engines(bundle, "tensorrt", most={"draft.head_step": {"R": 20}})
     here = with_kernels(bundle)
     with opened(bundle) as session:
+        modulation, calls = session.graph("draft.head_modulation"), []
+        plain = modulation.run
+        modulation.run = lambda *args, **kwargs: (calls.append(1), plain(*args, **kwargs))[1]
         result = session.generate(LABELS, MODES["draft"], seed=7)
         where = session.versions()["head_rounds"]
     assert not here.launched
+    assert len(calls) == NUM_ITER, "what was computed for the device serves the host"
     runs = f"{NUM_ITER} of {NUM_ITER} runs of draft.head_step"
     assert re.fullmatch(
         rf"device \({runs} on the host: R = \d+ to \d+, its engine and plan take 1 to 20\)", where
