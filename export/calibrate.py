@@ -18,7 +18,6 @@ from ..runtime.stats import Stats
 # Enough AR steps that contexts of all fill levels occur, few enough to be quick.
 AR_STEPS = 16
 
-
 # Evaluations by head step: `(x, eps, v)`, `[n, C]` each.
 _Calls = dict[int, list[tuple[Float32, Float32, Float32]]]
 
@@ -72,12 +71,8 @@ def record_chains(
     )
     plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
     images = np.arange(count, dtype=np.int64)
-    canvas = Canvas(
-        np.zeros((count, config.seq_len, config.token_dim), dtype=np.float32),
-        noise.orders(images, config.seq_len),
-        np.random.default_rng(seed).integers(config.class_num, size=count),
-        images,
-    )
+    labels = np.random.default_rng(seed).integers(config.class_num, size=count)
+    canvas = Canvas.blank(config, noise, labels, images)
     stats = Stats(plan.schedule.num_iter)
     for part in canvas.split(batch):
         Decoder(part, recording, None, plan, noise, stats, lambda _: None).run()

@@ -52,7 +52,7 @@ def fault_here() -> Fault:
     def fault(root: Path, engine: EngineSpec) -> str | None:
         if found := damage(root, engine):
             return found
-        # A plugin that such an engine may need is registered by the runtime alone.
+        # Such an engine may need a plugin that is not here, and be fit where it is.
         if engine.backend == "tensorrt" and engine.graph in OPERATORS:
             return None
         binding = binding_of(engine.backend)

@@ -248,28 +248,30 @@ def _why(root: Path, old: EngineSpec | None, job: Job, fault: Fault) -> str | No
 
 def _build(root: Path, job: Job, step: OnStep, written: list[Path]) -> EngineSpec:
     began = time.perf_counter()
-    built = job.builder.build(
-        root / job.spec.onnx_file, job.spec, job.target, job.label, step, job.plugins
+    built = memoryview(
+        job.builder.build(
+            root / job.spec.onnx_file, job.spec, job.target, job.label, step, job.plugins
+        )
     )
     seconds = time.perf_counter() - began
+    digest = hashlib.sha256(built).hexdigest()
     parts = job.fingerprint()
     name = f"{job.graph}.{job.precision}.{short_name(parts)}.engine"
     path = root / FOLDER / job.builder.backend / job.target.name / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():  # the manifest that is there may name it, and it may be what it says
-        content = hashlib.sha256(built).hexdigest()[:8]
-        path = path.with_name(f"{path.stem}.{content}.engine")
+        path = path.with_name(f"{path.stem}.{digest[:8]}.engine")
     if not path.exists():
         written.append(path)
     with write_atomically(path) as stream:
-        stream.write(memoryview(built))
+        stream.write(built)
     return EngineSpec(
         graph=job.graph,
         backend=job.builder.backend,
         precision=job.precision,
         file=path.relative_to(root).as_posix(),
-        sha256=file_sha256(path),
-        size=path.stat().st_size,
+        sha256=digest,
+        size=built.nbytes,
         library=job.builder.version,
         platform=current_platform(),
         compute_capabilities=job.target.compute_capabilities,

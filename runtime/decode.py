@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops
+from .config import MARConfig
 from .evaluator import Conditions
 from .model import ChainInputs, Chains, RuntimeModel
 from .noise import Noise, Purpose
@@ -79,6 +80,12 @@ class Canvas:
     orders: Int64
     labels: Int64
     images: Int64
+
+    @classmethod
+    def blank(cls, config: MARConfig, noise: Noise, labels: Int64, images: Int64) -> Canvas:
+        """Return a canvas with nothing on it, whose orders are drawn from the noise."""
+        tokens = np.zeros((len(images), config.seq_len, config.token_dim), dtype=np.float32)
+        return cls(tokens, noise.orders(images, config.seq_len), labels, images)
 
     def split(self, size: int) -> list[Canvas]:
         """Return views of at most `size` images each; writing to them writes here."""
@@ -310,7 +317,7 @@ class Decoder:
         """Spread a value of each AR step over its tokens, image after image, `[B * P]`."""
         part = slice(block.start, block.stop)
         row = np.repeat(values[part], self._sizes[part])
-        return row if len(self.canvas.images) == 1 else np.tile(row, len(self.canvas.images))
+        return np.tile(row, len(self.canvas.images))
 
     def _put(self, positions: Int64, tokens: Float32) -> None:
         ops.scatter(self.canvas.tokens, positions, tokens)

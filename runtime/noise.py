@@ -76,7 +76,7 @@ class _PassingGenerator(threading.local):
         return self._generator
 
 
-_passing = _PassingGenerator()
+_shared = _PassingGenerator()
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class SeededNoise:
         One generator is set to each stream in turn: making one takes as long as drawing from it.
         """
         for image, position in zip(images.tolist(), positions.tolist(), strict=True):
-            yield _passing.at(*self._names(purpose, image, position))
+            yield _shared.at(*self._names(purpose, image, position))
 
     def orders(self, images: Int64, seq_len: int) -> Int64:
         """See `Noise.orders`."""

@@ -175,12 +175,7 @@ class Session:
             clock.start()
 
         numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
-        canvas = Canvas(
-            np.zeros((len(wanted), config.seq_len, config.token_dim), dtype=np.float32),
-            source.orders(numbers, config.seq_len),
-            wanted,
-            numbers,
-        )
+        canvas = Canvas.blank(config, source, wanted, numbers)
         # Under prefix verification each image accepts its own number of AR steps.
         alone = options.mode == "csd" and options.verify == "prefix"
         parts = canvas.split(1 if alone else manifest.max_batch)

@@ -161,10 +161,7 @@ def _decode(model: RuntimeModel, options: GenerateOptions, index: int) -> None:
     config = model.config
     plan, noise = Plan.of(options, config.seq_len), SeededNoise(0)
     images = np.array([index], dtype=np.int64)
-    canvas = Canvas(
-        np.zeros((1, config.seq_len, config.token_dim), dtype=np.float32),
-        noise.orders(images, config.seq_len), images % config.class_num, images,
-    )  # fmt: skip
+    canvas = Canvas.blank(config, noise, images % config.class_num, images)
     stats = Stats(plan.schedule.num_iter)
     Decoder(canvas, model, None, plan, noise, stats, lambda _: None).run()
 

@@ -22,9 +22,10 @@ from ..manifest import GraphSpec, TensorSpec
 Range = tuple[int, int]
 
 _PADDED_TO_BUCKETS = "R"
-# Graphs that are called with the same sizes of these dimensions, in all models: a run has one
+# Graphs of all models that are called with the same sizes of these dimensions: a run has one
 # number of head steps, and guidance takes two conditions of every model.
-_TOGETHER = {"S": ("head_modulation", "head_step"), "N": ("head_modulation", "head_step")}
+_SAME_SIZES = ("S", "N")
+_TOGETHER = ("head_modulation", "head_step")
 # What a plan may make smaller, so that a run fits the memory.
 SPLIT = ("R", "B")
 
@@ -126,13 +127,12 @@ class Limits:
 
     def called_alike(self, dimension: str) -> dict[str, Range]:
         """Ranges of a dimension in the engines that get the same sizes, this one among them."""
-        together = _TOGETHER.get(dimension, ())
         alike = {self.graph: self.engines.get(self.graph, self.ranges)[dimension]}
-        if self.graph.rpartition(".")[2] in together:
+        if dimension in _SAME_SIZES and self.graph.rpartition(".")[2] in _TOGETHER:
             alike |= {
                 graph: ranges[dimension]
                 for graph, ranges in self.engines.items()
-                if graph.rpartition(".")[2] in together
+                if graph.rpartition(".")[2] in _TOGETHER
             }
         return alike
 
