@@ -29,6 +29,10 @@ def write_atomically(path: Path) -> Generator[BinaryIO]:
         with partial.open("wb") as stream:
             yield stream
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)  # the name that the user gave
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -53,6 +57,10 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     probe = path.with_name(f".{path.name}.probe")
-    with write_atomically(probe):
-        pass
+    try:
+        with write_atomically(probe):
+            pass
+    except OSError as error:
+        error.filename = str(path)
+        raise
     probe.unlink()

@@ -75,3 +75,13 @@ def test_the_check_for_a_writable_place_changes_nothing(tmp_path):
     for path in (tmp_path / "gone" / "x", tmp_path / "x" / "y", tmp_path):
         with pytest.raises(OSError, match=r"."):
             check_writable(path)
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "gone" / "x.json"
+    with pytest.raises(FileNotFoundError) as error:
+        check_writable(path)
+    assert error.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as error, write_atomically(path):
+        pass
+    assert error.value.filename == str(path)
