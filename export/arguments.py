@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.backends.engines import PRECISIONS
 from ..runtime.cli_support import Parser
 from ..runtime.config import PRESETS
-from ..runtime.engines import PRECISIONS
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
-from .engines import EngineRequest, default_precision
+from .engines.builder import BACKENDS
+from .engines.rebuild import read_manifest
+from .engines.update import EngineRequest, default_precision
 from .profiles import ProfileChange, parse_change
-from .rebuild import read_manifest
-from .tensorrt_builder import BACKENDS
 
 # What says how to export, and has no meaning for a bundle that is there.
 _EXPORT_ONLY = (

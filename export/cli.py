@@ -16,8 +16,8 @@ from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
 from ..runtime.manifest import Manifest, Source, file_sha256
 from .arguments import EngineOptions, build_parser, check_arguments, engine_options
-from .progress import engine_progress
-from .rebuild import rebuild
+from .engines.progress import engine_progress
+from .engines.rebuild import rebuild
 
 if TYPE_CHECKING:
     from .request import ExportRequest

@@ -32,11 +32,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..runtime.backends.engines import OPERATOR_PREFIX
 from ..runtime.config import MARConfig
-from ..runtime.engines import OPERATOR_PREFIX
+from ..runtime.decoding.model import MODULATION_BYTES
 from ..runtime.errors import ExportError
 from ..runtime.manifest import GraphSpec, Manifest
-from ..runtime.model import MODULATION_BYTES
 from ..runtime.options import MAX_NUM_ITER
 from ..runtime.schedule import TRAIN_STEPS
 

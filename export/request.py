@@ -11,7 +11,7 @@ from ..models.mar import MAR
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import Source
-from .engines import EngineRequest
+from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
 
 # What two models must share to speak of the same tokens.

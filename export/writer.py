@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from ..runtime.backends import Graph
 from ..runtime.bundle import Bundle
+from ..runtime.decoding.model import RuntimeModel
 from ..runtime.errors import ExportError
 from ..runtime.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
-from ..runtime.model import RuntimeModel
 from ..runtime.version import version
-from .calibrate import calibrate
-from .engines import Progress, Report, jobs_of, update_engines
-from .graphs import ExportGraph, decoder_graph, model_graphs
-from .networks import export_networks
-from .operators import operator_profiles, write_operators
+from .engines.progress import silent
+from .engines.update import Progress, Report, jobs_of, update_engines
+from .onnx.calibrate import calibrate
+from .onnx.graphs import ExportGraph, decoder_graph, model_graphs
+from .onnx.networks import export_networks
+from .onnx.operators import operator_profiles, write_operators
 from .profiles import changed_profiles
-from .progress import silent
 from .request import ExportRequest
 
 

@@ -2,14 +2,7 @@
 
 from .bundle import Bundle
 from .config import MARConfig
-from .errors import (
-    BackendError,
-    BundleError,
-    ConfigError,
-    CsdError,
-    NumericsError,
-    OptionError,
-)
+from .errors import BackendError, BundleError, ConfigError, CsdError, NumericsError, OptionError
 from .noise import FixedNoise, Noise, SeededNoise
 from .options import GenerateOptions
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .engines import renewal_command
+from .backends.engines import renewal_command
 from .errors import BundleError
 from .head import AffineDraft
 from .manifest import MANIFEST_FILE, Manifest, file_sha256

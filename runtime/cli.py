@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .backends import BACKENDS
+from .backends.engines import PRECISIONS
 from .bundle import Bundle
 from .cli_support import Parser, run_command
-from .engines import PRECISIONS
 from .errors import OptionError
 from .files import check_writable, write_atomically, write_json
 from .images import grid, save_png

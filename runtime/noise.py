@@ -17,10 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import Float32, Int64
 from .errors import OptionError
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 MAX_SEED = 2**64 - 1
 

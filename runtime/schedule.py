@@ -20,13 +20,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import Float64
 from .errors import OptionError
 
 TRAIN_STEPS = 1000
 BETA_SCHEDULES = ("cosine", "linear")
 GUIDANCE_SCHEDULES = ("linear", "constant")
-
-Float64 = NDArray[np.float64]
 
 
 def training_betas(name: str) -> Float64:

@@ -11,16 +11,17 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ops
+from . import arrays
 from .backends import Backend, BackendOptions, Graph, Timed, create_backend
+from .backends.engines import needed_graphs
 from .bundle import Bundle
-from .decode import Canvas, Decoder, Plan
-from .demand import largest_calls
-from .engines import needed_graphs
+from .decoding.demand import largest_calls
+from .decoding.loop import Decoder
+from .decoding.model import RuntimeModel
+from .decoding.plan import Canvas, Plan
 from .errors import BundleError, NumericsError, OptionError
 from .head.draft import ROW_COST
 from .images import to_uint8
-from .model import RuntimeModel
 from .noise import Noise, SeededNoise
 from .options import GenerateOptions
 from .stats import Progress, ProgressCallback, Stats
@@ -73,7 +74,7 @@ class Session:
             )
 
     def graph(self, name: str) -> Graph:
-        """Open a graph of the bundle, those included that decoding does not use (`ops.accept`).
+        """Open a graph of the bundle, those included that decoding does not use (`arrays.accept`).
 
         Raises:
             BundleError: the bundle has no such graph.
@@ -187,7 +188,7 @@ class Session:
                 plan, source, stats, report.advanced,
             ).run()  # fmt: skip
 
-        latents = ops.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
+        latents = arrays.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
         with stats.timed("decoder"):
             images = to_uint8(self._decode(latents))
         stats.seconds = time.perf_counter() - began

@@ -13,16 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..device import find_device
-from ..engines import (
-    PRECISIONS,
-    Machine,
-    check_engines_exist,
-    choose_engines,
-    needed_graphs,
-)
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
 from .base import Backend, BindableGraph, DeviceClock, DeviceTensor, Graph, HeadRounds, Timed
+from .engines import PRECISIONS, Machine, check_engines_exist, choose_engines, needed_graphs
 from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")

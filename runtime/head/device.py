@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...plugins.rounds import Finished, Start
+from ..arrays import Float32
 from .sampler import HeadNoise, HeadReport
-from .schedule import Float32
 from .speculative import SpeculativeSampler
 
 

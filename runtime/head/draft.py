@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .schedule import Float32, HeadSchedule, Int64
+from ..arrays import Float32, Int64
+from .schedule import HeadSchedule
 
 # Longest window that is looked ahead at in calibration.
 HORIZON = 64

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...plugins import host
+from ..arrays import Float32, Int64
 from ..errors import BackendError, NumericsError
 from .draft import AffineDraft
 from .sampler import Evaluate, HeadNoise, HeadReport, HeadRows, RowsEvaluate
-from .schedule import Float32, HeadSchedule, Int64
+from .schedule import HeadSchedule
 from .slopes import Slopes
 
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Float32, Int64
 from . import native
 from .draft import AffineDraft, Rollout
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
-from .schedule import Float32, HeadSchedule, Int64
+from .schedule import HeadSchedule
 from .slopes import Slopes, tokens_at_once
 
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays import Float32, Int64
 from ..errors import NumericsError
-from .schedule import Float32, HeadSchedule, Int64, Transition
+from .schedule import HeadSchedule, Transition
 
 Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
 HeadNoise = tuple[Float32, Float32]

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Float32, Int64
 from ..schedule import DiffusionTables, diffusion_tables
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 
 class Transition(NamedTuple):

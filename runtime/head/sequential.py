@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Float32
 from . import native
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
-from .schedule import Float32, HeadSchedule
+from .schedule import HeadSchedule
 
 
 class SequentialSampler:

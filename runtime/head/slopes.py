@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .schedule import Float32, HeadSchedule, Int64
+from ..arrays import Float32, Int64
+from .schedule import HeadSchedule
 
 # Moves of less than this squared share of x are of the size of its rounding and teach nothing;
 # plugins/kernels/head.cpp has the same number.

@@ -28,11 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...plugins.reference import Density, continue_residual
+from ..arrays import Float32, Int64
 from ..errors import NumericsError
 from . import native
 from .draft import AffineDraft, Rollout, log_acceptance
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
-from .schedule import Float32, HeadSchedule, Int64
+from .schedule import HeadSchedule
 
 
 class _Drafted(NamedTuple):

@@ -13,8 +13,8 @@ from ..helpers import DATA, made_once
 @pytest.fixture(scope="session")
 def gpu_export(tmp_path_factory, tiny_bundle, config_files) -> tuple[Path, str]:
     """The tiny target with all that is there for GPUs but engines, and what its export printed."""
-    from csd.export import networks
     from csd.export.cli import main
+    from csd.export.onnx import networks
 
     export = networks.export_onnx
 

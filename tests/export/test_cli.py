@@ -52,7 +52,7 @@ def exported_before(tiny_bundle, monkeypatch):
         shutil.copy(tiny_bundle / path.name, path)
         return [path]
 
-    monkeypatch.setattr("csd.export.networks.export_onnx", copy)
+    monkeypatch.setattr("csd.export.onnx.networks.export_onnx", copy)
 
 
 def test_an_export_prints_progress_and_a_parity_table(tiny_export):
@@ -274,7 +274,7 @@ def test_odd_paths_of_a_bundle_work_or_are_one_line(place, target, out, capsys, 
     monkeypatch.chdir(out)
     argv = [*target, "--calibration-tokens", 0, "--max-batch", 0, "--out", place]
     assert "max-batch is 0" in failure(main, argv, capsys)
-    monkeypatch.setattr("csd.export.networks.export_onnx", _full_disk)
+    monkeypatch.setattr("csd.export.onnx.networks.export_onnx", _full_disk)
     assert "No space" in failure(main, [*argv, "--max-batch", 1], capsys)
     assert leftovers(out) == []
 
@@ -304,7 +304,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     existing, make_bundle, target, tmp_path, capsys, monkeypatch
 ):
     bundle = make_bundle(name="bundle") if existing else tmp_path / "bundle"
-    monkeypatch.setattr("csd.export.networks.export_onnx", _full_disk)
+    monkeypatch.setattr("csd.export.onnx.networks.export_onnx", _full_disk)
     argv = [*target, "--calibration-tokens", 0, "--out", bundle, "--force"]
     message = failure(main, argv, capsys)
     assert message.startswith("No space left on device")

@@ -5,8 +5,8 @@ import onnx
 import pytest
 import torch
 
-from csd.export.graphs import decoder_graph, model_graphs
-from csd.export.onnx_export import check_parity, export_onnx
+from csd.export.onnx.graphs import decoder_graph, model_graphs
+from csd.export.onnx.to_onnx import check_parity, export_onnx
 from csd.export.profiles import Limits
 from csd.models import MAR, MARConfig
 from csd.models.kl_decoder import load_kl_decoder

@@ -2,16 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from csd.export.profiles import (
-    MOST_ROWS,
-    Limits,
-    changed_profiles,
-    default_profile,
-    parse_change,
-)
+from csd.export.profiles import MOST_ROWS, Limits, changed_profiles, default_profile, parse_change
 from csd.runtime.config import PRESETS
+from csd.runtime.decoding.model import MODULATION_BYTES
 from csd.runtime.errors import ExportError
-from csd.runtime.model import MODULATION_BYTES
 
 GRAPHS = (
     "target.backbone", "target.head_modulation", "target.head_step", "target.head_chain",

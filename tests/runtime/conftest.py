@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from .fake_machine import be_machine
+from ..vendor.machine import be_machine
 
 
 @pytest.fixture

@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from csd.models import load_mar
-from csd.runtime import (
-    Bundle,
-    FixedNoise,
-    GenerateOptions,
-    MARConfig,
-    OptionError,
-)
+from csd.runtime import Bundle, FixedNoise, GenerateOptions, MARConfig, OptionError
 from csd.runtime.backends import OnnxRuntimeBackend
 from csd.runtime.head import HeadSchedule, SequentialSampler
 from csd.runtime.schedule import ARSchedule

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ....plugins.launch import LoadedKernels
 from ...device import DeviceInfo
-from ...engines import Machine, choose_engines, graph_spec, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, Manifest
 from ..base import Dims
+from ..engines import Machine, choose_engines, graph_spec, renewal_command
 from ..shapes import Limits, Range, check_calls
 from . import plugins
 from .binding import Binding

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engines import INSTALL, LIBRARIES, renewal_command
 from ...errors import BackendError
 from ...manifest import EngineSpec, GraphSpec
+from ..engines import INSTALL, LIBRARIES, renewal_command
 from .kernel_cache import KernelFile
 
 # Vendor's name of an element type -> name in the manifest and of NumPy.

@@ -5,12 +5,7 @@ import pytest
 
 from csd.plugins import reference
 from csd.runtime.errors import NumericsError
-from csd.runtime.head import (
-    HeadSchedule,
-    ParallelSampler,
-    SequentialSampler,
-    SpeculativeSampler,
-)
+from csd.runtime.head import HeadSchedule, ParallelSampler, SequentialSampler, SpeculativeSampler
 
 from .analytic import Mixture, linear
 

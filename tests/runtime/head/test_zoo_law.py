@@ -7,9 +7,9 @@ import pytest
 
 from csd.runtime import Bundle
 from csd.runtime.backends import BACKENDS
-from csd.runtime.evaluator import Conditions
+from csd.runtime.decoding.evaluator import Conditions
 from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSampler
-from csd.tools.head_curve import collect_conditions
+from csd.tools.measure.head_curve import collect_conditions
 
 from ...helpers import with_engines
 from .laws import same_law

@@ -1,0 +1,84 @@
+"""Add engines to a bundle that is there, or refresh them. Needs its ONNX files, not PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...runtime.errors import BundleError, ExportError
+from ...runtime.files import check_writable, write_atomically
+from ...runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
+from ..profiles import ProfileChange, with_changes
+from .condition import fault_here
+from .renewal import renewal
+from .update import EngineRequest, Progress, Report, drop_unnamed, jobs_of, update_engines
+
+
+def rebuild(
+    root: Path,
+    request: EngineRequest,
+    changes: Sequence[ProfileChange],
+    report: Report,
+    progress: Progress,
+) -> Manifest:
+    """Build the engines of a bundle that are missing or out of date, and write its manifest.
+
+    Engines that were not asked for and that are out of date are built again too, or dropped where
+    that cannot be done here (`renewal.py`).
+
+    Args:
+        root: the bundle. Whenever this ends, it is valid: as it was, or as it becomes.
+        request: what engines to build.
+        changes: ranges of dimensions to replace.
+        report: called with a line for each engine.
+        progress: shows how a build goes on.
+
+    Raises:
+        ExportError: there is no bundle, it lacks what engines are built from, or a build failed.
+        OSError: nothing can be written there.
+    """
+    manifest = with_changes(read_manifest(root), changes)
+    check_writable(root / MANIFEST_FILE)
+    wanted = jobs_of(root, manifest, request)
+    fault = fault_here()
+    others = renewal(root, manifest, request, wanted, fault)
+    jobs = (*wanted, *others.jobs)
+    for name, sha256 in {item for job in jobs for item in job.spec.files.items()}:
+        _check_file(root, name, sha256)
+    built = update_engines(root, manifest, jobs, report, progress, fault)
+    others.tell(root, report)
+    engines = (*built, *others.kept)
+    manifest = dataclasses.replace(manifest, engines=engines, schema_version=SCHEMA_VERSION)
+    with write_atomically(root / MANIFEST_FILE) as stream:
+        stream.write(manifest.to_json().encode())
+    drop_unnamed(root, manifest)
+    return manifest
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest of a bundle whose engines may be damaged.
+
+    Raises:
+        ExportError: there is none, or it cannot be read.
+    """
+    path = root / MANIFEST_FILE
+    if not path.is_file():
+        raise ExportError(
+            f"no bundle at {root} (it has no {MANIFEST_FILE}): give the directory of one, or "
+            "export one with --out"
+        )
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except (BundleError, UnicodeDecodeError) as error:
+        raise ExportError(f"cannot read bundle {root}: {error}") from error
+
+
+def _check_file(root: Path, name: str, sha256: str) -> None:
+    if not (root / name).is_file():
+        raise ExportError(f"bundle {root} lacks {name}: export it again with csd-export")
+    if file_sha256(root / name) != sha256:
+        raise ExportError(
+            f"bundle {root}: {name} was altered (its SHA-256 is not the manifest's): export it "
+            "again with csd-export"
+        )

@@ -1,0 +1,101 @@
+"""Fit the head's drafts: record chains of the exported model and regress (`runtime.head.draft`)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...runtime.arrays import Float32, Int64
+from ...runtime.decoding.evaluator import Conditions, HeadEvaluator
+from ...runtime.decoding.loop import Decoder
+from ...runtime.decoding.model import RuntimeModel
+from ...runtime.decoding.plan import Canvas, Plan
+from ...runtime.head import AffineDraft, Trajectories, fit_affine_draft
+from ...runtime.noise import SeededNoise
+from ...runtime.options import GenerateOptions
+from ...runtime.stats import Stats
+
+# Enough AR steps that contexts of all fill levels occur, few enough to be quick.
+AR_STEPS = 16
+
+# Evaluations by head step: `(x, eps, v)`, `[n, C]` each.
+_Calls = dict[int, list[tuple[Float32, Float32, Float32]]]
+
+
+class _RecordingEvaluator(HeadEvaluator):
+    """An evaluator that records calls, whose rows share one head step."""
+
+    def __init__(
+        self, model: RuntimeModel, calls: _Calls, conditions: Conditions, timesteps: Int64,
+        where: str,
+    ) -> None:  # fmt: skip
+        super().__init__(model.head_graphs, conditions, timesteps, where)
+        self._calls = calls
+
+    def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
+        """See `HeadEvaluator`."""
+        eps, v = super().__call__(x, step, token)
+        self._calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
+        return eps, v
+
+
+class _RecordingModel(RuntimeModel):
+    """A model whose head evaluations are recorded."""
+
+    def __init__(self, model: RuntimeModel) -> None:
+        super().__init__(model.role, model.config, model.graphs)
+        self.calls: _Calls = {}
+
+    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
+        """See `RuntimeModel.evaluator`."""
+        return _RecordingEvaluator(self, self.calls, conditions, timesteps, where)
+
+
+def record_chains(
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int
+) -> Trajectories:
+    """Generate images of random classes and record the chains of at least `tokens` tokens.
+
+    Args:
+        model: whose head to record.
+        steps: S.
+        tokens: how many tokens at least.
+        batch: images at once.
+        seed: of classes, orders and noise.
+    """
+    config = model.config
+    recording = _RecordingModel(model)
+    count = math.ceil(tokens / config.seq_len)
+    options = GenerateOptions(
+        mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps
+    )
+    plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
+    images = np.arange(count, dtype=np.int64)
+    labels = np.random.default_rng(seed).integers(config.class_num, size=count)
+    canvas = Canvas.blank(config, noise, labels, images)
+    stats = Stats(plan.schedule.num_iter)
+    for part in canvas.split(batch):
+        Decoder(part, recording, None, plan, noise, stats, lambda _: None).run()
+    schedule = model.schedule(steps)
+    calls = [recording.calls[i] for i in range(steps)]
+    x, eps, v = (
+        np.stack([np.concatenate([call[k] for call in step]) for step in calls]) for k in range(3)
+    )
+    # [S, 1] as the head step of [S, n, C]: every table then broadcasts.
+    transition = schedule.transition(x, eps, v, np.arange(steps)[:, None])
+    return Trajectories(x, transition.mean, transition.log_std, transition.x0hat, v)
+
+
+def calibrate(
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0
+) -> AffineDraft:
+    """Fit the draft of a model's head at S = `steps`. Arguments as for `record_chains`."""
+    chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed)
+    # Images come one after another: shuffle, so that the held-out tokens are of all contexts.
+    order = np.random.default_rng(seed).permutation(chains.x.shape[1])
+    shuffled = Trajectories(
+        chains.x[:, order], chains.mean[:, order], chains.log_std[:, order],
+        chains.x0hat[:, order], chains.v[:, order],
+    )  # fmt: skip
+    return fit_affine_draft(model.schedule(steps), shuffled)

@@ -1,0 +1,318 @@
+"""The networks as they are exported: index inputs, named dynamic dimensions.
+
+| graph | inputs | outputs |
+| --- | --- | --- |
+| `backbone` | `tokens [B, V, C]`, `visible [B, V]`, `query [B, P]`, `label [B]` | `z [B, P, D]` |
+| `head_modulation` | `z [N, D]`, `timestep [S]` | `mods [S, N, M]` |
+| `head_step` | `x [R, C]`, `step [R]`, `token [R]`, `mods [S, N, M]` | `eps [R, C]`, `v [R, C]` |
+| `head_chain` | `x [N, C]`, `noise [S, N, C]`, `mods [S, T, M]`, `tables [S, 6]`, `scale [N]` | `tokens [N, C]`, `mean [N, C]`, `std [N, C]`, `sum_log_std [N, C]`, `trajectory [S + 1, N, C]` |
+| `decoder` | `latents [B, c, h, w]` | `image [B, 3, H, W]` |
+
+Integers are int64, everything else float32; `mods` has the type of a variant (`variants.py`).
+`visible` may be padded with L; V may be 0. `head_chain` is the sequential sampler: S head steps for
+given noise, temperature included (entry i for head step i, entry 0 finite and unused), with the
+columns of `HeadSchedule`. T is N, or 2 N with guidance: the unconditional columns follow, and
+`scale` counts only then. Its `std` is that of the last step without the temperature.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
+
+from ...models.head import DiffusionMLP
+from ...models.kl_decoder import KLDecoder
+from ...models.mar import MAR, Backbone
+from ...runtime.config import MARConfig
+from ...runtime.head import HeadSchedule
+from ...runtime.schedule import TRAIN_STEPS
+from ..profiles import Limits, Profile, default_profile
+
+Sizes = dict[str, int]
+
+
+class BackboneGraph(nn.Module):
+    """See the table at the head of this file."""
+
+    def __init__(self, model: MAR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, visible: Tensor, query: Tensor, label: Tensor) -> Tensor:
+        """Conditions of the queries."""
+        return Backbone.forward(self.model, tokens, visible, query, label)
+
+
+class HeadModulationGraph(nn.Module):
+    """See the table at the head of this file.
+
+    Timesteps are embedded at export and looked up, and all adaLN layers are joined: two matrix
+    products are left for every AR step.
+    """
+
+    def __init__(self, head: DiffusionMLP) -> None:
+        super().__init__()
+        self.cond_embed = head.cond_embed
+        self.joined = head.joined_modulation()
+        with torch.no_grad():
+            self.register_buffer("time", head.time_embed(torch.arange(TRAIN_STEPS)))
+
+    def forward(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """adaLN values of every (head step, token)."""
+        time: Tensor = self.time[timestep]  # pyright: ignore[reportIndexIssue]
+        embedded = time.unsqueeze(1) + self.cond_embed(z).unsqueeze(0)
+        steps, count, width = embedded.shape
+        return self.joined(F.silu(embedded).reshape(-1, width)).reshape(steps, count, -1)
+
+
+class HeadStepGraph(nn.Module):
+    """See the table at the head of this file."""
+
+    def __init__(self, head: DiffusionMLP) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, x: Tensor, step: Tensor, token: Tensor, mods: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted noise and variance share of every row."""
+        return self.head.modulated(x, mods[step, token])
+
+
+class HeadChainGraph(nn.Module):
+    """See the table at the head of this file. One loop, so the graph does not grow with S."""
+
+    def __init__(self, head: DiffusionMLP) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, x: Tensor, noise: Tensor, mods: Tensor, tables: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, their last mean and std, the sum of the log stds before, and all states."""
+        steps, count, columns = noise.shape[0], x.shape[0], mods.shape[1]
+        column = torch.arange(columns)
+        token = torch.where(column < count, column, column - count)
+        # Without guidance both are the same columns: eps stays what it is, and no work doubles.
+        conditional = torch.arange(count)
+        unconditional = conditional + (columns - count)
+        guidance = scale.unsqueeze(-1)
+
+        def goes_on(step: Tensor, *_: Tensor) -> Tensor:
+            return step >= 0
+
+        def move(
+            step: Tensor, x: Tensor, mean: Tensor, std: Tensor, total: Tensor, states: Tensor
+        ) -> tuple[Tensor, ...]:
+            index = step.reshape(1)
+            recip, recipm1, coef_x0, coef_x, base, slope = tables.index_select(0, index).unbind(1)
+            eps, v = self.head.modulated(x[token], mods.index_select(0, index).squeeze(0))
+            free = eps[unconditional]
+            eps = free + guidance * (eps[conditional] - free)
+            x0hat = recip * x - recipm1 * eps
+            mean = coef_x0 * x0hat + coef_x * x
+            log_std = base + slope * v[conditional]
+            std = torch.exp(log_std)
+            draws = (step > 0).to(x.dtype)  # the last head step draws nothing
+            x = mean + draws * std * noise.index_select(0, index).squeeze(0)
+            states = torch.index_put(states, (index,), x.unsqueeze(0))
+            return step - 1, x, mean, std, total + draws * log_std, states
+
+        start = (
+            torch.full((), steps - 1, dtype=torch.int64), x.clone(),
+            torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x),
+            torch.cat([torch.zeros_like(noise), x.unsqueeze(0)]),
+        )  # fmt: skip
+        _, tokens, mean, std, total, states = while_loop(goes_on, move, start)
+        return tokens, mean, std, total, states
+
+
+class DecoderGraph(nn.Module):
+    """See the table at the head of this file. Divides by the latent scale first."""
+
+    def __init__(self, decoder: KLDecoder, latent_scale: float) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.latent_scale = latent_scale
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Images of latents as the models emit them."""
+        return self.decoder(latents / self.latent_scale)
+
+
+@dataclass(frozen=True)
+class ExportGraph:
+    """A network with what its export and its parity check need.
+
+    Attributes:
+        name: name in the bundle, as `target.backbone`.
+        module: the network.
+        inputs: names of the inputs; a dimension is a number or the name of a dynamic one.
+        outputs: likewise.
+        profile: `[least, typical, most]` of each dynamic dimension.
+        feeds: makes random inputs for given sizes of the dynamic dimensions.
+        trials: sizes that parity is checked at; the first is the export's example, all above 1.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+    profile: Profile
+    feeds: Callable[[Sizes, torch.Generator], tuple[Tensor, ...]]
+    trials: list[Sizes]
+
+
+def model_graphs(
+    role: str, model: MAR, limits: Limits, *, head_chain: bool = False
+) -> list[ExportGraph]:
+    """Return the graphs of a model.
+
+    Args:
+        role: `target` or `draft`.
+        model: in evaluation mode.
+        limits: what the bundle is exported for.
+        head_chain: with the graph of the whole sequential chain.
+    """
+    graphs = [
+        _backbone(role, model, limits),
+        _head_modulation(role, model, limits),
+        _head_step(role, model, limits),
+    ]
+    return [*graphs, _head_chain(role, model, limits)] if head_chain else graphs
+
+
+def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
+    config: MARConfig = model.config
+    length, channels = config.seq_len, config.token_dim
+
+    def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
+        batch, known, wanted = sizes["B"], sizes["V"], sizes["P"]
+        order = torch.rand(batch, length, generator=rng).argsort(dim=1)
+        visible = order[:, :known].clone()
+        if known > 1:
+            visible[-1, -1] = length  # padding
+        label = torch.randint(config.class_num + 1, (batch,), generator=rng)
+        tokens = torch.randn(batch, known, channels, generator=rng)
+        return tokens, visible, order[:, length - wanted :], label
+
+    half = max(2, length // 2)
+    name = f"{role}.backbone"
+    return ExportGraph(
+        name,
+        BackboneGraph(model),
+        {
+            "tokens": ("B", "V", channels), "visible": ("B", "V"),
+            "query": ("B", "P"), "label": ("B",),
+        },
+        {"z": ("B", "P", config.condition_dim)},
+        default_profile(name, config, limits),
+        feeds,
+        [
+            {"B": 3, "V": half, "P": 2},
+            {"B": 1, "V": 0, "P": length},
+            {"B": 2, "V": length - 1, "P": 1},
+            {"B": 2, "V": 1, "P": 2},
+        ],
+    )  # fmt: skip
+
+
+def _head_modulation(role: str, model: MAR, limits: Limits) -> ExportGraph:
+    config, name = model.config, f"{role}.head_modulation"
+    return ExportGraph(
+        name,
+        HeadModulationGraph(model.head_net),
+        {"z": ("N", config.condition_dim), "timestep": ("S",)},
+        {"mods": ("S", "N", config.modulation_dim)},
+        default_profile(name, config, limits),
+        lambda s, g: (
+            torch.randn(s["N"], config.condition_dim, generator=g),
+            torch.randint(TRAIN_STEPS, (s["S"],), generator=g),
+        ),
+        [{"N": 3, "S": 7}, {"N": 1, "S": 1}, {"N": 2, "S": 20}],
+    )
+
+
+def _head_step(role: str, model: MAR, limits: Limits) -> ExportGraph:
+    config, name = model.config, f"{role}.head_step"
+
+    def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
+        rows, steps, count = sizes["R"], sizes["S"], sizes["N"]
+        return (
+            torch.randn(rows, config.token_dim, generator=rng),
+            torch.randint(steps, (rows,), generator=rng),
+            torch.randint(count, (rows,), generator=rng),
+            0.5 * torch.randn(steps, count, config.modulation_dim, generator=rng),
+        )
+
+    return ExportGraph(
+        name,
+        HeadStepGraph(model.head_net),
+        {
+            "x": ("R", config.token_dim), "step": ("R",), "token": ("R",),
+            "mods": ("S", "N", config.modulation_dim),
+        },
+        {"eps": ("R", config.token_dim), "v": ("R", config.token_dim)},
+        default_profile(name, config, limits),
+        feeds,
+        [{"R": 5, "S": 4, "N": 3}, {"R": 1, "S": 1, "N": 1}, {"R": 33, "S": 20, "N": 2}],
+    )  # fmt: skip
+
+
+def _head_chain(role: str, model: MAR, limits: Limits) -> ExportGraph:
+    config, name = model.config, f"{role}.head_chain"
+    token = ("N", config.token_dim)
+
+    def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
+        steps, count, columns = sizes["S"], sizes["N"], sizes["T"]
+        # Whatever the model's own schedule: the cosine one magnifies differences by 2e4.
+        tables = torch.from_numpy(chain_tables(HeadSchedule.linear(steps)))
+        return (
+            torch.randn(count, config.token_dim, generator=rng),
+            torch.randn(steps, count, config.token_dim, generator=rng),
+            0.5 * torch.randn(steps, columns, config.modulation_dim, generator=rng),
+            tables,
+            1 + torch.rand(count, generator=rng),
+        )
+
+    return ExportGraph(
+        name,
+        HeadChainGraph(model.head_net),
+        {
+            "x": token, "noise": ("S", *token), "mods": ("S", "T", config.modulation_dim),
+            "tables": ("S", 6), "scale": ("N",),
+        },
+        {
+            "tokens": token, "mean": token, "std": token, "sum_log_std": token,
+            "trajectory": ("S + 1", *token),
+        },
+        default_profile(name, config, limits),
+        feeds,
+        [{"S": 5, "N": 3, "T": 6}, {"S": 1, "N": 1, "T": 1}, {"S": 20, "N": 2, "T": 2}],
+    )  # fmt: skip
+
+
+def chain_tables(schedule: HeadSchedule) -> NDArray[np.float32]:
+    """Return the `tables [S, 6]` of `head_chain`: the columns of a schedule."""
+    return np.concatenate(schedule.columns, axis=1)
+
+
+def decoder_graph(decoder: KLDecoder, config: MARConfig, limits: Limits) -> ExportGraph:
+    """Return the graph of a KL decoder."""
+    channels, height, width = config.latent_shape
+    return ExportGraph(
+        "decoder",
+        DecoderGraph(decoder, config.latent_scale),
+        {"latents": ("B", channels, height, width)},
+        {"image": ("B", 3, height * decoder.upscale, width * decoder.upscale)},
+        default_profile("decoder", config, limits),
+        lambda s, g: (torch.randn(s["B"], channels, height, width, generator=g),),
+        [{"B": 2}, {"B": 1}],
+    )

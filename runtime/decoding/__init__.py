@@ -1,0 +1,1 @@
+"""The decode loops: from labels to tokens."""

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from csd.runtime import BackendError, Bundle, GenerateOptions
+from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends.onnx_runtime import CUDA_PROVIDER, BoundGraph, KeptValue
+from csd.runtime.device import DeviceInfo, find_device
+from csd.runtime.stats import _annotate, profiler_range
+
+from ...helpers import NUM_ITER
+
+DEVICE = DeviceInfo("GeForce", "8.9", "linux-x86_64", "13.0", 1 << 34)
+OPTIONS = GenerateOptions(num_iter=NUM_ITER, gamma=3, cfg=2.0, head="auto")
+
+
+class BoundBackend(OnnxRuntimeBackend):
+    """What runs on a CUDA device, on the CPU."""
+
+    kept = 0
+
+    def load(self, path):
+        graph = BoundGraph(self._session(path, 1, spin=False), "cpu")
+
+        class Graph:
+            def run(self, feeds, rows=0, keep=()):
+                BoundBackend.kept += sum(isinstance(v, KeptValue) for v in feeds.values())
+                return graph.run(feeds, rows, keep)
+
+        return Graph()
+
+
+def test_bound_inputs_and_outputs_make_the_same_images(tiny_bundle, tiny_session, monkeypatch):
+    wanted = tiny_session.generate([1, 2], OPTIONS, seed=4)
+    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *args: BoundBackend(threads=1))
+    with Bundle.open(tiny_bundle, check_files=False).session() as session:
+        made = session.generate([1, 2], OPTIONS, seed=4)
+    assert BoundBackend.kept > 20
+    np.testing.assert_allclose(made.tokens, wanted.tokens, rtol=1e-5, atol=1e-6)
+    assert made.stats.device_memory_peak is None
+
+
+def test_a_failure_of_a_bound_call_is_one_line(tiny_bundle):
+    graph = BoundBackend(threads=1).load(tiny_bundle / "decoder.onnx")
+    with pytest.raises(BackendError, match=r"^onnxruntime failed \(.*\): give fewer images"):
+        graph.run({"latents": np.zeros((1, 3, 4, 4), np.float32)})
+
+
+def step_arrays(config, rows=6):
+    step = {
+        "x": np.ones((rows, config.token_dim), np.float32), "step": np.zeros(rows, np.int64),
+        "token": np.zeros(rows, np.int64), "mods": np.ones((3, 1, config.modulation_dim), "f4"),
+    }  # fmt: skip
+    return step, {name: np.zeros((rows, config.token_dim), np.float32) for name in ("eps", "v")}
+
+
+def test_a_bound_graph_reads_and_writes_the_same_arrays(tiny_session):
+    graph, config = tiny_session.graph("target.head_step"), tiny_session.bundle.manifest.target
+    inputs, outputs = step_arrays(config)
+    call = graph.bind(inputs, outputs)
+    for value in (1.0, -2.0):
+        inputs["x"][:] = value
+        call()
+        wanted = graph.run(inputs)
+        for name, array in outputs.items():
+            np.testing.assert_array_equal(array, wanted[name])
+
+
+def test_a_graph_with_many_rows_is_bound_in_its_spinning_threads(tiny_bundle, tiny_session):
+    config = tiny_session.bundle.manifest.target
+    graph = OnnxRuntimeBackend(threads=2).load(tiny_bundle / "target_head_step.onnx")
+    few, many = (graph.bind(*step_arrays(config), rows=rows) for rows in (6, 10**9))
+    assert few.session.get_session_options().intra_op_num_threads == 1
+    assert many.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_arrays_with_gaps_are_not_bound(tiny_session):
+    inputs, outputs = step_arrays(tiny_session.bundle.manifest.target)
+    inputs["x"] = np.repeat(inputs["x"], 2, axis=0)[::2]
+    with pytest.raises(ValueError, match="dense arrays only"):
+        tiny_session.graph("target.head_step").bind(inputs, outputs)
+
+
+def test_a_failure_on_the_cpu_is_one_line_too(tiny_session):
+    graph, config = tiny_session.graph("target.head_step"), tiny_session.bundle.manifest.target
+    inputs, outputs = step_arrays(config)
+    inputs["token"][2] = 7  # there is one token
+    with pytest.raises(BackendError, match=r"^onnxruntime failed \(.*\): give fewer images"):
+        graph.bind(inputs, outputs)()
+    with pytest.raises(BackendError, match=r"^onnxruntime failed \(.*\): give fewer images"):
+        graph.run(inputs)
+
+
+def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr("csd.runtime.backends.find_device", lambda: DEVICE)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match=r"has no CUDA: pip uninstall onnxruntime, then pip"):
+        Bundle.open(tiny_bundle, check_files=False).session("onnxruntime_cuda")
+
+
+def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_bundle, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, "CPUExecutionProvider"]
+    )
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession",
+        lambda path, options, providers: real(path, options, providers=providers[1:]),
+    )  # fmt: skip
+    backend = OnnxRuntimeBackend(1, DEVICE)
+    assert backend.name == "onnxruntime_cuda"
+    assert backend.versions()["device"] == "GeForce"
+    with pytest.raises(BackendError, match="cannot load its CUDA libraries: install CUDA"):
+        backend.load(tiny_bundle / "decoder.onnx")
+
+
+@pytest.mark.gpu
+def test_images_of_the_cuda_provider_are_those_of_the_cpu(tiny_bundle, tiny_session):
+    try:
+        find_device()
+        session = Bundle.open(tiny_bundle).session("onnxruntime_cuda")
+    except BackendError as error:
+        pytest.skip(str(error))
+    with session:
+        made = session.generate([1, 2], OPTIONS, seed=4)
+    wanted = tiny_session.generate([1, 2], OPTIONS, seed=4)
+    np.testing.assert_allclose(made.tokens, wanted.tokens, rtol=1e-2, atol=1e-2)
+
+
+def test_parts_of_a_run_are_ranges_of_a_profiler(tiny_session, monkeypatch):
+    names = []
+
+    class Annotate:
+        def __init__(self, message, domain):
+            assert domain == "csd"
+            self.message = message
+
+        def __enter__(self):
+            names.append(self.message)
+
+        def __exit__(self, *error):
+            names.append(f"/{self.message}")
+
+    module = types.ModuleType("nvtx")
+    module.annotate = Annotate
+    monkeypatch.setitem(sys.modules, "nvtx", module)
+    _annotate.cache_clear()
+    tiny_session.generate([1], GenerateOptions(mode="target", num_iter=1))
+    assert names == [
+        "target backbone", "/target backbone", "target head", "/target head",
+        "decoder", "/decoder",
+    ]  # fmt: skip
+    monkeypatch.setitem(sys.modules, "nvtx", None)
+    _annotate.cache_clear()
+    with profiler_range("nothing"):
+        pass
+    assert names[-1] == "/decoder"
+    _annotate.cache_clear()

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from csd.tools.measure import head_curve, head_fidelity, zoo_eval
+from csd.tools.measure import profile as profile_target
+
+from ..helpers import no_draft
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_head_comparison_lists_every_sampler(zoo_bundle, tmp_path):
+    path = tmp_path / "head.json"
+    argv = [str(zoo_bundle), "--tokens", "3", "--batch", "2", "--cfg", "2", "--json", str(path)]
+    assert head_curve.main(argv) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["sequential"]["rounds"] == 100
+    assert by_name["speculative, fitted, calibrated K"]["rounds"] < 30
+    assert by_name["parallel, fitted, tolerance 0.001"]["deviation"] < 0.01
+
+
+def test_the_comparison_with_the_sequential_head_finds_them_alike(zoo_bundle, tmp_path):
+    path = tmp_path / "fidelity.json"
+    argv = [str(zoo_bundle), "--images", "1", "--tolerances", "0.1,0.001", "--json", str(path)]
+    assert head_fidelity.main(argv) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    loose, tight = report["images_of_one_seed"]
+    assert 30 < loose["psnr_least"] < tight["psnr_least"]
+    assert loose["sweeps_per_token"] < tight["sweeps_per_token"] < 20
+    exact, *others = report["csd"]
+    assert exact["tolerance"] == 0
+    assert exact["sweeps_per_block"] > 4 * others[0]["sweeps_per_block"]
+    assert abs(exact["acceptance_rate"] - others[-1]["acceptance_rate"]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--tolerances", "x"], "tolerances is 'x': give numbers"),
+        (["--images", "0"], "images is 0: give at least 1"),
+    ],
+)
+def test_bad_arguments_of_the_comparison_are_one_line(tiny_bundle, argv, message, capsys):
+    assert head_fidelity.main([str(tiny_bundle), *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_draft_only_images_are_compared(make_bundle, tmp_path):
+    argv = [str(make_bundle(no_draft)), "--images", "1", "--json", str(tmp_path / "x.json")]
+    assert head_fidelity.main(argv) == 0
+    report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert report["csd"] == []
+    assert len(report["images_of_one_seed"]) == 4
+
+
+def test_the_zoo_evaluation_needs_the_data_set(zoo_bundle, tmp_path, capsys):
+    assert zoo_eval.main([str(zoo_bundle), "--data", str(tmp_path)]) == 2
+    assert "apt-get install dataset-fashion-mnist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["sequential", "auto"])
+def test_the_profile_accounts_for_the_whole_time(tiny_bundle, tmp_path, head):
+    path = tmp_path / "profile.json"
+    argv = [str(tiny_bundle), "--images", "2", "--head", head, "--json", str(path)]
+    assert profile_target.main(argv) == 0
+    parts = {row["part"]: row for row in json.loads(path.read_text(encoding="utf-8"))["parts"]}
+    networks = {"backbone", "head_modulation", "head_step"}
+    assert set(parts) >= networks | {"Python", "whole"}
+    assert parts["backbone"]["calls"] == parts["head_modulation"]["calls"] == 16
+    assert (parts["head_step"]["calls"] == 16 * 20) == (head == "sequential")
+    assert sum(row["share"] for row in parts.values()) == pytest.approx(2)
+    assert all(row["milliseconds"] > 0 for row in parts.values())
+
+
+def test_a_profile_of_nothing_is_refused(tiny_bundle, capsys):
+    assert profile_target.main([str(tiny_bundle), "--images", "0"]) == 2
+    assert "images is 0: give at least 1" in capsys.readouterr().err

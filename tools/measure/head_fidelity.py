@@ -1,0 +1,168 @@
+"""How near `--head parallel` is to the sequential: `python -m csd.tools.measure.head_fidelity`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from ...runtime.bundle import Bundle
+from ...runtime.cli_support import Parser, parse_list, run_command
+from ...runtime.errors import OptionError
+from ...runtime.files import check_writable, write_json
+from ...runtime.options import GenerateOptions
+from ...runtime.session import GenerateResult, Session
+from ..machine import describe_machine
+from ..quality import balanced_labels
+
+DEFAULT_TOLERANCES = "0.3,0.1,0.03,0.01"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    parser = Parser(
+        prog="python -m csd.tools.measure.head_fidelity",
+        description="Compare the parallel head with the sequential one, by tolerance: sweeps and "
+        "PSNR of whole images of the same seed; and CSD's acceptance with the target's aligned "
+        "chains solved in parallel and in sequence.",
+        example="python -m csd.tools.measure.head_fidelity bundle --images 20 --json fidelity.json",
+    )
+    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    parser.add_argument("--images", type=int, default=20, help="images, decoded one by one")
+    parser.add_argument("--gamma", type=int, default=8, help="of csd")
+    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale")
+    parser.add_argument("--tolerances", default=DEFAULT_TOLERANCES, help="values to compare")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare at every tolerance."""
+    tolerances = parse_list("tolerances", args.tolerances, float)
+    if args.images < 1:
+        raise OptionError(f"images is {args.images}: give at least 1")
+    if args.json is not None:
+        check_writable(args.json)
+    with Bundle.open(args.bundle).session(threads=args.threads) as session:
+        images = _compare_images(session, args, tolerances)
+        csd = _compare_csd(session, args, tolerances)
+        report = {
+            "bundle": session.bundle.manifest.name,
+            "images": args.images,
+            "gamma": args.gamma,
+            "cfg": args.cfg,
+            "seed": args.seed,
+            "machine": describe_machine(),
+            "images_of_one_seed": images,
+            "csd": csd,
+        }
+    console = Console(highlight=False)
+    console.print(_table("target --head parallel against sequential", images))
+    if csd:
+        console.print(_table("csd, by tolerance of the target's aligned chains", csd))
+    if args.json is not None:
+        write_json(args.json, report)
+    return 0
+
+
+def _generate(session: Session, args: argparse.Namespace, **changes: Any) -> list[GenerateResult]:
+    """One image after the other, as at batch 1."""
+    options = GenerateOptions(cfg=args.cfg, **changes)
+    labels = balanced_labels(args.images, session.bundle.manifest.target.class_num)
+    return [
+        session.generate([label], options, seed=args.seed, first_image=index)
+        for index, label in enumerate(labels)
+    ]
+
+
+def _compare_images(
+    session: Session, args: argparse.Namespace, tolerances: Sequence[float]
+) -> list[dict[str, float]]:
+    wanted = _generate(session, args, mode="target", head="sequential")
+    rows: list[dict[str, float]] = []
+    for tolerance in tolerances:
+        made = _generate(session, args, mode="target", head="parallel", head_tolerance=tolerance)
+        ratios = [
+            psnr(ours.latents, theirs.latents) for ours, theirs in zip(made, wanted, strict=True)
+        ]
+        tokens = sum(result.stats.head_tokens["target"] for result in made)
+        rows.append(
+            {
+                "tolerance": tolerance,
+                "sweeps_per_token": (
+                    sum(result.stats.head_rounds["target"] for result in made) / tokens
+                ),
+                "rows_per_token": sum(result.stats.head_rows["target"] for result in made) / tokens,
+                "psnr_least": min(ratios),
+                "psnr_median": float(np.median(ratios)),
+            }
+        )
+    return rows
+
+
+def _compare_csd(
+    session: Session, args: argparse.Namespace, tolerances: Sequence[float]
+) -> list[dict[str, float]]:
+    """Drafts are speculative, aligned chains parallel; tolerance 0 is the sequential chain.
+
+    Empty without a draft.
+    """
+    if "draft" not in session.bundle.manifest.models:
+        return []
+    rows: list[dict[str, float]] = []
+    for tolerance in (0.0, *tolerances):
+        made = _generate(
+            session,
+            args,
+            mode="csd",
+            head="speculative",
+            gamma=args.gamma,
+            head_tolerance=tolerance,
+        )
+        stats = [result.stats for result in made]
+        verifications = sum(each.verifications for each in stats)
+        rows.append(
+            {
+                "tolerance": tolerance,
+                "acceptance_rate": (
+                    sum(each.accepted for each in stats) / sum(each.drafted for each in stats)
+                ),
+                "sweeps_per_block": (
+                    sum(each.aligned_evaluations for each in stats) / verifications
+                ),
+                "seconds_per_image": float(np.median([each.seconds for each in stats])),
+            }
+        )
+    return rows
+
+
+def psnr(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio in dB of latents, clipped to their range [-1, 1]."""
+    difference = np.clip(ours, -1, 1).astype(np.float64) - np.clip(theirs, -1, 1)
+    return float(10 * np.log10(4 / max(np.square(difference).mean(), 1e-20)))
+
+
+def _table(title: str, rows: Sequence[dict[str, float]]) -> Table:
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" for value in row.values()))
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
