@@ -9,9 +9,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from csd.export.engines.update import builder as tensorrt_builder
-from csd.export.engines.update.builder import open_builder
-from csd.export.engines.update.progress import engine_progress, silent
+from csd.export.engines import builder as tensorrt_builder
+from csd.export.engines.builder import open_builder
+from csd.export.engines.progress import engine_progress, silent
 from csd.runtime import Bundle
 from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.errors import BackendError, ExportError

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from csd.export.cli import main
-from csd.export.engines.update import builder as tensorrt_builder
-from csd.export.engines.update import condition
+from csd.export.engines import builder as tensorrt_builder
+from csd.export.engines import condition
 from csd.runtime import Bundle
 from csd.runtime.backends.tensorrt.plugins import LIBRARY, OPERATORS, VARIABLE
 from csd.runtime.device import DeviceInfo, current_platform

@@ -12,11 +12,11 @@ import sys
 import pytest
 
 from csd.export.cli import main
-from csd.export.engines.update import builder as tensorrt_builder
-from csd.export.engines.update import condition
-from csd.export.engines.update import update as engines
-from csd.export.engines.update.fingerprint import PARTS, fingerprint, first_difference, short_name
-from csd.export.engines.update.update import key_of
+from csd.export.engines import builder as tensorrt_builder
+from csd.export.engines import condition
+from csd.export.engines import update as engines
+from csd.export.engines.fingerprint import PARTS, fingerprint, first_difference, short_name
+from csd.export.engines.update import key_of
 from csd.runtime import Bundle
 from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.errors import ExportError

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from csd.export.cli import main
-from csd.export.engines.update.builder import open_builder
-from csd.export.engines.update.progress import silent
+from csd.export.engines.builder import open_builder
+from csd.export.engines.progress import silent
 from csd.export.onnx.graphs import model_graphs
 from csd.export.onnx.precision import write_variant
 from csd.export.onnx.to_onnx import export_onnx

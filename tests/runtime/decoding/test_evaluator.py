@@ -9,7 +9,7 @@ import pytest
 
 from csd.plugins import host
 from csd.runtime import GenerateOptions, NumericsError
-from csd.runtime.decoding import evaluator as evaluators
+from csd.runtime.decoding import bound
 from csd.runtime.decoding.bound import BoundEvaluator
 from csd.runtime.decoding.evaluator import Conditions, HeadEvaluator
 from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSampler
@@ -96,7 +96,7 @@ def test_adaln_values_are_computed_once(make, monkeypatch, tiny_session):
     monkeypatch.setattr(type(graph), "run", run)
     wanted = evaluate(*some_rows(6))
     evaluate(*some_rows(6))
-    monkeypatch.setattr(evaluators.BoundHead, "modulate", None)
+    monkeypatch.setattr(bound.BoundHead, "modulate", None)
     assert_same(evaluate_in_place(evaluate, *some_rows(6)), wanted)
     assert sum(calls) == 1
 
@@ -140,7 +140,7 @@ def test_threads_have_arrays_of_their_own(tiny_session):
 
 
 def test_bound_calls_are_not_kept_without_end(make, monkeypatch):
-    monkeypatch.setattr(evaluators, "MOST_CALLS", 3)
+    monkeypatch.setattr(bound, "MOST_CALLS", 3)
     evaluate = make(6)
     evaluate.rows(20)
     for count in (5, 6, 7, 8, 9, 5):
@@ -194,13 +194,13 @@ def test_rows_that_a_walk_does_not_reach_must_be_finite_too(tiny_session, monkey
 def test_chunks_of_tokens_follow_one_another(tiny_session, monkeypatch):
     options = GenerateOptions(mode="target", num_iter=2, head="speculative", cfg=2.0)
     wanted = tiny_session.generate([1, 2, 3], options, seed=5).tokens
-    sizes, plain = [], evaluators.BoundHead.modulate
+    sizes, plain = [], bound.BoundHead.modulate
 
     def modulate(self, z, timesteps):
         sizes.append(len(z))
         plain(self, z, timesteps)
 
-    monkeypatch.setattr(evaluators.BoundHead, "modulate", modulate)
+    monkeypatch.setattr(bound.BoundHead, "modulate", modulate)
     width = tiny_session.model("target").config.modulation_dim
     monkeypatch.setattr("csd.runtime.decoding.model.MODULATION_BYTES", 4 * STEPS * width * 2 * 5)
     made = tiny_session.generate([1, 2, 3], options, seed=5).tokens
