@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .reference import AcceptanceKind, Bool, Density, Float64, log_sigma
+from .structs import DensityPointers, StepPointers
 
 ABI_VERSION = 2
 ENVIRONMENT = "CSD_HOST_LIBRARY"
@@ -38,21 +39,6 @@ _PROCEDURES = ("csd_accept", "csd_resample", "csd_transition")
 
 class HostLibraryError(RuntimeError):
     """The library that was asked for cannot be used."""
-
-
-class DensityPointers(ctypes.Structure):
-    """`CsdDensity` of host.h."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in ("mean", "std", "sum_log_std")]
-
-
-class StepPointers(ctypes.Structure):
-    """`CsdSteps` of host.h."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("recip", "recipm1", "coef_x0", "coef_x", "log_std_base", "log_std_slope")
-    ]
 
 
 def find_library() -> Path | None:

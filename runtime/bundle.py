@@ -11,7 +11,7 @@ import numpy as np
 
 from .backends.engines import renewal_command
 from .errors import BundleError
-from .head import AffineDraft
+from .head import AffineDraft, HeadCalibration
 from .manifest import MANIFEST_FILE, Manifest, file_sha256
 
 if TYPE_CHECKING:
@@ -78,6 +78,17 @@ class Bundle:
                 f"bundle {self.path}: cannot read {calibration.file} ({error}): export it again "
                 "with csd-export"
             ) from error
+
+    def head_calibration(self, role: str) -> HeadCalibration:
+        """Return what is known of a model's head besides its weights.
+
+        Raises:
+            BundleError: the calibration cannot be read.
+        """
+        calibration = self.manifest.calibration
+        if calibration is None:
+            return HeadCalibration()
+        return HeadCalibration(self.head_draft(role), calibration.row_cost)
 
     def session(
         self,

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .backends import Backend, BackendOptions, Graph, Timed, create_backend
+from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
 from .backends.engines import needed_graphs
 from .bundle import Bundle
 from .decoding.demand import largest_calls
-from .decoding.loop import Decoder
+from .decoding.loop import decode
 from .decoding.model import RuntimeModel
 from .decoding.plan import Canvas, Plan
 from .errors import BundleError, NumericsError, OptionError
-from .head.draft import ROW_COST
 from .images import to_uint8
 from .noise import Noise, SeededNoise
 from .options import GenerateOptions
@@ -81,7 +80,9 @@ class Session:
             BackendError: it cannot be loaded here.
         """
         self._require(name)
-        return self._backend.open(self.bundle.path, self.bundle.manifest, name)
+        config = self.bundle.manifest.models.get(name.split(".")[0])
+        # Positions that a backend adds to `visible` are none of an image's (see `model`).
+        return self._backend.open(name, {} if config is None else {"visible": config.seq_len})
 
     @property
     def backend(self) -> Backend:
@@ -91,13 +92,13 @@ class Session:
     def _load_model(self, role: str) -> RuntimeModel:
         names = ("backbone", "head_modulation", "head_step")
         graphs = {name: self.graph(f"{role}.{name}") for name in names}
-        manifest = self.bundle.manifest
-        row_cost = ROW_COST if manifest.calibration is None else manifest.calibration.row_cost
-        model = RuntimeModel(
-            role, manifest.models[role], graphs, self.bundle.head_draft(role), row_cost
+        return RuntimeModel(
+            role,
+            self.bundle.manifest.models[role],
+            graphs,
+            self.bundle.head_calibration(role),
+            self._backend.head_rounds(f"{role}.head_step"),
         )
-        model.rounds = self._backend.head_rounds(self.bundle.path, f"{role}.head_step")
-        return model
 
     def __enter__(self) -> Session:
         return self
@@ -180,13 +181,13 @@ class Session:
         # Under prefix verification each image accepts its own number of AR steps.
         alone = options.mode == "csd" and options.verify == "prefix"
         parts = canvas.split(1 if alone else manifest.max_batch)
-        self._prepare(plan, len(parts[0].images))
+        most_tokens = self._prepare(plan, len(parts[0]))
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
-            Decoder(
-                part, self._models["target"], self._models.get("draft"),
-                plan, source, stats, report.advanced,
-            ).run()  # fmt: skip
+            decode(
+                part, self._models, plan, source, stats,
+                most_tokens=most_tokens, advanced=report.advanced,
+            )  # fmt: skip
 
         latents = arrays.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
         with stats.timed("decoder"):
@@ -196,15 +197,15 @@ class Session:
         stats.device_memory_peak = self._backend.device_memory
         return GenerateResult(images, latents, canvas.tokens, stats, options)
 
-    def _prepare(self, plan: Plan, batch: int) -> None:
-        """Plan the memory of a run before it starts."""
+    def _prepare(self, plan: Plan, batch: int) -> dict[str, int]:
+        """Plan the memory of a run; returns the rows of z that a model may take at once."""
         demand = largest_calls(plan, batch, self._models)
         if self._decoder is not None:
-            demand["decoder"] = {"B": min(self.bundle.manifest.max_batch, batch)}
+            images = min(self.bundle.manifest.max_batch, batch)
+            demand["decoder"] = GraphDemand({"B": images}, shrinks="B")
         granted = self._backend.prepare(demand)
-        for role, model in self._models.items():
-            if (sizes := granted.get(f"{role}.head_modulation")) is not None:
-                model.most_tokens = sizes["N"]
+        heads = ((role, granted.get(f"{role}.head_modulation")) for role in self._models)
+        return {role: sizes["N"] for role, sizes in heads if sizes is not None}
 
     def check(
         self, labels: Sequence[int] | NDArray[np.integer], options: GenerateOptions

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from csd.runtime import BackendError, Bundle, FixedNoise, MARConfig
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader, OnnxRuntimeBackend
 from csd.runtime.device import find_device
 from csd.runtime.manifest import file_sha256
 
@@ -136,12 +136,12 @@ def forge_hashes(bundle: Path) -> None:
 class WatchedBackend(OnnxRuntimeBackend):
     """ONNX Runtime with every call shown to `watch(graph, feeds, outputs)`."""
 
-    def __init__(self, watch, threads):
-        super().__init__(threads)
+    def __init__(self, folder, manifest, watch, threads=1):
+        super().__init__(folder, manifest, OnnxLoader(threads))
         self._watch = watch
 
-    def open(self, folder, manifest, graph):
-        loaded, watch = super().open(folder, manifest, graph), self._watch
+    def open(self, graph, padding=None):
+        loaded, watch = super().open(graph, padding), self._watch
 
         class Graph:
             def run(self, feeds, rows=0, keep=()):

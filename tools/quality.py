@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.backends import OnnxRuntimeBackend
+from ..runtime.backends import OnnxLoader
 from ..runtime.images import to_uint8
 
 Float32 = NDArray[np.float32]
@@ -22,7 +22,7 @@ class ImageClassifier:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._graph = OnnxRuntimeBackend(threads).load(path)
+        self._graph = OnnxLoader(threads).load(path)
 
     def accuracy(self, images: Float32, labels: Sequence[int] | NDArray[np.integer]) -> float:
         """Share of images `[N, c, h, w]` that are given their label."""

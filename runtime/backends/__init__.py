@@ -15,9 +15,18 @@ from pathlib import Path
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, BindableGraph, DeviceClock, DeviceTensor, Graph, HeadRounds, Timed
-from .engines import PRECISIONS, Machine, check_engines_exist, choose_engines, needed_graphs
-from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
+from .base import (
+    Backend,
+    BindableGraph,
+    DeviceClock,
+    DeviceTensor,
+    Graph,
+    GraphDemand,
+    HeadRounds,
+    Timed,
+)
+from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist, needed_graphs
+from .onnx_runtime import OnnxLoader, OnnxRuntimeBackend, check_cuda_provider
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
@@ -34,7 +43,9 @@ __all__ = [
     "DeviceClock",
     "DeviceTensor",
     "Graph",
+    "GraphDemand",
     "HeadRounds",
+    "OnnxLoader",
     "OnnxRuntimeBackend",
     "Timed",
     "create_backend",
@@ -126,9 +137,9 @@ def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions
                 "tensorrt_rtx)"
             )
     if name == "onnxruntime":
-        return OnnxRuntimeBackend(options.threads)
+        return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads))
     check_cuda_provider()  # first: it is quicker than asking the driver
-    return OnnxRuntimeBackend(options.threads, find_device())
+    return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads, find_device()))
 
 
 def _create_engine_backend(
@@ -140,12 +151,11 @@ def _create_engine_backend(
 
     device = find_device()
     binding = Binding(name)
-    engines = choose_engines(
-        manifest, folder, needed_graphs(manifest), Machine(name, binding.version, device),
-        options.precision,
-    )  # fmt: skip
+    engines = EngineChoice(
+        manifest, folder, Machine(name, binding.version, device), options.precision
+    )
+    engines.require(needed_graphs(manifest))
     limit = None if options.memory_limit is None else options.memory_limit << 20
     return TensorRtBackend(
-        binding, device, engines,
-        precision=options.precision, memory_limit=limit, cuda_graph=options.cuda_graph,
-    )  # fmt: skip
+        folder, manifest, binding, engines, memory_limit=limit, cuda_graph=options.cuda_graph
+    )

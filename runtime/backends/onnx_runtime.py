@@ -12,7 +12,7 @@ import numpy as np
 from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
-from .base import Array, Dims, Graph, HeadRounds
+from .base import Array, Dims, Graph, GraphDemand, HeadRounds
 
 # Handing the work of one operator to a second thread pays from a few dozen rows on matrices of a
 # few hundred columns, and only where that thread spins: the shipped head at 32 rows took 0.27 ms
@@ -151,8 +151,8 @@ class BoundGraph:
         return {name: KeptValue(v) if name in keep else v.numpy() for name, v in values}
 
 
-class OnnxRuntimeBackend:
-    """Runs ONNX files.
+class OnnxLoader:
+    """Loads ONNX files.
 
     Args:
         threads: threads of one operator, in graphs of `ONE_THREAD_BYTES` and more, on the CPU.
@@ -165,7 +165,6 @@ class OnnxRuntimeBackend:
     def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
         self._ort = _import()
         self._threads, self._info = threads, device
-        self.name = "onnxruntime" if device is None else "onnxruntime_cuda"
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -214,17 +213,47 @@ class OnnxRuntimeBackend:
             )
         return BoundGraph(session, "cuda")
 
-    def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
-        """See `Backend.open`."""
-        return self.load(folder / manifest.graphs[graph].onnx_file)
+    @property
+    def device(self) -> DeviceInfo | None:
+        """The CUDA device that graphs run on, or None for the CPU."""
+        return self._info
 
-    def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
+    @property
+    def version(self) -> str:
+        """Of onnxruntime."""
+        return self._ort.__version__
+
+
+class OnnxRuntimeBackend:
+    """Runs the ONNX files of one bundle.
+
+    Args:
+        folder: the bundle's directory.
+        manifest: what is in it.
+        loader: loads them.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, loader: OnnxLoader) -> None:
+        self._folder, self._manifest, self._loader = folder, manifest, loader
+        self.name = "onnxruntime" if loader.device is None else "onnxruntime_cuda"
+        self._graphs: dict[str, Graph] = {}
+
+    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> Graph:
+        """See `Backend.open`; nothing is ever padded."""
+        del padding
+        if graph not in self._graphs:
+            path = self._folder / self._manifest.graphs[graph].onnx_file
+            self._graphs[graph] = self._loader.load(path)
+        return self._graphs[graph]
+
+    def head_rounds(self, graph: str) -> HeadRounds | None:
         """See `Backend.head_rounds`: the host does it."""
+        del graph
         return None
 
-    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
+    def prepare(self, demand: Mapping[str, GraphDemand]) -> Mapping[str, Dims]:
         """See `Backend.prepare`; onnxruntime takes memory as it goes."""
-        return demand
+        return {graph: largest.sizes for graph, largest in demand.items()}
 
     @property
     def device_memory(self) -> int | None:
@@ -233,17 +262,18 @@ class OnnxRuntimeBackend:
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
-        versions = {"onnxruntime": self._ort.__version__}
-        if self._info is not None:
+        versions, device = {"onnxruntime": self._loader.version}, self._loader.device
+        if device is not None:
             versions |= {
-                "driver": self._info.driver,
-                "device": self._info.name,
-                "compute_capability": self._info.compute_capability,
+                "driver": device.driver,
+                "device": device.name,
+                "compute_capability": device.compute_capability,
             }
         return versions
 
     def close(self) -> None:
-        """See `Backend.close`; sessions go with their graphs."""
+        """See `Backend.close`."""
+        self._graphs.clear()
 
 
 def _failure(error: Exception, remedy: str) -> BackendError:

@@ -11,7 +11,7 @@ from csd.export.profiles import Limits
 from csd.models import MAR, MARConfig
 from csd.models.kl_decoder import load_kl_decoder
 from csd.runtime import CsdError
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader
 
 from ..helpers import tiny_config
 from ..models.test_kl_decoder import random_kl_state
@@ -26,7 +26,7 @@ def test_decoders_of_other_architectures_export_with_parity(ch_mult, attended, b
     config = MARConfig(img_size=12, vae_stride=4, vae_embed_dim=4, latent_scale=0.5)
     graph = decoder_graph(decoder, config, Limits(3, 1, 4))
     (path,) = export_onnx(graph, tmp_path / "decoder.onnx")
-    loaded = OnnxRuntimeBackend(1).load(path)
+    loaded = OnnxLoader(1).load(path)
     result = check_parity(graph, loaded)
     print(f"largest difference {result.max_abs:.1e}")
     assert result.passed

@@ -282,12 +282,14 @@ def test_the_help_shows_defaults_and_an_example(capsys):
 
 
 def test_settings_of_engines_reach_the_session(tiny_bundle, out, monkeypatch, capsys):
-    from csd.runtime.backends import BackendOptions, OnnxRuntimeBackend
+    from csd.runtime.backends import BackendOptions, OnnxLoader, OnnxRuntimeBackend
 
     given = []
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: given.append(options) or OnnxRuntimeBackend(1),
+        lambda folder, manifest, options: (
+            given.append(options) or OnnxRuntimeBackend(folder, manifest, OnnxLoader(1))
+        ),
     )
     argv = [tiny_bundle, "--labels", "3", *FAST, "--mode", "target", "--out", out / "x.png"]
     assert _run(*argv) == 0

@@ -8,7 +8,7 @@ import torch
 
 from csd.models import load_mar
 from csd.runtime import Bundle, FixedNoise, GenerateOptions, MARConfig, OptionError
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader
 from csd.runtime.head import HeadSchedule, SequentialSampler
 from csd.runtime.schedule import ARSchedule
 
@@ -38,7 +38,7 @@ def fixed(recorded):
 @pytest.fixture(scope="module")
 def graphs(tiny_bundle):
     """Run a graph of the tiny bundle on ONNX Runtime: `graphs(name, **inputs)`."""
-    bundle, backend, loaded = Bundle.open(tiny_bundle), OnnxRuntimeBackend(1), {}
+    bundle, backend, loaded = Bundle.open(tiny_bundle), OnnxLoader(1), {}
 
     def run(name, **inputs):
         if name not in loaded:

@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(
     model: RuntimeModel, conditions: Conditions, draft: AffineDraft, batch: int, seed: int
 ) -> list[_Row]:
-    schedule = model.schedule(draft.steps)
+    schedule = model.samplers.schedule(draft.steps)
     rng = np.random.default_rng(seed)
     count, channels = len(conditions), model.config.token_dim
     noise = (

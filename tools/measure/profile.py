@@ -18,7 +18,7 @@ from ...plugins import host
 from ...runtime.backends import BindableGraph, Graph
 from ...runtime.bundle import Bundle
 from ...runtime.cli_support import Parser, run_command
-from ...runtime.decoding.loop import Decoder
+from ...runtime.decoding.loop import decode
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.decoding.plan import Canvas, Plan
 from ...runtime.errors import OptionError
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
             name: _TimedGraph(cast("BindableGraph", graph), name, totals)
             for name, graph in model.graphs.items()
         }
-        timed = RuntimeModel("target", model.config, graphs, model.draft, model.row_cost)
+        timed = RuntimeModel("target", model.config, graphs, model.calibration)
         with _timed_host(totals):
             for index in range(args.images):
                 began = time.perf_counter()
@@ -164,7 +164,7 @@ def _decode(model: RuntimeModel, options: GenerateOptions, index: int) -> None:
     images = np.array([index], dtype=np.int64)
     canvas = Canvas.blank(config, noise, images % config.class_num, images)
     stats = Stats(plan.schedule.num_iter)
-    Decoder(canvas, model, None, plan, noise, stats, lambda _: None).run()
+    decode(canvas, {"target": model}, plan, noise, stats)
 
 
 def _report(totals: Totals, took: list[float]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from csd.export.cli import main
 from csd.export.onnx import networks
 from csd.export.onnx.precision import FLOAT32_LAYERS, typed_model, write_variant
 from csd.runtime import Bundle
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader
 from csd.runtime.manifest import Manifest
 
 from ...helpers import assert_parity, failure
@@ -266,6 +266,6 @@ def test_weights_beyond_protobufs_limit_lie_beside_the_graph(gpu_bundle, tmp_pat
     files = write_variant(source, tmp_path / "step.fp16.onnx", "fp16")
     assert [file.name for file in files] == ["step.fp16.onnx", "step.fp16.onnx.data"]
     assert files[0].stat().st_size < files[1].stat().st_size
-    OnnxRuntimeBackend(1).load(files[0])
+    OnnxLoader(1).load(files[0])
     spec = Bundle.open(gpu_bundle).manifest.graphs["target.head_step"]
     assert dataclasses.replace(spec, files={f.name: "" for f in files}).onnx_file == files[0].name

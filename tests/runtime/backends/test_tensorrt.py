@@ -26,7 +26,7 @@ from csd.runtime import (
 )
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
 from csd.runtime.backends.engines import graph_spec
-from csd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from csd.runtime.backends.onnx_runtime import OnnxLoader, OnnxRuntimeBackend
 from csd.runtime.backends.tensorrt import binding, memory
 from csd.runtime.device import DeviceInfo, current_platform
 
@@ -617,8 +617,11 @@ def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
 class Rounded(OnnxRuntimeBackend):
     """ONNX Runtime with the tensors rounded that engines of bfloat16 have as such."""
 
-    def open(self, folder, manifest, graph):
-        loaded, spec = super().open(folder, manifest, graph), graph_spec(manifest, graph, "bf16")
+    def __init__(self, folder, manifest, _):
+        super().__init__(folder, manifest, OnnxLoader(1))
+
+    def open(self, graph, padding=None):
+        loaded, spec = super().open(graph), graph_spec(self._manifest, graph, "bf16")
         names = {t.name for t in (*spec.inputs, *spec.outputs) if t.dtype == "bfloat16"}
 
         def rounded(values):
@@ -651,7 +654,7 @@ def test_a_run_of_bfloat16_engines_makes_what_rounded_tensors_make(
         assert session.versions()["precision"] == "bf16"
         results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
     assert here.cuda.launches > 0
-    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    monkeypatch.setattr("csd.runtime.session.create_backend", Rounded)
     with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
         wanted = session.generate(LABELS, MODES[mode], seed=7)
     rounding = np.abs(wanted.tokens - expected(mode).tokens).mean()
@@ -804,7 +807,7 @@ def test_rounds_on_the_device_take_bfloat16_adaln_values_and_no_other_tensors(
         (x,) = (t for t in session.graph("draft.head_step").spec.inputs if t.name == "x")
         result = session.generate(LABELS, MODES["draft"], seed=7)
         where = session.versions()["head_rounds"]
-    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    monkeypatch.setattr("csd.runtime.session.create_backend", Rounded)
     with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
         wanted = session.generate(LABELS, MODES["draft"], seed=7).tokens
     far = np.abs(result.tokens - wanted) > 1e-3 * (1 + np.abs(wanted))

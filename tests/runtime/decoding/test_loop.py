@@ -162,7 +162,9 @@ def watched(tiny_bundle, monkeypatch):
     def opened(watch, bundle=tiny_bundle):
         monkeypatch.setattr(
             "csd.runtime.session.create_backend",
-            lambda folder, manifest, options: WatchedBackend(watch, options.threads),
+            lambda folder, manifest, options: WatchedBackend(
+                folder, manifest, watch, options.threads
+            ),
         )
         return Bundle.open(bundle).session()
 
