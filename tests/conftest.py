@@ -19,7 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from csd.runtime import Bundle
 from csd.runtime.session import Session
 
-from .helpers import DATA, edit_manifest, made_once, tiny_config
+from .helpers import DATA, edit_manifest, tiny_config
+from .kept import exported_once
 
 BundleMaker = Callable[..., Path]
 
@@ -67,10 +68,10 @@ def tiny_export(
             argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main([str(part) for part in argv]) == 0
-        folder.with_suffix(".printed").write_text(printed.getvalue(), encoding="utf-8")
+        (folder / "export.printed").write_text(printed.getvalue(), encoding="utf-8")
 
-    folder = made_once(tmp_path_factory, "tiny", make)
-    return folder / "bundle", folder.with_suffix(".printed").read_text(encoding="utf-8")
+    folder = exported_once(tmp_path_factory, "tiny", make)
+    return folder / "bundle", (folder / "export.printed").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -123,4 +124,4 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with contextlib.redirect_stdout(io.StringIO()):
             assert main(["--zoo", "fashion-mnist", "--out", str(folder / "bundle")]) == 0
 
-    return made_once(tmp_path_factory, "zoo", make) / "bundle"
+    return exported_once(tmp_path_factory, "zoo", make) / "bundle"

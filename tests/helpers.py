@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -39,23 +37,6 @@ def assert_parity(actual: Any, expected: Any, what: str, tolerance: float = 1e-4
     error = float(np.abs(actual.astype(np.float64) - expected).max()) / scale
     print(f"{what}: largest error {error:.1e} of {scale:.4g}, tolerance {tolerance:.0e}")
     assert error <= tolerance
-
-
-def made_once(
-    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
-) -> Path:
-    """Return a folder that `make` fills, once for all processes that the tests run in."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    folder, done = root / f"once-{name}", root / f"once-{name}.done"
-    with (root / f"once-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            folder.mkdir()
-            make(folder)
-            done.touch()
-    return folder
 
 
 def failure(

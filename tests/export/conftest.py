@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers import DATA, made_once
+from ..helpers import DATA
+from ..kept import exported_once
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +35,10 @@ def gpu_export(tmp_path_factory, tiny_bundle, config_files) -> tuple[Path, str]:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
             patch.setattr(networks, "export_onnx", copied)
             assert main([str(part) for part in argv]) == 0
-        folder.with_suffix(".printed").write_text(shown.getvalue(), encoding="utf-8")
+        (folder / "export.printed").write_text(shown.getvalue(), encoding="utf-8")
 
-    folder = made_once(tmp_path_factory, "gpu", make)
-    return folder / "bundle", folder.with_suffix(".printed").read_text(encoding="utf-8")
+    folder = exported_once(tmp_path_factory, "gpu", make)
+    return folder / "bundle", (folder / "export.printed").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

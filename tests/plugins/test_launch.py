@@ -6,14 +6,13 @@ import hashlib
 import json
 import sys
 import types
-from collections import namedtuple
 
 import numpy as np
 import pytest
 
 from csd.plugins import build, launch
 
-Capability = namedtuple("Capability", "major minor")
+from ..vendor.cuda_core import CURRENT, install_cuda_core
 
 
 def write_folder(folder, *architectures, version=build.MANIFEST_VERSION):
@@ -30,41 +29,12 @@ def write_folder(folder, *architectures, version=build.MANIFEST_VERSION):
 
 @pytest.fixture
 def cuda_core(monkeypatch):
-    """Stand in for cuda.core on a machine that has an Orin, and note what is launched."""
-
-    class Device:
-        def __init__(self, ordinal):
-            if ordinal:
-                raise RuntimeError("invalid device ordinal")
-            self.compute_capability = Capability(8, 7)
-
-        def set_current(self):
-            launched.append("current")
-
-    class ObjectCode:
-        def __init__(self, image):
-            self.image = image
-
-        @staticmethod
-        def from_cubin(image):
-            return ObjectCode(image)
-
-        def get_kernel(self, name):
-            return self.image, name
-
-    def LaunchConfig(grid, block):  # noqa: N802
-        return grid, block
-
+    """Stand in for cuda.core, and note what is launched."""
     launched = []
-    core = types.ModuleType("cuda.core")
-    core.__dict__.update(
-        Device=Device, ObjectCode=ObjectCode, LaunchConfig=LaunchConfig,
-        launch=lambda *args: launched.append(args), launched=launched,
-    )  # fmt: skip
     package = types.ModuleType("cuda")
-    package.__dict__.update(__path__=[], core=core)
-    monkeypatch.setitem(sys.modules, "cuda", package)
-    monkeypatch.setitem(sys.modules, "cuda.core", core)
+    package.__path__ = []
+    core = install_cuda_core(monkeypatch, package, lambda *args: launched.append(args))
+    core.launched = launched
     return core
 
 
@@ -79,9 +49,10 @@ def test_a_call_is_launched_on_the_stream_with_the_cubin_of_the_device(cuda_core
     write_folder(tmp_path, 86, 87, 89)
     loaded = launch.load(tmp_path)
     launch.run(loaded, transition(temperature=0.5), "stream")
-    current, (stream, config, kernel, *arguments) = cuda_core.launched
-    assert (current, stream, config) == ("current", "stream", (1, 128))
-    assert kernel == (b"cubin 87", "csd_transition_float32")
+    ((stream, config, kernel, *arguments),) = cuda_core.launched
+    assert len(CURRENT) == 1
+    assert (stream, config.grid, config.block) == ("stream", 1, 128)
+    assert (kernel.code, kernel.name) == (b"cubin 87", "csd_transition_float32")
     assert arguments == [1, 2, 3, 0, 0, 6, 7, 8, 5, 16, 100, 0.5, 9, 10, 11, 12]
     assert [type(a) for a in arguments[8:12]] == [np.int32] * 3 + [np.float32]
 
@@ -89,7 +60,8 @@ def test_a_call_is_launched_on_the_stream_with_the_cubin_of_the_device(cuda_core
 def test_an_empty_batch_launches_nothing(cuda_core, tmp_path):
     write_folder(tmp_path, 87)
     launch.run(launch.load(tmp_path), transition(rows=0), "stream")
-    assert cuda_core.launched == ["current"]
+    assert len(CURRENT) == 1
+    assert cuda_core.launched == []
 
 
 def test_an_older_cuda_core_is_found_where_its_names_were(cuda_core, monkeypatch, tmp_path):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +16,7 @@ from csd.tools.gpu_check.part import Outcome, Skipped
 
 from ..helpers import failure, no_draft
 from ..plugins.emulation import EmulatedKernels, compile_emulated
+from ..vendor.cuda_bindings import ImmediateCuda
 
 
 def no_device():
@@ -80,53 +79,11 @@ def test_a_part_that_fails_does_not_stop_the_next_one(tiny_bundle, tmp_path, mon
     assert report["tests"]["reason"] == "broken: mend it"
 
 
-class HostRuntime:
-    """`cuda.bindings.runtime` on host memory."""
-
-    cudaError_t = SimpleNamespace(cudaSuccess=0)  # noqa: N815
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToDevice=3)  # noqa: N815
-
-    def __init__(self):
-        self.blocks = {}
-
-    def cudaMalloc(self, size):  # noqa: N802
-        block = ctypes.create_string_buffer(size)
-        self.blocks[ctypes.addressof(block)] = block
-        return 0, ctypes.addressof(block)
-
-    def cudaFree(self, address):  # noqa: N802
-        del self.blocks[address]
-        return (0,)
-
-    def cudaMemcpy(self, to, source, size, kind):  # noqa: N802
-        ctypes.memmove(to, source, size)
-        return (0,)
-
-    def cudaMemcpyAsync(self, to, source, size, kind, stream):  # noqa: N802
-        return self.cudaMemcpy(to, source, size, kind)
-
-    def cudaEventCreate(self):  # noqa: N802
-        return 0, [0.0]
-
-    def cudaEventRecord(self, event, stream):  # noqa: N802
-        event[0] = time.perf_counter()
-        return (0,)
-
-    def cudaEventSynchronize(self, event):  # noqa: N802
-        return (0,)
-
-    def cudaEventElapsedTime(self, began, ended):  # noqa: N802
-        return 0, 1e3 * (ended[0] - began[0])
-
-    def cudaEventDestroy(self, event):  # noqa: N802
-        return (0,)
-
-
 @pytest.mark.parametrize("name", kernels.CALLS)
 def test_the_calls_that_are_timed_are_right_for_the_kernels(name, tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "ROWS", 64)
     emulated = EmulatedKernels(compile_emulated(tmp_path / "kernels.so"))
-    runtime = HostRuntime()
+    runtime = ImmediateCuda()
     memory = kernels.Memory(runtime, "float32")
     call = kernels.CALLS[name](memory)
     assert call.kernel == f"csd_{name}_float32"

@@ -1,4 +1,4 @@
-"""A machine with a GPU, as far as the runtime can see, of `fake_cuda` and `fake_tensorrt`."""
+"""A machine with a GPU, as far as the runtime can see, of the stand-ins."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from csd.runtime.device import DeviceInfo, current_platform
 
-from .cuda import FakeCuda
-from .tensorrt_runtime import VERSIONS, FakeTensorRT
+from .cuda_bindings import FakeCuda
+from .tensorrt.common import VERSIONS
+from .tensorrt.runtime import FakeTensorRT
 
 ORIN = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
 

@@ -16,7 +16,8 @@ from csd.runtime import Bundle
 from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.errors import BackendError, ExportError
 
-from ...vendor.tensorrt_builder import FakeLibrary, broken_copy
+from ...vendor.tensorrt.builder import FakeLibrary
+from ...vendor.tensorrt.files import broken_copy
 
 
 def be_device(monkeypatch, capability):

@@ -15,7 +15,7 @@ from csd.runtime.backends.tensorrt.plugins import LIBRARY, OPERATORS, VARIABLE
 from csd.runtime.device import DeviceInfo, current_platform
 
 from ...helpers import failure
-from ...vendor.tensorrt_builder import FakeLibrary
+from ...vendor.tensorrt.builder import FakeLibrary
 
 ORIN = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
 CREATORS = sorted(OPERATORS.values())

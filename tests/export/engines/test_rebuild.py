@@ -30,7 +30,7 @@ from csd.runtime.manifest import (
 )
 
 from ...helpers import edit_manifest, failure, leftovers, run_python
-from ...vendor.tensorrt_builder import FakeLibrary
+from ...vendor.tensorrt.builder import FakeLibrary
 
 NETWORKS = ["target.backbone", "target.head_modulation", "target.head_step", "target.head_chain",
             "decoder"]  # fmt: skip
@@ -558,7 +558,7 @@ KILLED = """
 import os, signal, sys
 from csd.export import engines
 from csd.export.cli import main
-from tests.vendor.tensorrt_builder import FakeLibrary
+from tests.vendor.tensorrt.builder import FakeLibrary
 
 library = sys.modules["tensorrt_rtx"] = FakeLibrary("tensorrt_rtx", "1.8")
 build, count = engines.EngineBuilder.build, [0]

@@ -22,8 +22,9 @@ from csd.runtime.config import PRESETS
 from csd.runtime.errors import ExportError
 from csd.runtime.manifest import GraphSpec, TensorSpec
 
-from ...helpers import failure, made_once, run_python
-from ...vendor.tensorrt_builder import broken_copy
+from ...helpers import failure, run_python
+from ...kept import exported_once
+from ...vendor.tensorrt.files import broken_copy
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="pip install 'csd[rtx]'")
 
@@ -83,10 +84,10 @@ def built_bundle(gpu_bundle, tmp_path_factory):
         done = run_python(code, "--rebuild", bundle, "--backend", "tensorrt_rtx")
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        folder.with_suffix(".printed").write_text(done.stdout, encoding="utf-8")
+        (folder / "export.printed").write_text(done.stdout, encoding="utf-8")
 
-    folder = made_once(tmp_path_factory, "built", make)
-    return folder / "bundle", folder.with_suffix(".printed").read_text(encoding="utf-8")
+    folder = exported_once(tmp_path_factory, "built", make)
+    return folder / "bundle", (folder / "export.printed").read_text(encoding="utf-8")
 
 
 def test_a_bundle_gets_engines_of_all_its_graphs_without_pytorch(built_bundle):

@@ -14,7 +14,8 @@ from csd.runtime import Bundle, GenerateOptions
 from csd.runtime.backends.tensorrt.kernel_cache import cache_file
 
 from ...vendor.machine import ORIN
-from ...vendor.tensorrt_runtime import VERSIONS, write_engines
+from ...vendor.tensorrt.common import VERSIONS
+from ...vendor.tensorrt.files import write_engines
 
 OPTIONS = GenerateOptions(mode="target", num_iter=2, head_steps=3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shutil
@@ -32,10 +31,11 @@ from csd.runtime.device import DeviceInfo, current_platform
 
 from ...helpers import NUM_ITER, with_engines
 from ...plugins.emulation import compile_emulated, emulate
-from ...vendor import cuda as fake_cuda
-from ...vendor import tensorrt_runtime as fake_tensorrt
-from ...vendor.cuda import FakeCuda
-from ...vendor.tensorrt_runtime import VERSIONS, RuntimeConfig, write_engines
+from ...vendor import cuda_bindings as fake_cuda
+from ...vendor.cuda_core import install_cuda_core
+from ...vendor.tensorrt import runtime as fake_tensorrt
+from ...vendor.tensorrt.common import VERSIONS
+from ...vendor.tensorrt.files import write_engines
 
 MODES = {
     "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
@@ -551,7 +551,7 @@ def test_a_call_after_one_that_could_not_be_set_up_is_set_up_again(machine, engi
         step.run(many)
         first = step.run(few)
         with monkeypatch.context() as patch:
-            patch.setattr(fake_tensorrt.Context, "set_tensor_address", lambda *_: False)
+            patch.setattr(fake_tensorrt.IExecutionContext, "set_tensor_address", lambda *_: False)
             with pytest.raises(BackendError, match="cannot bind"):
                 step.run(many)
         np.testing.assert_array_equal(first["eps"], step.run(few)["eps"])
@@ -735,22 +735,12 @@ def with_kernels(machine, emulated, monkeypatch):
 
         def launch_kernel(stream, config, kernel, *arguments):
             _, handle = stream.__cuda_stream__()
-            here.launched.append(kernel)
-            call = launch.Call(kernel, config[0], arguments)
+            here.launched.append(kernel.name)
+            call = launch.Call(kernel.name, config.grid, arguments)
             here.cuda.streams[handle].push(lambda: here.hangs.append(emulate(emulated, call)))
 
         monkeypatch.delenv("CSD_KERNELS", raising=False)
-        core = types.ModuleType("cuda.core")
-        core.Device = lambda ordinal: types.SimpleNamespace(
-            set_current=lambda: None, compute_capability=(8, 7)
-        )
-        core.ObjectCode = types.SimpleNamespace(
-            from_cubin=lambda image: types.SimpleNamespace(get_kernel=lambda name: name)
-        )
-        core.LaunchConfig = lambda grid, block: (grid, block)
-        core.launch = launch_kernel
-        monkeypatch.setitem(sys.modules, "cuda.core", core)
-        monkeypatch.setattr(sys.modules["cuda"], "core", core, raising=False)
+        install_cuda_core(monkeypatch, sys.modules["cuda"], launch_kernel)
         folder = bundle / "kernels"
         folder.mkdir(exist_ok=True)
         (folder / build.cubin_name(arch)).write_bytes(b"cubin")
@@ -1013,64 +1003,6 @@ def test_chains_on_the_device_that_are_not_finite_are_reported(
         pytest.raises(NumericsError, match="not finite at head step 19: check the weights"),
     ):
         session.generate(LABELS, MODES["draft"])
-
-
-def _fake_names(cls):
-    return {name for name in vars(cls) if not name.startswith("_")} - {"onnx", "ready", "kernels"}
-
-
-def test_the_stand_ins_have_the_names_of_tensorrt_rtx():
-    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    pairs = {
-        "ICudaEngine": fake_tensorrt.Engine, "IPluginRegistry": fake_tensorrt.Registry,
-        "IExecutionContext": fake_tensorrt.RtxContext, "IRuntimeConfig": RuntimeConfig,
-        "IRuntimeCache": fake_tensorrt.RuntimeCache,
-        "Runtime": fake_tensorrt._Runtime, "DataType": fake_tensorrt.DataType,
-        "TensorIOMode": fake_tensorrt.TensorIOMode, "ILogger": fake_tensorrt.ILogger,
-        "ExecutionContextAllocationStrategy": fake_tensorrt.ExecutionContextAllocationStrategy,
-        "DynamicShapesKernelSpecializationStrategy":
-            fake_tensorrt.DynamicShapesKernelSpecializationStrategy,
-    }  # fmt: skip
-    for name, fake in pairs.items():
-        names = {n for base in fake.__mro__[:-1] for n in _fake_names(base)}
-        names -= {"num_io_tensors", "name", "value"}
-        assert names <= set(dir(getattr(trt, name))), name
-    assert hasattr(trt.ICudaEngine, "num_io_tensors")
-    for method, arguments in (
-        (trt.IExecutionContext.set_device_memory, "memory, size"),
-        (trt.IExecutionContext.set_tensor_address, "name, memory"),
-        (trt.IExecutionContext.execute_async_v3, "stream_handle"),
-        (trt.IExecutionContext.is_stream_capturable, "stream"),
-        (trt.ICudaEngine.get_tensor_profile_shape, "name, profile_index"),
-        (trt.IPluginRegistry.load_library, "plugin_path"),
-        (trt.IRuntimeCache.deserialize, "blob"),
-        (trt.IRuntimeConfig.set_runtime_cache, "cache"),
-    ):
-        positions = [method.__doc__.index(f"{one}:") for one in arguments.split(", ")]
-        assert positions == sorted(positions)
-    assert callable(trt.get_plugin_registry)
-    assert {"name", "plugin_version", "plugin_namespace"} <= set(dir(trt.IPluginCreatorV3One))
-    log = binding._make_log(trt)  # the vendor's base class takes ours
-    log.logger.log(trt.ILogger.ERROR, "first\nline")
-    log.logger.log(trt.ILogger.ERROR, "second")
-    assert log.take() == "first line"
-    assert binding.Binding("tensorrt_rtx").version == trt.__version__
-
-
-def test_the_stand_ins_have_the_names_of_cuda_bindings():
-    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
-    for name in fake_cuda.FUNCTIONS:
-        given = inspect.signature(getattr(FakeCuda, name)).parameters
-        text = getattr(runtime, name).__doc__.split("\n")[0]
-        wanted = [part for part in text[text.index("(") + 1 : -1].split(",") if part.strip()]
-        assert len(given) - 1 == len(wanted), text
-    for enumeration, fake in (
-        ("cudaError_t", fake_cuda.Error), ("cudaMemcpyKind", fake_cuda.CopyKind),
-        ("cudaStreamCaptureMode", fake_cuda.CaptureMode),
-    ):  # fmt: skip
-        real = getattr(runtime, enumeration)
-        assert all(getattr(real, item.name).value == item.value for item in fake)
-    assert runtime.cudaStreamNonBlocking == 1
 
 
 @pytest.mark.gpu

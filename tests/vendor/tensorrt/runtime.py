@@ -1,4 +1,4 @@
-"""A stand-in for the Python packages `tensorrt` and `tensorrt_rtx`, on `fake_cuda`.
+"""A stand-in for the half of `tensorrt` and `tensorrt_rtx` that runs engines, on `cuda_bindings`.
 
 An engine's file is JSON that names an ONNX file. A call reads its inputs and writes its outputs at
 the addresses that were bound, when the stream gets to it, by running that file in ONNX Runtime;
@@ -9,29 +9,25 @@ sizes are checked as the vendor's documents ask for them.
 
 from __future__ import annotations
 
-import enum
 import functools
 import json
 import types
 import weakref
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from csd.runtime.backends.engines import needed_graphs
-from csd.runtime.backends.shapes import shape_of
-from csd.runtime.device import architecture, current_platform
-from csd.runtime.manifest import file_sha256
-
-from ..helpers import edit_manifest
-
-VERSIONS = {"tensorrt": "10.3.0.26", "tensorrt_rtx": "1.7.1.116"}
-
-
-class DataType(enum.Enum):
-    FLOAT, HALF, BF16, INT64, INT32, BOOL = range(6)
-
+from .common import (
+    VERSIONS,
+    DataType,
+    DynamicShapesKernelSpecializationStrategy,
+    ExecutionContextAllocationStrategy,
+    ILogger,
+    IPluginRegistry,
+    Severity,
+    TensorIOMode,
+    started,
+)
 
 DTYPES = {
     "float32": DataType.FLOAT, "float16": DataType.HALF, "bfloat16": DataType.BF16,
@@ -44,30 +40,6 @@ def numpy_type(name):
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
-class TensorIOMode(enum.Enum):
-    NONE, INPUT, OUTPUT = range(3)
-
-
-class ExecutionContextAllocationStrategy(enum.Enum):
-    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
-
-
-class DynamicShapesKernelSpecializationStrategy(enum.Enum):
-    LAZY, EAGER, NONE = range(3)
-
-
-class Severity(enum.IntEnum):
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-
-class ILogger:
-    INTERNAL_ERROR, ERROR, WARNING = Severity.INTERNAL_ERROR, Severity.ERROR, Severity.WARNING
-    Severity = Severity
-
-    def __init__(self):
-        self.ready = True
-
-
 @functools.cache
 def session_of(path):
     import onnxruntime
@@ -77,27 +49,8 @@ def session_of(path):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-class Registry:
-    """IPluginRegistry."""
-
-    def __init__(self):
-        self.known, self.libraries = set(), []
-
-    @property
-    def all_creators(self):
-        return [
-            types.SimpleNamespace(name=name, plugin_version="1", plugin_namespace="csd")
-            for name in sorted(self.known)
-        ]
-
-    def load_library(self, plugin_path):
-        self.libraries.append(plugin_path)
-        self.known |= set(json.loads(Path(plugin_path).read_text()))
-        return object()
-
-
-class RuntimeCache:
-    """IRuntimeCache: names of kernels, behind what they were compiled for."""
+class IRuntimeCache:
+    """Names of kernels, behind what they were compiled for."""
 
     def __init__(self, fake):
         self._fake, self.kernels = fake, set()
@@ -116,7 +69,7 @@ class RuntimeCache:
         return True
 
 
-class RuntimeConfig:
+class IRuntimeConfig:
     def __init__(self, fake):
         self._fake = fake
         self.strategy = ExecutionContextAllocationStrategy.STATIC
@@ -129,17 +82,15 @@ class RuntimeConfig:
         self.strategy = strategy
 
     def create_runtime_cache(self):
-        return RuntimeCache(self._fake)
+        return IRuntimeCache(self._fake)
 
     def set_runtime_cache(self, cache):
-        assert isinstance(cache, RuntimeCache)
+        assert isinstance(cache, IRuntimeCache)
         self.cache = cache
         return True
 
 
-class Engine:
-    """ICudaEngine."""
-
+class ICudaEngine:
     def __init__(self, fake, values):
         self._fake = fake
         self.onnx = values["onnx"]
@@ -167,23 +118,22 @@ class Engine:
     def get_device_memory_size_for_profile_v2(self, profile_index):
         return self._fake.scratch(self.profile[next(iter(self.profile))][2])
 
-    def create_execution_context(self, how):
-        strategy = how.strategy if isinstance(how, RuntimeConfig) else how
+    def create_execution_context(self, strategy):  # or a runtime configuration, its other form
+        config = strategy if isinstance(strategy, IRuntimeConfig) else None
+        strategy = strategy if config is None else config.strategy
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         self._fake.contexts += 1
-        if isinstance(how, RuntimeConfig):
-            kernel = f"{self.onnx} {how.dynamic_shapes_kernel_specialization_strategy.name}"
-            self._fake.compiled += kernel not in how.cache.kernels
-            how.cache.kernels.add(kernel)
+        if config is not None:
+            kernel = f"{self.onnx} {config.dynamic_shapes_kernel_specialization_strategy.name}"
+            self._fake.compiled += kernel not in config.cache.kernels
+            config.cache.kernels.add(kernel)
         return self._fake.context_class(self._fake, self)
 
     def create_runtime_config(self):
-        return RuntimeConfig(self._fake)
+        return IRuntimeConfig(self._fake)
 
 
-class Context:
-    """IExecutionContext."""
-
+class IExecutionContext:
     def __init__(self, fake, engine):
         self._fake, self._engine = fake, engine
         self._shapes, self._addresses = {}, {}
@@ -279,7 +229,7 @@ class Context:
         memory(*scratch, fake.cuda.device)[:] = 0xFF
 
 
-class RtxContext(Context):
+class RtxContext(IExecutionContext):
     """IExecutionContext of TensorRT-RTX."""
 
     def is_stream_capturable(self, stream):
@@ -287,7 +237,7 @@ class RtxContext(Context):
         return self._fake.capturable
 
 
-class OldContext(Context):
+class OldContext(IExecutionContext):
     """IExecutionContext of TensorRT 10.0."""
 
     update_device_memory_size_for_shapes = property()
@@ -299,7 +249,7 @@ class OldContext(Context):
 
     @device_memory.setter
     def device_memory(self, memory):
-        Context.set_device_memory(self, memory, 1 << 40)
+        IExecutionContext.set_device_memory(self, memory, 1 << 40)
 
     def _compute(self, shapes, addresses, scratch):
         needed = self._fake.scratch(next(iter(shapes.values())))
@@ -324,8 +274,8 @@ class FakeTensorRT:
         self.contexts = self.calls = self.compiled = self.cache_reads = 0
         self.environment = "this machine"
         self.logger = None
-        self.registry = Registry()
-        self.context_class = OldContext if old else Context
+        self.registry = IPluginRegistry()
+        self.context_class = OldContext if old else IExecutionContext
         module = self.module = types.ModuleType(backend)
         module.__version__ = VERSIONS[backend]
         for item in (DataType, TensorIOMode, ExecutionContextAllocationStrategy, ILogger):
@@ -335,7 +285,7 @@ class FakeTensorRT:
                 DynamicShapesKernelSpecializationStrategy
             )
             self.context_class = RtxContext
-        module.Runtime = functools.partial(_Runtime, self)
+        module.Runtime = functools.partial(Runtime, self)
         module.get_plugin_registry = lambda: self.registry
 
     @staticmethod
@@ -343,11 +293,10 @@ class FakeTensorRT:
         return 1000 + 16 * int(np.prod(shape))
 
 
-class _Runtime:
+class Runtime:
     def __init__(self, fake, logger):
-        assert logger.ready
         self._fake = fake
-        fake.logger = logger
+        fake.logger = started(logger)
 
     def deserialize_cuda_engine(self, serialized_engine):
         try:
@@ -359,86 +308,4 @@ class _Runtime:
         if plugin and plugin not in self._fake.registry.known:
             self._fake.logger.log(Severity.ERROR, f"no creator of {plugin}")
             return None
-        return Engine(self._fake, values)
-
-
-def write_engines(
-    folder, backend, *, precisions=("fp32",), graphs=None, capability="8.7", library=None,
-    platform=None, most=None, plugin=None, typed=("mods",),
-):  # fmt: skip
-    """Add engines to a bundle.
-
-    Args:
-        folder: the bundle.
-        backend: `tensorrt` or `tensorrt_rtx`.
-        precisions: of every graph.
-        graphs: None is all that decoding needs.
-        capability: of the device that they are for.
-        library: its version.
-        platform: None is this one.
-        most: lowers profiles, as `{"target.head_step": {"R": 7}}`.
-        plugin: that they need.
-        typed: tensors of the precision's type; None is all that would be float32.
-    """
-
-    def change(values):
-        names = graphs or [n for n in _needed(values) if n in values["graphs"]]
-        for precision in precisions:
-            for name in names:
-                spec = _variant(values, name, precision, typed)
-                where = Path("engines") / backend / architecture(capability)
-                out = where / f"{name}.{precision}.engine"
-                path = folder / out
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(_engine(folder, spec, (most or {}).get(name), plugin)))
-                values["engines"].append(
-                    {
-                        "graph": name, "backend": backend, "precision": precision,
-                        "file": str(out), "sha256": file_sha256(path), "size": 1 << 20,
-                        "library": library or VERSIONS[backend],
-                        "platform": platform or current_platform(),
-                        "compute_capabilities": [capability], "build_seconds": 1.0,
-                        "fingerprint": {},
-                    }
-                )  # fmt: skip
-
-    edit_manifest(folder, change)
-
-
-def _needed(values):
-    models = types.SimpleNamespace(models=values["models"], graphs=values["graphs"])
-    return needed_graphs(models)
-
-
-def _variant(values, name, precision, typed):
-    spec = values["graphs"][name]
-    if precision == "fp32":
-        return spec
-    spec = json.loads(json.dumps(spec))
-    for tensor in (*spec["inputs"], *spec["outputs"]):
-        if tensor["dtype"] == "float32" and (typed is None or tensor["name"] in typed):
-            tensor["dtype"] = {"fp16": "float16", "bf16": "bfloat16"}[precision]
-    values.setdefault("variants", {}).setdefault(precision, {})[name] = spec
-    return spec
-
-
-def _engine(folder, spec, most, plugin):
-    ranges = {name: list(row) for name, row in spec["profile"].items()}
-    for name, size in (most or {}).items():
-        ranges[name][2] = size
-        ranges[name][:2] = (min(end, size) for end in ranges[name][:2])
-    tensors = {
-        tensor["name"]: {"dtype": tensor["dtype"], "shape": tensor["shape"], "input": is_input}
-        for key, is_input in (("inputs", True), ("outputs", False))
-        for tensor in spec[key]
-    }
-    profile = {
-        tensor["name"]: [
-            shape_of(types.SimpleNamespace(shape=tensor["shape"]),
-                     {name: row[k] for name, row in ranges.items()})
-            for k in range(3)
-        ]
-        for tensor in spec["inputs"]
-    }  # fmt: skip
-    onnx = str(folder / next(iter(spec["files"])))
-    return {"onnx": onnx, "tensors": tensors, "profile": profile, "plugin": plugin}
+        return ICudaEngine(self._fake, values)

@@ -1,4 +1,4 @@
-"""A stand-in for `tensorrt` and `tensorrt_rtx` that follows the vendor's Python API.
+"""A stand-in for the half of `tensorrt` and `tensorrt_rtx` that builds engines.
 
 Signatures and answers are those of the public bindings (python/src/infer/pyCore.cpp and
 python/src/parsers/pyOnnx.cpp of NVIDIA/TensorRT, releases 10.3 and 11.1): what they lack is missing
@@ -10,32 +10,14 @@ from __future__ import annotations
 import enum
 import json
 import types
-from pathlib import Path
 from typing import Any
 
 import onnx
 
-from .tensorrt_runtime import Registry
+from .common import ILogger, IPluginRegistry, started
 
 
-class _Severity(enum.IntEnum):
-    INTERNAL_ERROR = 0
-    ERROR = 1
-    WARNING = 2
-    INFO = 3
-
-
-class ILogger:
-    INTERNAL_ERROR = _Severity.INTERNAL_ERROR
-    ERROR = _Severity.ERROR
-    WARNING = _Severity.WARNING
-    INFO = _Severity.INFO
-
-    def log(self, severity: Any, msg: str) -> None:
-        raise NotImplementedError
-
-
-class _Error:
+class ParserError:
     def __init__(self, node: str, operator: str, desc: str) -> None:
         self._node, self._operator, self._desc = node, operator, desc
 
@@ -49,17 +31,17 @@ class _Error:
         return self._desc
 
 
-class _Tensor:
+class ITensor:
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-class _Layer:
+class ILayer:
     def __init__(self, name: str) -> None:
         self.type = types.SimpleNamespace(name=name)
 
 
-class _Network:
+class INetworkDefinition:
     def __init__(self, flags: int, layers: list[str]) -> None:
         self.flags, self._layers = flags, layers
         self.names: list[str] = []
@@ -69,34 +51,36 @@ class _Network:
     def num_layers(self) -> int:
         return len(self._layers)
 
-    def get_layer(self, index: int) -> _Layer:
-        return _Layer(self._layers[index])
+    def get_layer(self, index: int) -> ILayer:
+        return ILayer(self._layers[index])
 
     @property
     def num_inputs(self) -> int:
         return len(self.names)
 
-    def get_input(self, index: int) -> _Tensor:
-        return _Tensor(self.names[index])
+    def get_input(self, index: int) -> ITensor:
+        return ITensor(self.names[index])
 
 
 class OnnxParser:
-    def __init__(self, network: _Network, logger: ILogger) -> None:
-        self._network, self._errors = network, list[_Error]()
-        assert isinstance(logger, ILogger)
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._errors = network, list[ParserError]()
+        started(logger)
 
     @property
     def num_errors(self) -> int:
         return len(self._errors)
 
-    def get_error(self, index: int) -> _Error:
+    def get_error(self, index: int) -> ParserError:
         return self._errors[index]
 
     def parse_from_file(self, model: str) -> bool:
         try:
             loaded = onnx.load(model)
         except Exception:
-            self._errors.append(_Error("", "", f"Failed to parse ONNX model from file: {model}!"))
+            self._errors.append(
+                ParserError("", "", f"Failed to parse ONNX model from file: {model}!")
+            )
             return False
         return self._read(loaded)
 
@@ -107,12 +91,14 @@ class OnnxParser:
         graph = model.graph
         self._network.functions = [function.name for function in model.functions]
         bad = [node for node in graph.node if node.op_type == "NonZero"]
-        self._errors += [_Error(n.name, n.op_type, "Assertion failed: no importer") for n in bad]
+        self._errors += [
+            ParserError(n.name, n.op_type, "Assertion failed: no importer") for n in bad
+        ]
         self._network.names += [value.name for value in graph.input]
         return not bad
 
 
-class _Profile:
+class IOptimizationProfile:
     def __init__(self) -> None:
         self.shapes: dict[str, Any] = {}
 
@@ -122,16 +108,16 @@ class _Profile:
         self.shapes[input] = [list(min), list(opt), list(max)]
 
 
-class _Config:
+class IBuilderConfig:
     def __init__(self) -> None:
-        self.profiles: list[_Profile] = []
+        self.profiles: list[IOptimizationProfile] = []
         self.cleared: list[Any] = []
         self.set: list[Any] = []
         self.progress_monitor: Any = None
         self.capabilities: dict[int, Any] = {}
         self.num_compute_capabilities = 0
 
-    def add_optimization_profile(self, profile: _Profile) -> int:
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
@@ -142,13 +128,13 @@ class _Config:
         self.set.append(flag)
 
 
-class _RtxConfig(_Config):
+class RtxConfig(IBuilderConfig):
     def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
         self.capabilities[index] = compute_capability
         return index < self.num_compute_capabilities
 
 
-class _Monitor:
+class IProgressMonitor:
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         raise NotImplementedError
 
@@ -195,11 +181,12 @@ class FakeLibrary(types.ModuleType):
         self.builds: list[dict[str, Any]] = []
         self.build, self.loaded, self.starts = "a", list[bytes](), True
         self.ExecutionContextAllocationStrategy = enum.Enum("Strategy", ["USER_MANAGED"])
-        self.registry = Registry()
+        self.registry = IPluginRegistry()
         self.get_plugin_registry = lambda: self.registry
         self.ILogger, self.OnnxParser = ILogger, OnnxParser
+        self.Builder, self.Runtime = self._make_builder, self._make_runtime
         if monitor:
-            self.IProgressMonitor = _Monitor
+            self.IProgressMonitor = IProgressMonitor
         flags = {"STRONGLY_TYPED": 1} if flag else {"PREFER_JIT_PYTHON_PLUGINS": 1}
         self.NetworkDefinitionCreationFlag = enum.IntEnum("Flags", flags)
         rtx = {"REQUIRE_USER_ALLOCATION": 20} if name == "tensorrt_rtx" else {}
@@ -210,20 +197,20 @@ class FakeLibrary(types.ModuleType):
                 "ComputeCapability", {"NONE": 0, "CURRENT": 1, **members}
             )
 
-    def Builder(self, logger: ILogger) -> _Builder:  # noqa: N802
+    def _make_builder(self, logger: ILogger) -> Builder:
         if not self.device:
             logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        return _Builder(self, logger)
+        return Builder(self, logger)
 
-    def Runtime(self, logger: ILogger) -> _Runtime:  # noqa: N802
+    def _make_runtime(self, logger: ILogger) -> Runtime:
         if not self.starts:
             logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        return _Runtime(self, logger)
+        return Runtime(self, logger)
 
 
-class _Runtime:
+class Runtime:
     def __init__(self, library: FakeLibrary, logger: ILogger) -> None:
         self._library, self._logger = library, logger
 
@@ -236,20 +223,20 @@ class _Runtime:
         return object()
 
 
-class _Builder:
+class Builder:
     def __init__(self, library: FakeLibrary, logger: ILogger) -> None:
         self._library, self._logger = library, logger
 
-    def create_network(self, flags: int = 0) -> _Network:
-        return _Network(flags, ["CONVOLUTION", *["TRIP_LIMIT"] * self._library.loops])
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        return INetworkDefinition(flags, ["CONVOLUTION", *["TRIP_LIMIT"] * self._library.loops])
 
-    def create_builder_config(self) -> _Config:
-        return _RtxConfig() if self._library.__name__ == "tensorrt_rtx" else _Config()
+    def create_builder_config(self) -> IBuilderConfig:
+        return RtxConfig() if self._library.__name__ == "tensorrt_rtx" else IBuilderConfig()
 
-    def create_optimization_profile(self) -> _Profile:
-        return _Profile()
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
 
-    def build_serialized_network(self, network: _Network, config: _Config) -> Any:
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> Any:
         self._logger.log(ILogger.WARNING, "Make sure input step has Int64 binding.")
         if self._library.refusal:
             self._logger.log(ILogger.ERROR, self._library.refusal)
@@ -277,15 +264,3 @@ class _Builder:
         return memoryview(
             json.dumps([self._library.__version__, self._library.build, build]).encode()
         )
-
-
-def broken_copy(path: Path, target: Path) -> Path:
-    """Copy an ONNX file with a node that no TensorRT imports."""
-    model = onnx.load(path)
-    name = model.graph.output[0].name
-    model.graph.node.append(
-        onnx.helper.make_node("NonZero", [name], ["places"], name="find_places")
-    )
-    model.graph.output.append(onnx.helper.make_tensor_value_info("places", 7, ["A", "K"]))
-    onnx.save_model(model, target)
-    return target

@@ -8,8 +8,10 @@ Memory is found by address only while it is allocated.
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import itertools
+import time
 import types
 
 import numpy as np
@@ -27,6 +29,7 @@ class Error(enum.IntEnum):
 class CopyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
 
 
 class CaptureMode(enum.IntEnum):
@@ -34,6 +37,10 @@ class CaptureMode(enum.IntEnum):
 
 
 OK = Error.cudaSuccess
+STREAM_NON_BLOCKING = 1
+ENUMERATIONS = {
+    "cudaError_t": Error, "cudaMemcpyKind": CopyKind, "cudaStreamCaptureMode": CaptureMode,
+}  # fmt: skip
 
 
 class Stream:
@@ -70,11 +77,10 @@ class FakeCuda:
         self.events = {}
         self._handles = itertools.count(1000)
         self.module = types.ModuleType("cuda.bindings.runtime")
-        self.module.cudaError_t = Error
-        self.module.cudaMemcpyKind = CopyKind
-        self.module.cudaStreamCaptureMode = CaptureMode
-        self.module.cudaStreamNonBlocking = 1
-        for name in FUNCTIONS:
+        for name, enumeration in ENUMERATIONS.items():
+            setattr(self.module, name, enumeration)
+        self.module.cudaStreamNonBlocking = STREAM_NON_BLOCKING
+        for name in functions(FakeCuda):
             setattr(self.module, name, getattr(self, name))
 
     def memory(self, address, size, where=None):
@@ -232,4 +238,48 @@ class FakeCuda:
         return (OK,)
 
 
-FUNCTIONS = [name for name in vars(FakeCuda) if name.startswith("cuda")]
+class ImmediateCuda:
+    """The module on host memory, which does at once what it is asked for."""
+
+    cudaError_t, cudaMemcpyKind = Error, CopyKind
+
+    def __init__(self):
+        self.blocks = {}
+
+    def cudaMalloc(self, size):
+        block = ctypes.create_string_buffer(size)
+        self.blocks[ctypes.addressof(block)] = block
+        return OK, ctypes.addressof(block)
+
+    def cudaFree(self, address):
+        del self.blocks[address]
+        return (OK,)
+
+    def cudaMemcpy(self, to, source, size, kind):
+        ctypes.memmove(to, source, size)
+        return (OK,)
+
+    def cudaMemcpyAsync(self, to, source, size, kind, stream):
+        return self.cudaMemcpy(to, source, size, kind)
+
+    def cudaEventCreate(self):
+        return OK, [0.0]
+
+    def cudaEventRecord(self, event, stream):
+        event[0] = time.perf_counter()
+        return (OK,)
+
+    def cudaEventSynchronize(self, event):
+        return (OK,)
+
+    def cudaEventElapsedTime(self, began, ended):
+        return OK, 1e3 * (ended[0] - began[0])
+
+    def cudaEventDestroy(self, event):
+        return (OK,)
+
+
+def functions(stand_in):
+    """Names of the functions that a stand-in has."""
+    return [n for n, value in vars(stand_in).items() if n[:4] == "cuda" and callable(value)
+            and not isinstance(value, type)]  # fmt: skip
