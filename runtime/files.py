@@ -42,6 +42,7 @@ __all__ = [
 STDOUT = Path("-")
 # A directory in which no file can be made.
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _MAX_LINKS = 40
 # Files of an input that an output is compared with. A bundle has less than a hundred.
 _MAX_FILES = 10_000
@@ -203,9 +204,8 @@ class _Place:
                 raise _error(errno.EISDIR, self.given)
             if stat.S_ISSOCK(mode):
                 raise _error(errno.ENXIO, self.given)
-            if not os.access(
-                self.path, os.W_OK, effective_ids=os.access in os.supports_effective_ids
-            ):
+            effective = os.access in os.supports_effective_ids
+            if not os.access(self.path, os.W_OK, effective_ids=effective):
                 raise _error(errno.EACCES, self.given)
 
     def write(self, content: bytes | memoryview) -> None:
@@ -300,9 +300,17 @@ def _overwrite(path: Path, content: bytes | memoryview) -> None:
     with open(os.open(path, os.O_WRONLY), "wb") as stream:
         # Room first, so that a full disk leaves what was there.
         if len(content) > os.fstat(stream.fileno()).st_size:
-            os.posix_fallocate(stream.fileno(), 0, len(content))
+            _allocate(stream.fileno(), len(content))
         stream.write(content)
         stream.truncate()
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def _write_stdout(content: bytes | memoryview) -> None:
@@ -316,7 +324,7 @@ def _synchronise(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        if error.errno not in _UNSUPPORTED:
             raise
 
 
@@ -339,9 +347,8 @@ def _told_as(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         told = error.filename
-        if told is None or (isinstance(told, str) and told.endswith(".partial")):
-            error.filename = str(path)
-        error.filename2 = None
+        if error.errno and (told is None or str(told).endswith(".partial")):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
