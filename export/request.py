@@ -8,17 +8,14 @@ from dataclasses import dataclass
 
 from ..models.kl_decoder import KLDecoder
 from ..models.mar import MAR
+from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import Source
+from ..runtime.manifest_checks import MAX_BATCH, MAX_GAMMA
+from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
-
-# What two models must share to speak of the same tokens.
-_SHARED_FIELDS = (
-    "img_size", "vae_stride", "patch_size", "vae_embed_dim", "class_num", "image_kind",
-    "latent_scale", "beta_schedule",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class ExportRequest:
         engines: what engines to build, or None.
 
     Raises:
-        ExportError: the parts do not fit each other.
+        ExportError: a number is out of range, or the decoder does not fit.
+        ConfigError: the draft does not make the target's tokens.
     """
 
     name: str
@@ -67,7 +65,7 @@ class ExportRequest:
     def __post_init__(self) -> None:
         target = self.target.config
         if self.draft is not None:
-            check_pair(self.target, self.draft)
+            check_same_tokens(target, self.draft.config)
         if self.decoder is not None:
             if target.image_kind == "pixel":
                 raise ExportError("a pixel model has no decoder: leave out --decoder")
@@ -82,8 +80,8 @@ class ExportRequest:
             )
         if not (math.isfinite(self.row_cost) and self.row_cost > 0):
             raise ExportError(f"row-cost is {self.row_cost}: give a number above 0, as 0.06")
-        for name in ("head_steps", "max_batch", "max_gamma"):
-            most = 1000 if name == "head_steps" else 1024
+        limits = {"head_steps": TRAIN_STEPS, "max_batch": MAX_BATCH, "max_gamma": MAX_GAMMA}
+        for name, most in limits.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ExportError(
                     f"{name.replace('_', '-')} is {getattr(self, name)}: give 1 to {most}"
@@ -99,18 +97,3 @@ class ExportRequest:
     def limits(self) -> Limits:
         """What the graphs are exported for."""
         return Limits(self.max_batch, self.max_gamma, self.head_steps)
-
-
-def check_pair(target: MAR, draft: MAR) -> None:
-    """Check that two models speak of the same tokens.
-
-    Raises:
-        ExportError: names the first field that differs.
-    """
-    for name in _SHARED_FIELDS:
-        ours, theirs = getattr(target.config, name), getattr(draft.config, name)
-        if ours != theirs:
-            raise ExportError(
-                f"the draft has {name} {theirs}, the target {ours}: a draft must make the "
-                "target's tokens; give one trained on the same latents"
-            )

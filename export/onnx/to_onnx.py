@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ...runtime.backends import Graph
 from ...runtime.errors import ExportError
+from ...runtime.graph_tensors import TYPED
 from ...runtime.manifest import ParityResult
 from .graphs import ExportGraph
-from .precision import EXTERNAL_DATA_BYTES, TYPED_TENSORS
+from .precision import EXTERNAL_DATA_BYTES
 
 # The first with Gelu as one operator; TensorRT reads it from 10.0 on.
 OPSET = 20
@@ -141,7 +142,7 @@ def _typed_feeds(
     feeds: dict[str, NDArray[Any]] = {}
     values: list[Tensor] = []
     for name, arg in zip(graph.inputs, args, strict=True):
-        typed = precision != "fp32" and name in TYPED_TENSORS
+        typed = precision != "fp32" and name in TYPED
         held = arg.to(_TORCH_TYPES[precision]) if typed else arg
         values.append(held.to(arg.dtype))
         feeds[name] = (values[-1] if emulated else held).numpy()
