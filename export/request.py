@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 from ..models.kl_decoder import KLDecoder
 from ..models.mar import MAR
 from ..runtime.config import check_same_tokens
@@ -41,7 +44,7 @@ class ExportRequest:
         engines: what engines to build, or None.
 
     Raises:
-        ExportError: a number is out of range, or the decoder does not fit.
+        ExportError: a number is out of range, weights are not finite, or the decoder does not fit.
         ConfigError: the draft does not make the target's tokens.
     """
 
@@ -74,6 +77,9 @@ class ExportRequest:
                     f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
                     f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
                 )
+        for role, module in {**self.models, "decoder": self.decoder}.items():
+            if module is not None:
+                _check_finite(role, module)
         if self.calibration_tokens != 0 and self.calibration_tokens < 64:
             raise ExportError(
                 f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
@@ -97,3 +103,12 @@ class ExportRequest:
     def limits(self) -> Limits:
         """What the graphs are exported for."""
         return Limits(self.max_batch, self.max_gamma, self.head_steps)
+
+
+def _check_finite(role: str, module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"{name} of the {role} holds values that are not finite: give weights that were "
+                "saved before their training diverged"
+            )

@@ -118,7 +118,8 @@ class MARConfig:
             )
         if self.beta_schedule not in BETA_SCHEDULES:
             raise ConfigError(
-                f"beta_schedule is {shown(self.beta_schedule)}: give one of {', '.join(BETA_SCHEDULES)}"
+                f"beta_schedule is {shown(self.beta_schedule)}: give one of "
+                f"{', '.join(BETA_SCHEDULES)}"
             )
         if self.image_kind not in IMAGE_KINDS:
             raise ConfigError(
@@ -183,7 +184,8 @@ class MARConfig:
         unknown = sorted(set(map(str, values)) - known)
         if unknown:
             raise ConfigError(
-                f"unknown configuration key {shown(unknown[0])}; known keys: {', '.join(sorted(known))}"
+                f"unknown configuration key {shown(unknown[0])}; known keys: "
+                f"{', '.join(sorted(known))}"
             )
         return cls(**values)
 

@@ -7,6 +7,7 @@ finds, and that graphs are what the manifest says of them, `bundle.py`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def _model(value: Any, where: str) -> MARConfig:
 
 def _difference(value: Any, where: str) -> float:
     """A figure of the parity report; what was not finite is written as null."""
-    return math.inf if value is None else number(0, math.inf)(value, where)
+    return math.inf if value is None else number(0, sys.float_info.max)(value, where)
 
 
 _TENSORS = list_of(

@@ -85,12 +85,8 @@ def read_onnx(path: Path) -> OnnxFile:
     with path.open("rb") as stream:
         if stream.seek(0, 2) == 0:
             raise ValueError("it is empty")
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                _walk(view, "model", found, 0)
-            finally:
-                view.release()
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # goes with its views
+        _walk(memoryview(content), "model", found, 0)
     if not found.outputs:
         raise ValueError("it holds no graph with outputs")
     return found

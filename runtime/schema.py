@@ -7,7 +7,6 @@ A reader is called with a value and with where it stands (`graphs.decoder.files`
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
@@ -103,7 +102,7 @@ def number(least: float, most: float) -> Reader[float]:
     """A finite number in a range."""
 
     def read(value: Any, where: str) -> float:
-        if type(value) not in (int, float) or not least <= value <= most or math.isnan(value):
+        if type(value) not in (int, float) or not least <= value <= most:
             raise FieldError(where, value, f"a number from {least:g} to {most:g}")
         return float(value)
 
