@@ -137,7 +137,7 @@ def new_bundle(out: Path, *, force: bool, report: Report) -> Generator[Path]:
     try:
         with partial_directory(place) as partial:
             _check_alone(out, place, partial)
-            _recover(out, place)
+            _recover(out, place, partial)
             _check_content(out, place, force)
             yield partial
             _move_into_place(out, partial, place, report)
@@ -163,7 +163,8 @@ def _move_into_place(out: Path, partial: Path, place: Path, report: Report) -> N
     except BaseException:
         os.rename(old, _set_aside(place))  # rather than lose it
         raise
-    shutil.rmtree(old)
+    os.rename(old, partial)  # a name whose owner, once dead, is known to be
+    shutil.rmtree(partial)
     if kept:
         names = sorted(kept.values())
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
@@ -272,7 +273,7 @@ def _set_aside(place: Path) -> Path:
     return place.with_name(f".{place.name}.replaced")
 
 
-def _recover(out: Path, place: Path) -> None:
+def _recover(out: Path, place: Path, partial: Path) -> None:
     """Tidy up after an export that was killed while a bundle was set aside (`_exchange`)."""
     aside = _set_aside(place)
     if not os.path.lexists(aside):
@@ -283,4 +284,5 @@ def _recover(out: Path, place: Path) -> None:
         return
     _check_content(out, place, force=True)
     _keep(aside, place, named)
-    shutil.rmtree(aside)
+    os.rename(aside, partial / "old")
+    shutil.rmtree(partial / "old")

@@ -54,8 +54,10 @@ def write_bundle(
             manifest = dataclasses.replace(manifest, engines=engines)
         written = folder / MANIFEST_FILE
         written.write_text(manifest.to_json(), encoding="utf-8")
-        for name in manifest.file_hashes:  # libraries make some of them for their owner alone
-            (folder / name).chmod(stat.S_IMODE(written.stat().st_mode))
+        mode = stat.S_IMODE(written.stat().st_mode)
+        for path in folder.rglob("*"):  # libraries make some of them for their owner alone
+            if path.is_file():
+                path.chmod(mode)
     return Bundle(out, manifest)
 
 

@@ -6,6 +6,7 @@ third of a small graph's bytes, and other ones wherever the same weights are exp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -43,10 +44,13 @@ def _strip_graph(graph: GraphProto) -> None:
     _strip_nodes(graph.node)
 
 
-def _strip_nodes(nodes: list[NodeProto]) -> None:
+def _strip_nodes(nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
         _strip(node)
         for attribute in node.attribute:
-            _strip(attribute, attribute.t, *attribute.tensors)
-            for graph in (attribute.g, *attribute.graphs):
+            # To change what is not there would make it.
+            own = [attribute.t] if attribute.HasField("t") else []
+            _strip(attribute, *own, *attribute.tensors)
+            inner = [attribute.g] if attribute.HasField("g") else []
+            for graph in (*inner, *attribute.graphs):
                 _strip_graph(graph)
