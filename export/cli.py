@@ -16,6 +16,7 @@ from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
 from ..runtime.manifest import Manifest, Source, file_sha256
 from .arguments import EngineOptions, build_parser, check_arguments, engine_options
+from .destination import check_destination
 from .engines.progress import engine_progress
 from .engines.rebuild import rebuild
 
@@ -40,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
         report(f"engines written to {args.rebuild}")
         return 0
     _check_installed()
-    from .writer import check_destination, write_bundle
+    check_destination(args.out, args.force)  # before weights are read
+    from .writer import write_bundle
 
-    check_destination(args.out, args.force)
     bundle = write_bundle(
         _request(args, options), args.out, force=args.force, report=report, progress=progress
     )
@@ -84,11 +85,11 @@ def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
             files["draft"] = (args.draft, MARConfig.load(args.draft_config))
     models = {role: load_mar(path, config) for role, (path, config) in files.items()}
     for role, (path, _) in files.items():
-        sources.setdefault(role, Source(str(path.resolve()), file_sha256(path)))
+        sources.setdefault(role, Source(path.name, file_sha256(path)))
     decoder = None
     if args.decoder:
         decoder = load_kl_decoder(args.decoder)
-        sources["decoder"] = Source(str(args.decoder.resolve()), file_sha256(args.decoder))
+        sources["decoder"] = Source(args.decoder.name, file_sha256(args.decoder))
     default_steps = models["target"].config.num_sampling_steps
     return ExportRequest(
         name=name,

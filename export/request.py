@@ -7,29 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import Source
+from ..runtime.manifest_checks import MAX_BATCH, MAX_GAMMA
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..models.kl_decoder import KLDecoder
     from ..models.mar import MAR
 
 # Numbers of a request, and what they can be; 0 calibration tokens fit none.
 RANGES = {
     "head_steps": (1, TRAIN_STEPS),
-    "max_batch": (1, 1024),
-    "max_gamma": (1, 1024),
+    "max_batch": (1, MAX_BATCH),
+    "max_gamma": (1, MAX_GAMMA),
     "calibration_tokens": (64, 1 << 20),
 }
-# What two models must share to speak of the same tokens.
-_SHARED_FIELDS = (
-    "img_size", "vae_stride", "patch_size", "vae_embed_dim", "class_num", "image_kind",
-    "latent_scale", "beta_schedule",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ class ExportRequest:
         engines: what engines to build, or None.
 
     Raises:
-        ExportError: the parts do not fit each other.
+        ExportError: a number is out of range, weights are not finite, or the decoder does not fit.
+        ConfigError: the draft does not make the target's tokens.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ExportRequest:
     def __post_init__(self) -> None:
         target = self.target.config
         if self.draft is not None:
-            check_pair(self.target, self.draft)
+            check_same_tokens(target, self.draft.config)
         if self.decoder is not None:
             if target.image_kind == "pixel":
                 raise ExportError("a pixel model has no decoder: leave out --decoder")
@@ -90,6 +90,9 @@ class ExportRequest:
         for name in RANGES:
             check_number(name, getattr(self, name))
         check_row_cost(self.row_cost)
+        for role, module in {**self.models, "decoder": self.decoder}.items():
+            if module is not None:
+                _check_finite(role, module)
 
     @property
     def models(self) -> dict[str, MAR]:
@@ -127,16 +130,12 @@ def check_row_cost(value: float) -> None:
         raise ExportError(f"row-cost is {value}: give a number above 0, as 0.06")
 
 
-def check_pair(target: MAR, draft: MAR) -> None:
-    """Check that two models speak of the same tokens.
+def _check_finite(role: str, module: nn.Module) -> None:
+    import torch
 
-    Raises:
-        ExportError: names the first field that differs.
-    """
-    for name in _SHARED_FIELDS:
-        ours, theirs = getattr(target.config, name), getattr(draft.config, name)
-        if ours != theirs:
+    for name, tensor in module.state_dict().items():
+        if not torch.isfinite(tensor).all():
             raise ExportError(
-                f"the draft has {name} {theirs}, the target {ours}: a draft must make the "
-                "target's tokens; give one trained on the same latents"
+                f"{name} of the {role} holds values that are not finite: give weights that were "
+                "saved before their training diverged"
             )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ...runtime.backends import Graph, OnnxLoader
 from ...runtime.errors import BackendError, ExportError
+from ...runtime.graph_tensors import Shapes, tensor_dtype
 from ...runtime.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ..profiles import Profile
 from .graphs import ExportGraph
-from .precision import ELEMENTS, TYPED_TENSORS, write_variant
+from .precision import write_variant
 from .to_onnx import check_parity, export_onnx
 
-_INT64_INPUTS = {"visible", "query", "label", "step", "token", "timestep"}
 # ONNX Runtime's CPU provider has no products in it: its numbers are checked by emulation alone.
 _NOT_IN_ONNX_RUNTIME = "bf16"
 
@@ -117,16 +117,7 @@ def _spec(graph: ExportGraph, files: Sequence[Path], profile: Profile, precision
     )
 
 
-def _tensors(
-    tensors: Mapping[str, tuple[int | str, ...]], precision: str
-) -> tuple[TensorSpec, ...]:
+def _tensors(tensors: Shapes, precision: str) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, _dtype(name, precision), shape) for name, shape in tensors.items()
+        TensorSpec(name, tensor_dtype(name, precision), shape) for name, shape in tensors.items()
     )
-
-
-def _dtype(name: str, precision: str) -> str:
-    if name in _INT64_INPUTS:
-        return "int64"
-    typed = name in TYPED_TENSORS and precision in ELEMENTS
-    return ELEMENTS[precision][1] if typed else "float32"

@@ -13,9 +13,8 @@ from pathlib import Path
 from ..device import DeviceInfo, architecture
 from ..errors import BackendError
 from ..manifest import EngineSpec, GraphSpec, Manifest
+from ..manifest_checks import PRECISIONS
 
-# By speed: half of the bytes first, and of those the one with more digits.
-PRECISIONS = ("fp16", "bf16", "fp32")
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL = {
     "tensorrt": "on Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), "

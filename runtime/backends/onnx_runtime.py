@@ -13,6 +13,7 @@ from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
 from .base import Array, Dims, Graph, GraphDemand, HeadRounds
+from .external_data import linked_weights
 
 # Handing the work of one operator to a second thread pays from a few dozen rows on matrices of a
 # few hundred columns, and only where that thread spins: the shipped head at 32 rows took 0.27 ms
@@ -165,6 +166,7 @@ class OnnxLoader:
     def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
         self._ort = _import()
         self._threads, self._info = threads, device
+        self._weights: list[dict[str, Any]] = []  # that sessions use where they lie
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -176,6 +178,10 @@ class OnnxLoader:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # float32 is float32: by default the provider rounds matrices to 10 bits of mantissa.
         cuda = [] if self._info is None else [(CUDA_PROVIDER, {"use_tf32": "0"})]
+        weights = linked_weights(self._ort, path)
+        if weights:
+            options.add_external_initializers([*weights], [*weights.values()])
+            self._weights.append(weights)
         return self._ort.InferenceSession(
             str(path), options, providers=[*cuda, "CPUExecutionProvider"]
         )
