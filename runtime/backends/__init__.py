@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import one_of, truth_value, whole_number, whole_number_from, wrong_type
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
@@ -54,7 +55,7 @@ class BackendOptions:
         cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value is of another type or out of range.
     """
 
     backend: str = "auto"
@@ -64,14 +65,18 @@ class BackendOptions:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise OptionError(f"threads is {self.threads}: give 1 to {MAX_THREADS}")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise OptionError(
-                f"precision is {self.precision!r}: give one of {', '.join(PRECISIONS)}"
-            )
-        if self.memory_limit is not None and self.memory_limit < 1:
-            raise OptionError(f"memory-limit is {self.memory_limit}: give MB, 1 or more")
+        if not isinstance(self.backend, str):
+            raise wrong_type("backend", self.backend, f"auto or one of {', '.join(BACKENDS)}")
+        threads = whole_number_from("threads", self.threads, 1, MAX_THREADS)
+        object.__setattr__(self, "threads", threads)
+        object.__setattr__(self, "cuda_graph", truth_value("cuda-graph", self.cuda_graph))
+        if self.precision is not None:
+            one_of("precision", self.precision, PRECISIONS)
+        if self.memory_limit is not None:
+            limit = whole_number("memory-limit", self.memory_limit)
+            if limit < 1:
+                raise OptionError(f"memory-limit is {limit}: give MB, 1 or more")
+            object.__setattr__(self, "memory_limit", limit)
 
 
 def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arguments import number_from_zero, positive_number, whole_number_from
 from ..arrays import Float32, Int64
+from ..errors import OptionError
 from . import native
 from .draft import AffineDraft, Rollout
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
@@ -49,7 +51,8 @@ class ParallelSampler:
             given; its Jacobian is used unless one is given.
 
     Raises:
-        ValueError: the tolerance is negative, the window below 1, or `jacobian` has another shape.
+        OptionError: the tolerance is negative, the window below 1, one is of another type, or
+            `jacobian` has another shape.
     """
 
     def __init__(
@@ -61,14 +64,13 @@ class ParallelSampler:
         window: int | None = None,
         draft: AffineDraft | None = None,
     ) -> None:
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance is {tolerance}: give 0 or more")
-        if window is not None and window < 1:
-            raise ValueError(f"window is {window}: give at least 1")
+        tolerance = number_from_zero("tolerance", tolerance)
+        if window is not None:
+            window = whole_number_from("window", window, 1)
         if jacobian is None and draft is not None:
             jacobian = draft.jacobian
         if jacobian is not None and (jacobian.ndim != 3 or len(jacobian) != schedule.steps):
-            raise ValueError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
+            raise OptionError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
         self.schedule = schedule
         self.tolerance = tolerance
         self.draft = draft
@@ -104,13 +106,16 @@ class ParallelSampler:
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
         steps = self.schedule.steps
+        temperature = positive_number("temperature", temperature)
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
+        n_tokens, channels = initial.shape  # Python's numbers now
         shape = steps + 1, n_tokens, channels
         if start is not None and start.shape != shape:
-            raise ValueError(f"start is {start.shape}, not {shape}")
+            raise OptionError(f"start is {start.shape}, not {shape}")
         size = tokens_at_once(steps, channels)
         parts: list[HeadReport] = []
         for first in range(0, max(1, n_tokens), size):

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arguments import instance_of, numbers_array, whole_number_from
 from ..arrays import Float32, Int64
-from ..errors import NumericsError
+from ..errors import NumericsError, OptionError
 from .schedule import HeadSchedule, Transition
 
 Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
@@ -124,17 +125,23 @@ def draw_noise(
     """Return the given noise after a check of its shapes, or draw it.
 
     Raises:
-        ValueError: neither `rng` nor `noise` is given, or the shapes do not fit.
+        OptionError: neither `rng` nor `noise` is given, one is of another type, or the shapes do
+            not fit.
     """
+    n_tokens = whole_number_from("n_tokens", n_tokens, 0)
+    channels = whole_number_from("channels", channels, 1)
     shape = (n_tokens, schedule.steps, channels)
     if noise is None:
         if rng is None:
-            raise ValueError("give rng or noise")
+            raise OptionError("give rng or noise")
+        instance_of("rng", rng, np.random.Generator, "a NumPy generator (numpy.random.default_rng)")
         initial = rng.standard_normal((n_tokens, channels), dtype=np.float32)
         return initial, rng.standard_normal(shape, dtype=np.float32)
-    initial, per_step = (np.asarray(a, dtype=np.float32) for a in noise)
+    if not isinstance(noise, tuple) or len(noise) != 2:
+        raise OptionError("noise is no pair: give (initial [N, C], per_step [N, S, C])")
+    initial, per_step = (numbers_array("noise", a, np.float32) for a in noise)
     if initial.shape != (n_tokens, channels) or per_step.shape != shape:
-        raise ValueError(
+        raise OptionError(
             f"noise has shapes {initial.shape} and {per_step.shape}, not "
             f"{(n_tokens, channels)} and {shape}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arguments import positive_number
 from ..arrays import Float32
 from . import native
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
@@ -38,10 +39,13 @@ class SequentialSampler:
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
         steps = self.schedule.steps
+        temperature = positive_number("temperature", temperature)
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
+        n_tokens, channels = initial.shape  # Python's numbers now
         states = np.zeros((steps + 1, n_tokens, channels), dtype=np.float32)
         if native.available():
             report = native.iterate(

@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...plugins.reference import Density, continue_residual
+from ..arguments import numbers_array, positive_number, whole_number
 from ..arrays import Float32, Int64
-from ..errors import NumericsError
+from ..errors import NumericsError, OptionError
 from . import native
 from .draft import AffineDraft, Rollout, log_acceptance
 from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
@@ -81,7 +82,8 @@ class SpeculativeSampler:
         draft: fitted predictor; None freezes the last verified prediction.
 
     Raises:
-        ValueError: the window is below 1, or the draft belongs to another number of head steps.
+        OptionError: the window is below 1, of another type or length, or the draft belongs to
+            another number of head steps.
     """
 
     def __init__(
@@ -93,12 +95,20 @@ class SpeculativeSampler:
         self.schedule = schedule
         self.draft = draft
         if draft is not None and draft.steps != schedule.steps:
-            raise ValueError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
+            raise OptionError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
         if window is None:
             window = (draft or AffineDraft.frozen(schedule.steps, 1)).windows()
-        windows = np.broadcast_to(np.asarray(window, dtype=np.int64), (schedule.steps,))
+        if np.ndim(window) == 0:
+            window = whole_number("window", window)
+        windows = numbers_array("window", window, np.int64)
+        if windows.shape not in ((), (schedule.steps,)):
+            raise OptionError(
+                f"window is {windows.shape}: give one number, or one for each of "
+                f"{schedule.steps} head steps"
+            )
+        windows = np.broadcast_to(windows, (schedule.steps,))
         if (windows < 1).any():
-            raise ValueError(f"window is {windows.min()}: give at least 1")
+            raise OptionError(f"window is {windows.min()}: give at least 1")
         # A round that starts at index i has i + 1 transitions left.
         self._windows = np.minimum(windows, np.arange(1, schedule.steps + 1))
 
@@ -136,17 +146,20 @@ class SpeculativeSampler:
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: randomness is missing, or shapes do not fit.
+            OptionError: randomness is missing, a value is of another type or out of range, or
+                shapes do not fit.
         """
         steps = self.schedule.steps
+        temperature = positive_number("temperature", temperature)
         initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
+        n_tokens, channels = initial.shape  # Python's numbers now
         if streams is not None:
             uniforms = np.array([stream.random(steps) for stream in streams])
         elif rng is not None:
             uniforms = rng.random((n_tokens, steps))
             streams = [rng] * n_tokens
         else:
-            raise ValueError("give rng or streams")
+            raise OptionError("give rng or streams")
         with np.errstate(divide="ignore"):
             log_uniforms = np.log(uniforms)
         draft = self.draft or AffineDraft.frozen(steps, channels)
