@@ -113,11 +113,11 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> str:
     return str(value)
 
 
-def instance_of(name: str, value: object, kind: type[T], wanted: str) -> T:
-    """Return a value of a class.
+def instance_of(name: str, value: object, kind: type[T] | tuple[type[T], ...], wanted: str) -> T:
+    """Return a value of a class, or of one of some.
 
     Raises:
-        OptionError: it is of another one.
+        OptionError: it is of none of them.
     """
     if not isinstance(value, kind):
         raise wrong_type(name, value, wanted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,7 @@ from .bundle import Bundle
 from .cli_support import Parser, run_command
 from .errors import OptionError
 from .files import check_writable, write_atomically, write_json
-from .images import grid, save_png
-from .manifest import Manifest
+from .labels import read_labels
 from .noise import SeededNoise
 from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
 from .schedule import GUIDANCE_SCHEDULES
@@ -121,11 +122,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="csd-generate",
         description="Generate images from a bundle, without PyTorch.",
-        example="csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
+        example="csd-generate bundle --labels 3,7,9 --cfg 3 --out grid.png",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     parser.add_argument(
-        "--labels", required=True, help="classes to generate, by index or name, as in 3,7,9"
+        "--labels",
+        required=True,
+        help="classes to generate, by index or name, as in 3,7,9, or all",
     )
     parser.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
     parser.add_argument(
@@ -144,8 +147,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="head sampler; speculative keeps the law, parallel the sample",
     )
     add_decoding_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG of all images")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="PNG of all images: one as it is, several in a grid, small ones enlarged (default: "
+        "grid.png, or none with --out-dir)",
+    )
+    parser.add_argument(
+        "--out-dir",
+        type=Path,
+        metavar="DIR",
+        help="a PNG for each image at its true size, as DIR/000-bag.png",
+    )
     parser.add_argument("--columns", type=int, help="images in a row (default: about square)")
+    parser.add_argument("--captions", action="store_true", help="write each image's class under it")
     parser.add_argument(
         "--save-latents",
         type=Path,
@@ -169,11 +184,14 @@ def run(args: argparse.Namespace) -> int:
     options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
-    for path in (args.out, args.save_latents, args.stats):
+    out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
+    for path in (out, args.save_latents, args.stats):
         if path is not None:
             check_writable(path)
+    if args.out_dir is not None:
+        check_folder(args.out_dir)
     bundle = Bundle.open(args.bundle)
-    labels = parse_labels(args.labels, bundle.manifest)
+    labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
     has_images = bundle.manifest.makes_images
     if not has_images and args.save_latents is None:
         raise OptionError(
@@ -186,41 +204,32 @@ def run(args: argparse.Namespace) -> int:
         session.check(labels, options)
         SeededNoise(args.seed)
         result = _generate_with_bar(session, labels, options, args.seed, args.quiet)
-        versions = session.versions()
-    if has_images:
-        side = max(result.images.shape[1:3])
-        save_png(args.out, grid(result.images, args.columns), scale=max(1, 112 // side))
+    if has_images and out is not None:
+        result.save(out, args.columns, captions=args.captions)
+    if has_images and args.out_dir is not None:
+        result.save_each(args.out_dir, captions=args.captions)
     if args.save_latents is not None:
         with write_atomically(args.save_latents) as stream:
             np.save(stream, result.latents)
     if args.stats is not None:
-        report = stats_report(result, args.seed, labels, versions)
-        write_json(args.stats, report)
-    print(_summary(result, args.out if has_images else args.save_latents))
+        write_json(args.stats, result.to_dict())
+    print(_summary(result, (out or args.out_dir) if has_images else args.save_latents))
     return 0
 
 
-def parse_labels(text: str, manifest: Manifest) -> list[int]:
-    """Read a comma-separated list of class indices and names.
+def check_folder(folder: Path) -> None:
+    """Check that files can be written in a folder that is there, or that it can be made.
 
     Raises:
-        OptionError: an entry is neither, or is out of range.
+        OSError: neither.
     """
-    names = {name: index for index, name in enumerate(manifest.class_names or ())}
-    classes = manifest.target.class_num
-    labels: list[int] = []
-    for part in (entry.strip() for entry in text.split(",")):
-        if part in names:
-            labels.append(names[part])
-        elif part.isdecimal() and int(part) <= classes:
-            labels.append(int(part))
-        else:
-            known = f" or one of {', '.join(names)}" if names else ""
-            raise OptionError(
-                f"label {part!r} is not known: give 0 to {classes - 1} ({classes} for an "
-                f"unconditional image){known}"
-            )
-    return labels
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    try:
+        check_writable(folder / "image" if folder.is_dir() else folder)
+    except OSError as error:
+        error.filename = str(folder)  # the name that the user gave
+        raise
 
 
 def _generate_with_bar(
@@ -245,20 +254,6 @@ def _generate_with_bar(
             bar.update(task, completed=progress.done, total=progress.total, rate=rate)
 
         return session.generate(labels, options, seed=seed, progress=show)
-
-
-def stats_report(
-    result: GenerateResult, seed: int, labels: list[int], versions: dict[str, str]
-) -> dict[str, Any]:
-    """Return the content of the stats JSON."""
-    return {
-        "mode": result.options.mode,
-        "options": result.options.to_dict(),
-        "labels": labels,
-        "seed": seed,
-        **result.stats.to_dict(),
-        "versions": versions,
-    }
 
 
 def _summary(result: GenerateResult, out: Path | None) -> str:

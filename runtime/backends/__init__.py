@@ -12,13 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..arguments import one_of, truth_value, whole_number, whole_number_from, wrong_type
+from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
 from .base import Backend, BindableGraph, DeviceClock, DeviceTensor, Graph, HeadRounds, Timed
 from .engines import PRECISIONS, Machine, check_engines_exist, choose_engines, needed_graphs
-from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
+from .onnx_library import check_cuda_provider
+from .onnx_runtime import CUDA_PROVIDER, OnnxRuntimeBackend
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
@@ -65,8 +66,7 @@ class BackendOptions:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.backend, str):
-            raise wrong_type("backend", self.backend, f"auto or one of {', '.join(BACKENDS)}")
+        instance_of("backend", self.backend, str, f"auto or one of {', '.join(BACKENDS)}")
         threads = whole_number_from("threads", self.threads, 1, MAX_THREADS)
         object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "cuda_graph", truth_value("cuda-graph", self.cuda_graph))
@@ -132,7 +132,7 @@ def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions
             )
     if name == "onnxruntime":
         return OnnxRuntimeBackend(options.threads)
-    check_cuda_provider()  # first: it is quicker than asking the driver
+    check_cuda_provider(CUDA_PROVIDER)  # first: it is quicker than asking the driver
     return OnnxRuntimeBackend(options.threads, find_device())
 
 

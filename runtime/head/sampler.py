@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arguments import instance_of, numbers_array, whole_number_from
+from ..arguments import instance_of, numbers_array, whole_number_from, wrong_type
 from ..arrays import Float32, Int64
 from ..errors import NumericsError, OptionError
 from .schedule import HeadSchedule, Transition
@@ -137,9 +137,11 @@ def draw_noise(
         instance_of("rng", rng, np.random.Generator, "a NumPy generator (numpy.random.default_rng)")
         initial = rng.standard_normal((n_tokens, channels), dtype=np.float32)
         return initial, rng.standard_normal(shape, dtype=np.float32)
-    if not isinstance(noise, tuple) or len(noise) != 2:
-        raise OptionError("noise is no pair: give (initial [N, C], per_step [N, S, C])")
-    initial, per_step = (numbers_array("noise", a, np.float32) for a in noise)
+    wanted = "a pair (initial [N, C], per_step [N, S, C])"
+    pair: tuple[object, ...] = instance_of("noise", noise, tuple, wanted)
+    if len(pair) != 2:
+        raise wrong_type("noise", pair, wanted)
+    initial, per_step = (numbers_array("noise", a, np.float32) for a in pair)
     if initial.shape != (n_tokens, channels) or per_step.shape != shape:
         raise OptionError(
             f"noise has shapes {initial.shape} and {per_step.shape}, not "
