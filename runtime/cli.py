@@ -17,6 +17,7 @@ from .bundle import Bundle
 from .cli_support import Parser, run_command
 from .errors import OptionError
 from .files import check_writable, write_atomically, write_json
+from .images import load_pillow
 from .labels import read_labels
 from .noise import SeededNoise
 from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
@@ -198,6 +199,8 @@ def run(args: argparse.Namespace) -> int:
             f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents "
             "FILE, or export with --decoder"
         )
+    if has_images:
+        load_pillow()
     with open_session(bundle, args) as session:
         # Before the bar is drawn, so that an error is the only line.
         options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)

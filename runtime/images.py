@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import BackendError
 from .files import write_atomically
+from .memory import first_line, is_memory_error, out_of_memory
 
 Images = NDArray[np.uint8]
 
@@ -23,6 +25,22 @@ GAP = 2
 CAPTION_HEIGHT = 14
 # A caption may be this wide, or as wide as its image.
 CAPTION_WIDTH = 160
+
+
+def load_pillow() -> None:
+    """Import Pillow, which the first PNG does otherwise: after the work.
+
+    Raises:
+        BackendError: it cannot be imported, or there is too little memory for it.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont, PngImagePlugin  # noqa: F401
+    except (ImportError, MemoryError) as error:
+        if is_memory_error(error):
+            raise out_of_memory("Pillow cannot be loaded", error) from error
+        raise BackendError(
+            f"Pillow cannot be loaded ({first_line(error)}): pip install --force-reinstall pillow"
+        ) from error
 
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:

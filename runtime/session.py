@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +22,12 @@ from .decoding.demand import largest_calls
 from .decoding.loop import Decoder
 from .decoding.model import RuntimeModel
 from .decoding.plan import Canvas, Plan
-from .errors import BackendError, BundleError, NumericsError, OptionError
+from .errors import BundleError, NumericsError, OptionError
 from .head.draft import ROW_COST
 from .images import save_png, sheet, to_uint8
 from .labels import class_name, resolve_labels
 from .manifest import MANIFEST_FILE, file_sha256
+from .memory import memory_explained
 from .noise import Noise, SeededNoise
 from .options import GenerateOptions
 from .origin import Origin, host_library
@@ -174,7 +174,7 @@ class Session:
         self._backend = create_backend(bundle.path, bundle.manifest, options)
         self._models: dict[str, RuntimeModel] = {}
         try:
-            with _memory_explained("close other programs, or give --threads 1"):
+            with memory_explained("the graphs cannot be loaded", "give --threads 1"):
                 self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
                 has_decoder = "decoder" in bundle.manifest.graphs
                 self._decoder = self.graph("decoder") if has_decoder else None
@@ -316,7 +316,7 @@ class Session:
         first_image = whole_number_from("first_image", first_image, 0, MOST_IMAGES - len(wanted))
         if progress is not None and not callable(progress):
             raise wrong_type("progress", progress, "a function that takes a Progress")
-        with _memory_explained(_less_memory(len(wanted), options)):
+        with memory_explained("images cannot be generated", _less_memory(len(wanted), options)):
             return self._generate(wanted, options, source, first_image, progress)
 
     def _generate(
@@ -425,23 +425,13 @@ def _reserve_products() -> None:
     np.dot(square, square)
 
 
-@contextmanager
-def _memory_explained(remedy: str) -> Generator[None]:
-    """Turn a lack of memory into one line that says what was asked for and what takes less."""
-    try:
-        yield
-    except MemoryError as error:
-        asked = str(error) or "the last request was refused"
-        raise BackendError(f"not enough memory ({asked}): {remedy}") from error
-
-
 def _less_memory(images: int, options: GenerateOptions) -> str:
     """What takes less memory than a run that failed."""
     lower = ["give fewer labels"] if images > 1 else []
     lower.append(f"lower head-steps ({options.head_steps})")
     if options.mode == "csd":
         lower.append(f"lower gamma ({options.gamma})")
-    return f"{', '.join(lower)}, or close other programs"
+    return " or ".join(lower)
 
 
 class _Reporter:

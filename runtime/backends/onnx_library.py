@@ -19,21 +19,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
+from ..memory import first_line, is_memory_error, out_of_memory
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 _CUDA_LIBRARY = re.compile(r"lib(cu|nv)\w+\.so")
-# How the loader and the allocators say it, the library's own exceptions included.
-_MEMORY = (
-    "cannot allocate memory",
-    "bad_alloc",
-    "failed to allocate memory",
-    "failed to map segment",
-    "bfc_arena",
-    "posixthread",
-    "pthread_create",
-    "out of memory",
-)
 
 
 def load_onnxruntime() -> Any:
@@ -54,9 +44,9 @@ def load_onnxruntime() -> Any:
         # NumPy prints pages about modules that were built for another one.
         with contextlib.redirect_stderr(printed):
             import onnxruntime
-    except MemoryError as error:
-        raise BackendError(out_of_memory("onnxruntime cannot be loaded", error)) from error
     except Exception as error:  # what a broken package may raise
+        if is_memory_error(error):
+            raise out_of_memory("onnxruntime cannot be loaded", error) from error
         raise BackendError(_why_not(error, printed.getvalue())) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise BackendError(_in_part())
@@ -85,31 +75,6 @@ def reinstall(package: str) -> str:
     return f"pip uninstall -y {' '.join(_PACKAGES)}, then pip install {package}"
 
 
-def is_memory_error(error: BaseException) -> bool:
-    """Whether a failure of the library, or of loading it, is a lack of memory."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in _MEMORY)
-
-
-def out_of_memory(what: str, error: BaseException) -> str:
-    """One line about a lack of memory: what was not possible, what was asked for, what helps."""
-    size = re.search(r"requested buffer of size (\d+)", str(error))
-    if size is not None:
-        asked = f"{int(size.group(1)) / 2**20:.1f} MiB were refused"
-    else:
-        asked = first_line(error) if isinstance(error, MemoryError) else "a request was refused"
-    return (
-        f"not enough memory: {what} ({asked}): give fewer labels or --threads 1, or close other "
-        "programs"
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what an error says."""
-    lines = str(error).splitlines() or [repr(error)]
-    return lines[0][:200]
-
-
 def _why_not(error: Exception, printed: str) -> str:
     """The reason for an import that failed, and the command that mends it."""
     packages = installed_packages()
@@ -123,8 +88,6 @@ def _why_not(error: Exception, printed: str) -> str:
         )
     if absent:
         return _in_part()
-    if is_memory_error(error):
-        return out_of_memory("onnxruntime cannot be loaded", error)
     if "numpy" in reason.lower() or "_ARRAY_API" in printed:
         version = packages.get(package, "")
         return (

@@ -12,8 +12,9 @@ import numpy as np
 from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
+from ..memory import first_line, is_memory_error, out_of_memory
 from .base import Array, Dims, Graph, HeadRounds
-from .onnx_library import first_line, is_memory_error, load_onnxruntime, out_of_memory
+from .onnx_library import load_onnxruntime
 
 # Handing the work of one operator to a second thread pays from a few dozen rows on matrices of a
 # few hundred columns, and only where that thread spins: the shipped head at 32 rows took 0.27 ms
@@ -179,8 +180,7 @@ class OnnxRuntimeBackend:
             raise
         except Exception as error:  # onnxruntime raises its own untyped exceptions
             if is_memory_error(error):
-                said = out_of_memory(f"onnxruntime cannot load {path.name}", error)
-                raise BackendError(said) from error
+                raise out_of_memory(f"onnxruntime cannot load {path.name}", error) from error
             raise BackendError(
                 f"onnxruntime cannot load {path} ({first_line(error)}): export the bundle again"
             ) from error
@@ -229,7 +229,7 @@ class OnnxRuntimeBackend:
 
 def _failure(error: Exception, remedy: str) -> BackendError:
     if is_memory_error(error):
-        return BackendError(out_of_memory("onnxruntime failed", error))
+        return out_of_memory("onnxruntime failed", error)
     return BackendError(
         f"onnxruntime failed ({first_line(error)}): give fewer images at once, or {remedy}"
     )
