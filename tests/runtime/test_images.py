@@ -22,7 +22,7 @@ def test_pixels_are_clipped_and_rounded():
 
 @pytest.mark.parametrize(
     ("count", "columns", "rows", "expected_columns"),
-    [(1, None, 1, 1), (5, None, 2, 3), (5, 2, 3, 2), (3, 8, 1, 8)],
+    [(1, None, 1, 1), (5, None, 2, 3), (5, 2, 3, 2), (3, 8, 1, 3), (3, 2**31 - 1, 1, 3)],
 )
 def test_a_grid_shows_every_image_once_on_white(count, columns, rows, expected_columns):
     images = np.zeros((count, 4, 6, 3), np.uint8)

@@ -16,13 +16,19 @@ from ..helpers import DATA, HEAD_STEPS, NUM_ITER, ScriptedNoise, assert_parity, 
 from ..mar_reference import Reference, random_state, unpatchified
 
 EVERY_MODE = {
-    "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
-    "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER),
-    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3),
-    "prefix": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix"),
-    "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0),
-    "relaxed": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=4, acceptance="relaxed"),
-    "annealed": GenerateOptions(mode="target", num_iter=NUM_ITER, head_steps=(20, 5)),
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, head="sequential"),
+    "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER, head="sequential"),
+    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="sequential"),
+    "prefix": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", head="sequential"
+    ),
+    "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, head="sequential"),
+    "relaxed": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=4, acceptance="relaxed", head="sequential"
+    ),
+    "annealed": GenerateOptions(
+        mode="target", num_iter=NUM_ITER, head_steps=(20, 5), head="sequential"
+    ),
     "speculative": GenerateOptions(mode="target", num_iter=NUM_ITER, head="speculative"),
     "parallel": GenerateOptions(mode="target", num_iter=NUM_ITER, head="parallel"),
     "auto": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
@@ -98,14 +104,16 @@ def test_the_decoder_graph_reproduces_the_recorded_images(graphs):
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize("kind", ["linear", "constant"])
 def test_target_reproduces_the_recorded_decodes(recorded, tiny_session, fixed, cfg, kind):
-    options = GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=cfg, cfg_schedule=kind)
+    options = GenerateOptions(
+        mode="target", num_iter=NUM_ITER, cfg=cfg, cfg_schedule=kind, head="sequential"
+    )
     result = tiny_session.generate(recorded["labels"], options, noise=fixed)
     assert_parity(result.tokens, recorded[f"ar_tokens_{cfg}_{kind}"], "tokens")
     assert_parity(result.latents, recorded[f"ar_latents_{cfg}_{kind}"], "latents")
 
 
 def test_images_are_the_decoded_latents(recorded, tiny_session, fixed, graphs):
-    options = GenerateOptions(mode="target", num_iter=2)
+    options = GenerateOptions(mode="target", num_iter=2, head="sequential")
     result = tiny_session.generate(recorded["labels"], options, noise=fixed)
     decoded = graphs("decoder", latents=result.latents)["image"]
     expected = np.rint((np.clip(decoded, -1, 1) + 1) * 127.5).transpose(0, 2, 3, 1)
@@ -174,7 +182,12 @@ def test_the_first_verified_block_of_the_fixtures_is_reproduced(recorded, tiny_s
         recorded["orders"], recorded["noise"], recorded["inter_noise"], rejected=rejected
     )
     options = GenerateOptions(
-        mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.15, acceptance="relaxed"
+        mode="csd",
+        num_iter=NUM_ITER,
+        gamma=3,
+        prefill=0.15,
+        acceptance="relaxed",
+        head="sequential",
     )
     result = tiny_session.generate(recorded["labels"], options, noise=noise)
     bounds = ARSchedule(16, NUM_ITER).bounds[2:4]  # recorded are the first two AR steps of it
@@ -245,7 +258,12 @@ def test_another_configuration_is_decoded_as_a_plain_definition_does(
         num_iter=num_iter, cfg=cfg, kind=kind, temperature=0.95,
     )  # fmt: skip
     options = GenerateOptions(
-        mode="target", num_iter=num_iter, cfg=cfg, cfg_schedule=kind, temperature=0.95
+        mode="target",
+        num_iter=num_iter,
+        cfg=cfg,
+        cfg_schedule=kind,
+        temperature=0.95,
+        head="sequential",
     )
     noise = FixedNoise(orders, initial, per_step)
     with Bundle(bundle.path, manifest).session() as session:
@@ -268,7 +286,7 @@ def test_annealed_head_steps_of_another_configuration_follow_the_plain_definitio
         *map(torch.from_numpy, (labels, orders, initial, per_step)),
         num_iter=5, head_steps=head_steps,
     )  # fmt: skip
-    options = GenerateOptions(mode="target", num_iter=5, head_steps=(12, 2))
+    options = GenerateOptions(mode="target", num_iter=5, head_steps=(12, 2), head="sequential")
     with bundle.session() as session:
         result = session.generate(labels, options, noise=FixedNoise(orders, initial, per_step))
     assert_parity(result.tokens, expected, "tokens")
@@ -290,7 +308,10 @@ def test_one_seed_gives_the_same_images_in_any_batch(tiny_session, options):
 
 
 def test_more_images_than_a_bundle_takes_at_once_are_the_same_images(tiny_session):
-    labels, options = list(range(10)), GenerateOptions(gamma=2, num_iter=4, head_steps=4)
+    labels, options = (
+        list(range(10)),
+        GenerateOptions(mode="csd", gamma=2, num_iter=4, head_steps=4, head="sequential"),
+    )
     together = tiny_session.generate(labels, options).tokens
     parts = [
         tiny_session.generate(labels[k : k + 5], options, first_image=k).tokens for k in (0, 5)
@@ -323,7 +344,7 @@ def test_temperature_scales_the_noise(tiny_session, recorded, fixed):
     expected, _ = reference.decode(
         *(torch.from_numpy(recorded[name]) for name in names), num_iter=NUM_ITER, temperature=0.7
     )
-    options = GenerateOptions(mode="target", num_iter=NUM_ITER, temperature=0.7)
+    options = GenerateOptions(mode="target", num_iter=NUM_ITER, temperature=0.7, head="sequential")
     result = tiny_session.generate(recorded["labels"], options, noise=fixed)
     assert_parity(result.tokens, expected, "tokens")
     assert np.abs(result.tokens - recorded["ar_tokens_1.0_linear"]).max() > 10
@@ -338,8 +359,14 @@ def test_labels_that_do_not_fit_are_refused(tiny_session, labels):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (GenerateOptions(gamma=33), "gamma is 33: this bundle takes 1 to 32; export with --max-"),
-        (GenerateOptions(num_iter=17), "num-iter is 17: give 1 to 16, the number of tokens"),
+        (
+            GenerateOptions(mode="csd", gamma=33, head="sequential"),
+            "gamma is 33: this bundle takes 1 to 32; export with --max-",
+        ),
+        (
+            GenerateOptions(mode="csd", num_iter=17, head="sequential"),
+            "num-iter is 17: give 1 to 16, the number of tokens",
+        ),
     ],
 )
 def test_options_that_do_not_fit_the_bundle_are_refused(tiny_session, options, message):
@@ -348,7 +375,7 @@ def test_options_that_do_not_fit_the_bundle_are_refused(tiny_session, options, m
 
 
 def test_defaults_are_filled_in_and_reported(tiny_session):
-    result = tiny_session.generate([1], GenerateOptions(mode="target"))
+    result = tiny_session.generate([1], GenerateOptions(mode="target", head="sequential"))
     assert (result.options.num_iter, result.options.head_steps) == (16, 20)
 
 
@@ -356,7 +383,9 @@ def test_noise_that_does_not_fit_the_run_is_refused(tiny_session, fixed, recorde
     with pytest.raises(OptionError, match="for 3 images of 16 tokens: give it for 4 images"):
         tiny_session.generate([1, 2, 3, 4], EVERY_MODE["target"], noise=fixed)
     with pytest.raises(OptionError, match="20 head steps, the run has 21"):
-        tiny_session.generate([1], GenerateOptions(mode="target", head_steps=21), noise=fixed)
+        tiny_session.generate(
+            [1], GenerateOptions(mode="target", head_steps=21, head="sequential"), noise=fixed
+        )
     thin = FixedNoise(
         recorded["orders"], recorded["noise"][..., 1:], recorded["inter_noise"][..., 1:]
     )

@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from csd.runtime.backends.engines import needed_graphs
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.backends.shapes import shape_of
 from csd.runtime.device import architecture, current_platform
 from csd.runtime.manifest import file_sha256
@@ -70,8 +71,7 @@ class ILogger:
 
 @functools.cache
 def session_of(path):
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

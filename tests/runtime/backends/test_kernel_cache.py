@@ -16,7 +16,7 @@ from csd.runtime.backends.tensorrt.kernel_cache import cache_file
 from ...vendor.machine import ORIN
 from ...vendor.tensorrt_runtime import VERSIONS, write_engines
 
-OPTIONS = GenerateOptions(mode="target", num_iter=2, head_steps=3)
+OPTIONS = GenerateOptions(mode="target", num_iter=2, head_steps=3, head="sequential")
 
 
 @pytest.fixture
