@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from csd.models import load_mar
-from csd.runtime import Bundle, FixedNoise, GenerateOptions, MARConfig, OptionError
+from csd.runtime import (
+    BackendError,
+    Bundle,
+    FixedNoise,
+    GenerateOptions,
+    MARConfig,
+    OptionError,
+    SeededNoise,
+    Session,
+)
 from csd.runtime.backends import OnnxRuntimeBackend
 from csd.runtime.head import HeadSchedule, SequentialSampler
 from csd.runtime.schedule import ARSchedule
@@ -391,3 +402,115 @@ def test_noise_that_does_not_fit_the_run_is_refused(tiny_session, fixed, recorde
     )
     with pytest.raises(OptionError, match="15 channels, the model has 16"):
         tiny_session.generate([1], EVERY_MODE["target"], noise=thin)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", {"mode": "target"}), ("options", "target"), ("seed", 1.5), ("seed", "1"),
+        ("seed", True), ("seed", None), ("noise", 3), ("noise", "fixed"), ("noise", SeededNoise),
+        ("first_image", 1.0), ("first_image", "0"), ("first_image", -1), ("first_image", 2**63 - 1),
+        ("progress", True), ("progress", "bar"),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_wrong_type_are_named_with_their_type(tiny_session, name, value):
+    given = {"options": EVERY_MODE["target"], name: value}
+    with pytest.raises(OptionError, match=rf"^{name} is .*: give ") as error:
+        tiny_session.generate([1], **given)
+    assert "\n" not in str(error.value)
+
+
+def test_numpys_numbers_are_taken(tiny_session):
+    options = GenerateOptions(mode="target", num_iter=np.int64(2), head_steps=np.int32(2))
+    given = tiny_session.generate([np.int8(3)], options, seed=np.uint64(5), first_image=np.int16(2))
+    plain = tiny_session.generate([3], options, seed=5, first_image=2)
+    np.testing.assert_array_equal(given.tokens, plain.tokens)
+    assert (given.labels, given.seed, given.first_image) == ((3,), 5, 2)
+    assert {type(given.seed), type(given.first_image), type(given.labels[0])} == {int}
+    json.dumps(given.to_dict())
+
+
+def test_sessions_take_bundles_and_options(tiny_bundle):
+    with pytest.raises(OptionError, match=r"^bundle is .* \(str\): give what Bundle.open returns"):
+        Session("bundle")
+    bundle = Bundle.open(tiny_bundle, check_files=False)
+    with pytest.raises(OptionError, match=r"^options is .* \(dict\): give BackendOptions"):
+        Session(bundle, {"threads": 2})
+    with pytest.raises(OptionError, match=r"^threads is 2.5 \(float\)"):
+        bundle.session(threads=2.5)
+
+
+def test_results_sessions_and_bundles_say_what_they_are(tiny_bundle, fixed):
+    bundle = Bundle.open(tiny_bundle, check_files=False)
+    with bundle.session(threads=1) as session:
+        options = GenerateOptions(mode="csd", num_iter=4, head_steps=3, gamma=2)
+        result = session.generate([1, 2], options, seed=3)
+        shown = [repr(value) for value in (bundle, session, result, result.stats, result.options)]
+        other = session.generate([1], EVERY_MODE["target"], noise=fixed)
+    for text, parts in zip(
+        [*shown, repr(session)],
+        [
+            (str(tiny_bundle), "target and draft"), ("onnxruntime", "1 threads"),
+            ("2 images, 8 x 8", "csd", "seed 3"), ("4 AR steps", "acceptance rate"),
+            ("mode='csd'", "num_iter=4", "gamma=2"), ("closed",),
+        ],
+        strict=True,
+    ):  # fmt: skip
+        assert all(part in text for part in parts), text
+        assert len(text) < 250
+    assert "cfg" not in shown[4]  # a default
+    assert eval(shown[4], {"GenerateOptions": GenerateOptions}) == result.options
+    assert "seed None" in repr(other)
+
+
+def test_a_result_saves_itself(tiny_session, tmp_path):
+    options = GenerateOptions(num_iter=2, head_steps=2)
+    one, two = (tiny_session.generate([1] * count, options) for count in (1, 2))
+    one.save(str(tmp_path / "one.png"))
+    two.save(tmp_path / "two.png", columns=1, captions=True)
+    with Image.open(tmp_path / "one.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), one.images[0])
+    with Image.open(tmp_path / "two.png") as image:
+        assert image.size == (12 * 14, 2 * (10 * 14 + 14) + 2 * 14)
+    for name, call in {
+        "columns": lambda: two.save(tmp_path / "x.png", columns=0),
+        "path": lambda: two.save(3),
+        "folder": lambda: two.save_each(None),
+    }.items():
+        with pytest.raises(OptionError, match=f"^{name} is "):
+            call()
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_latents_alone_cannot_be_saved_as_a_picture(make_bundle, tmp_path):
+    folder = make_bundle(lambda values: values["graphs"].pop("decoder"))
+    with Bundle.open(folder).session() as session:
+        result = session.generate([1], GenerateOptions(num_iter=2, head_steps=2))
+    assert "latents only" in repr(result)
+    with pytest.raises(OptionError, match="no images to save"):
+        result.save(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("mode", "said"), [("target", "head-steps"), ("csd", "gamma")])
+def test_a_lack_of_memory_says_what_was_asked_for_and_what_to_lower(
+    tiny_session, monkeypatch, mode, said
+):
+    def full(self):
+        raise MemoryError("Unable to allocate 9.00 GiB for an array with shape (9,)")
+
+    monkeypatch.setattr("csd.runtime.session.Decoder.run", full)
+    options = GenerateOptions(mode=mode, num_iter=2, head_steps=2)
+    with pytest.raises(BackendError) as error:
+        tiny_session.generate([1, 2], options)
+    text = str(error.value)
+    assert "9.00 GiB" in text
+    assert all(part in text for part in ("give fewer labels", "lower head-steps (2)", said))
+
+
+def test_a_lack_of_memory_for_graphs_is_one_line(tiny_bundle, monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("csd.runtime.session.Session.graph", full)
+    with pytest.raises(BackendError, match="^not enough memory: the graphs cannot be loaded"):
+        Bundle.open(tiny_bundle, check_files=False).session()
