@@ -31,6 +31,10 @@ class Bundle:
         self.path = path
         self.manifest = manifest
 
+    def __repr__(self) -> str:
+        models = " and ".join(self.manifest.models)
+        return f"<Bundle {self.manifest.name} at {self.path}: {models}>"
+
     @classmethod
     def open(cls, path: str | Path, *, check_files: bool = True, links: bool = False) -> Bundle:
         """Read the manifest, and check every field and file of it.

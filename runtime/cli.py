@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,22 @@ from .backends.engines import PRECISIONS
 from .bundle import Bundle
 from .cli_support import Parser, report_stream, run_command
 from .errors import OptionError
-from .files import check_outputs, is_stream, output_path, write_atomically, write_json
+from .files import (
+    check_outputs,
+    check_writable,
+    is_stream,
+    output_path,
+    write_atomically,
+    write_json,
+)
 from .frame import one_line
-from .images import grid, save_png
-from .manifest import Manifest
+from .images import check_sheet, load_pillow
+from .labels import read_labels
 from .noise import SeededNoise
 from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
 from .schedule import GUIDANCE_SCHEDULES
 from .session import GenerateResult, Session
 from .stats import Progress
-
-# Pixels of a picture: 800 MB while it is made.
-MAX_PIXELS = 2**28
 
 
 def add_decoding_arguments(parser: Parser) -> None:
@@ -135,13 +140,15 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="csd-generate",
         description="Generate images from a bundle, without PyTorch.",
-        example="csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
+        example="csd-generate bundle --labels 3,7,9 --cfg 3 --out grid.png",
         lower="the number of --labels",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     what = parser.group("what to generate")
     what.add_argument(
-        "--labels", required=True, help="classes to generate, by index or name, as in 3,7,9"
+        "--labels",
+        required=True,
+        help="classes to generate, by index or name, as in 3,7,9, or all",
     )
     what.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
     what.add_argument(
@@ -165,8 +172,19 @@ def build_parser() -> Parser:
     output.add_argument(
         "--out",
         type=output_path,
-        default=Path("grid.png"),
-        help="PNG of all images; - is stdout, here and below",
+        help="PNG of all images: one as it is, several in a grid, small ones enlarged; - is "
+        "stdout, here and below (default: grid.png, or none with --out-dir)",
+    )
+    output.add_argument(
+        "--out-dir",
+        type=Path,
+        metavar="DIR",
+        help="a PNG for each image at its true size, as DIR/000-bag.png (default: none)",
+    )
+    output.add_argument(
+        "--captions",
+        action="store_true",
+        help="write each image's class under it (default: nothing is written)",
     )
     output.add_argument(
         "--columns", type=int, help="images in a row at most (default: about square)"
@@ -200,13 +218,16 @@ def run(args: argparse.Namespace) -> int:
     options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
+    out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
     noise = SeededNoise(args.seed)
     check_outputs(
-        {"--out": args.out, "--save-latents": args.save_latents, "--stats": args.stats},
+        {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats},
         inside={"the bundle": args.bundle},
     )
+    if args.out_dir is not None:
+        check_folder(args.out_dir)
     bundle = Bundle.open(args.bundle)
-    labels = parse_labels(args.labels, bundle.manifest)
+    labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
     has_images = bundle.manifest.makes_images
     if not has_images and args.save_latents is None:
         raise OptionError(
@@ -214,62 +235,28 @@ def run(args: argparse.Namespace) -> int:
             "FILE, or export with --decoder"
         )
     if has_images:
-        check_picture(len(labels), args.columns, bundle.manifest.target.img_size)
+        load_pillow()
+        check_sheet(len(labels), args.columns, bundle.manifest.target.img_size)
     with open_session(bundle, args) as session:
         # Before the bar is drawn, so that an error is the only line.
         options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
         session.check(labels, options)
         result = _generate_with_bar(session, labels, options, noise.seed, args.quiet)
-        versions = session.versions()
     writes: list[tuple[Path, Callable[[Path], None]]] = []
-    if has_images:
-        writes.append((args.out, lambda path: _save_picture(path, result, args.columns)))
+    if has_images and out is not None:
+        writes.append((out, lambda path: result.save(path, args.columns, captions=args.captions)))
     if args.save_latents is not None:
         writes.append((args.save_latents, lambda path: _save_latents(path, result)))
     if args.stats is not None:
-        report = stats_report(result, args.seed, labels, versions)
-        writes.append((args.stats, lambda path: write_json(path, report)))
+        writes.append((args.stats, lambda path: write_json(path, result.to_dict())))
+    if has_images and args.out_dir is not None:
+        result.save_each(args.out_dir, captions=args.captions)
     # The reader of a pipe may go away, which must cost no file.
     for path, write in sorted(writes, key=lambda item: is_stream(item[0])):
         write(path)
-    summary = one_line(_summary(result, args.out if has_images else args.save_latents))
-    print(summary, file=report_stream(*(path for path, _ in writes)))
+    made = (out or args.out_dir) if has_images else args.save_latents
+    print(one_line(_summary(result, made)), file=report_stream(*(path for path, _ in writes)))
     return 0
-
-
-def check_picture(count: int, columns: int | None, side: int) -> None:
-    """Check before the work that the picture of all images can be made.
-
-    Args:
-        count: images.
-        columns: images in a row at most, or None.
-        side: pixels of an image, across and down.
-
-    Raises:
-        OptionError: it would be too large.
-    """
-    shown = _columns(count, columns) or math.ceil(math.sqrt(count))
-    pixels = shown * math.ceil(count / shown) * (side * _scale(side)) ** 2
-    if pixels > MAX_PIXELS:
-        raise OptionError(
-            f"{count} images of {side} x {side} make a picture of more than {MAX_PIXELS} pixels: "
-            "give fewer --labels at a time"
-        )
-
-
-def _columns(count: int, columns: int | None) -> int | None:
-    return None if columns is None else min(columns, count)
-
-
-def _scale(side: int) -> int:
-    """How many times the pixels of small images are enlarged."""
-    return max(1, 112 // side)
-
-
-def _save_picture(path: Path, result: GenerateResult, columns: int | None) -> None:
-    images = result.images
-    picture = grid(images, _columns(len(images), columns))
-    save_png(path, picture, scale=_scale(max(images.shape[1:3])))
 
 
 def _save_latents(path: Path, result: GenerateResult) -> None:
@@ -277,27 +264,19 @@ def _save_latents(path: Path, result: GenerateResult) -> None:
         np.save(stream, result.latents)
 
 
-def parse_labels(text: str, manifest: Manifest) -> list[int]:
-    """Read a comma-separated list of class indices and names.
+def check_folder(folder: Path) -> None:
+    """Check that files can be written in a folder that is there, or that it can be made.
 
     Raises:
-        OptionError: an entry is neither, or is out of range.
+        OSError: neither.
     """
-    names = {name: index for index, name in enumerate(manifest.class_names or ())}
-    classes = manifest.target.class_num
-    labels: list[int] = []
-    for part in (entry.strip() for entry in text.split(",")):
-        if part in names:
-            labels.append(names[part])
-        elif part.isdecimal() and len(part) < 10 and int(part) <= classes:
-            labels.append(int(part))
-        else:
-            known = f" or one of {', '.join(names)}" if names else ""
-            raise OptionError(
-                f"label {part!r} is not known: give 0 to {classes - 1} ({classes} for an "
-                f"unconditional image){known}"
-            )
-    return labels
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    try:
+        check_writable(folder / "image" if folder.is_dir() else folder)
+    except OSError as error:
+        error.filename = str(folder)  # the name that the user gave
+        raise
 
 
 def _generate_with_bar(
@@ -322,20 +301,6 @@ def _generate_with_bar(
             bar.update(task, completed=progress.done, total=progress.total, rate=rate)
 
         return session.generate(labels, options, seed=seed, progress=show)
-
-
-def stats_report(
-    result: GenerateResult, seed: int, labels: list[int], versions: dict[str, str]
-) -> dict[str, Any]:
-    """Return the content of the stats JSON."""
-    return {
-        "mode": result.options.mode,
-        "options": result.options.to_dict(),
-        "labels": labels,
-        "seed": seed,
-        **result.stats.to_dict(),
-        "versions": versions,
-    }
 
 
 def _summary(result: GenerateResult, out: Path | None) -> str:

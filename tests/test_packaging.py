@@ -11,6 +11,8 @@ import pytest
 
 from .helpers import ROOT, run_python
 
+# `csd` itself, a regular package: a folder named csd where Python starts does not hide it.
+ROOT_PACKAGE = ("runtime", "root")
 FOLDERS = ("export", "models", "plugins", "runtime", "tools")
 
 # What each folder may import of the others, and which heavy libraries.
@@ -55,6 +57,16 @@ def test_folders_import_only_what_the_design_allows(folder):
                 assert name[0] in FOREIGN[folder], where
 
 
+def test_one_place_imports_onnxruntime():
+    files = [p for folder in (*FOLDERS, "tests") for p in (ROOT / folder).rglob("*.py")]
+    places = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if any(name[0] == "onnxruntime" for name in _imports(path))
+    }
+    assert places == {"runtime/backends/onnx_library.py"}
+
+
 def test_the_runtime_never_mentions_an_import_of_torch():
     for folder in ("runtime", "plugins"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -67,7 +79,8 @@ def test_every_python_folder_is_packaged_and_typed():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("__init__.py"):
-            name = ".".join(("csd", *path.parent.relative_to(ROOT).parts))
+            parts = path.parent.relative_to(ROOT).parts
+            name = ".".join(("csd", *(() if parts == ROOT_PACKAGE else parts)))
             assert f'"{name}"' in text, name
         assert (ROOT / folder / "py.typed").is_file()
 
@@ -86,6 +99,8 @@ def test_importing_the_runtime_is_quick_and_brings_no_backend():
     best = min(float(output[0]) for output in outputs)
     print(f"import csd.runtime: {best:.3f} s")
     assert best < 0.5
+    names = "Bundle, GenerateOptions, GenerateResult, Session, Stats, __version__"
+    assert run_python(f"from csd.runtime import {names}; print(__version__)").returncode == 0
     assert [output[1:] for output in outputs] == [[]] * 3
 
 
@@ -142,7 +157,8 @@ def test_the_runtime_needs_three_libraries_and_backends_are_extras():
 
 @pytest.mark.slow
 def test_images_are_generated_in_an_environment_without_torch(tiny_bundle, tmp_path):
-    source, environment = tmp_path / "source", tmp_path / "venv"
+    # The checkout is called csd and lies where Python starts: it must not hide what is installed.
+    source, environment = tmp_path / "csd", tmp_path / "venv"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
@@ -164,8 +180,12 @@ def test_images_are_generated_in_an_environment_without_torch(tiny_bundle, tmp_p
     assert torch_spec == "None"
     where = run(python, "-c", "import csd.runtime; print(csd.runtime.__file__)").strip()
     assert Path(where).is_relative_to(environment)
+    if shutil.which("g++"):
+        find = "from csd.plugins import host; print(host.find_library())"
+        assert Path(run(python, "-c", find).strip()).is_relative_to(environment)
 
-    argv = [tiny_bundle, "--labels", "3,7", "--gamma", 2, "--num-iter", 8, "--quiet"]
+    argv = [tiny_bundle, "--labels", "3,7", "--num-iter", 8, "--quiet"]
+    argv += ["--mode", "csd", "--gamma", 2, "--head", "sequential"]
     files = ["--out", tmp_path / "x.png", "--stats", tmp_path / "x.json"]
     shown = run(environment / "bin" / "csd-generate", *argv, *files)
     assert "2 images in" in shown

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     bundle, cfg = Bundle.open(folder), zoo_entry(ZOO).best_cfg
     names = bundle.manifest.class_names or ()
     speculative = GenerateOptions(mode="csd", cfg=cfg, head="auto")
-    alone = GenerateOptions(mode="target", cfg=cfg)
+    alone = GenerateOptions(mode="target", cfg=cfg, head="sequential")
     with bundle.session(threads=args.threads) as session:
         console.print(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
         labels = [label for label in range(len(names)) for _ in range(ROWS)]

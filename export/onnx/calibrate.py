@@ -68,7 +68,7 @@ def record_chains(
     recording = _RecordingModel(model)
     count = math.ceil(tokens / config.seq_len)
     options = GenerateOptions(
-        mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps
+        mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps, head="sequential"
     )
     plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
     images = np.arange(count, dtype=np.int64)

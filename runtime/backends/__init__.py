@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
@@ -26,7 +27,8 @@ from .base import (
     Timed,
 )
 from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist, needed_graphs
-from .onnx_runtime import OnnxLoader, OnnxRuntimeBackend, check_cuda_provider
+from .onnx_library import check_cuda_provider
+from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
@@ -65,7 +67,7 @@ class BackendOptions:
         cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value is of another type or out of range.
     """
 
     backend: str = "auto"
@@ -75,14 +77,17 @@ class BackendOptions:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise OptionError(f"threads is {self.threads}: give 1 to {MAX_THREADS}")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise OptionError(
-                f"precision is {self.precision!r}: give one of {', '.join(PRECISIONS)}"
-            )
-        if self.memory_limit is not None and self.memory_limit < 1:
-            raise OptionError(f"memory-limit is {self.memory_limit}: give MB, 1 or more")
+        instance_of("backend", self.backend, str, f"auto or one of {', '.join(BACKENDS)}")
+        threads = whole_number_from("threads", self.threads, 1, MAX_THREADS)
+        object.__setattr__(self, "threads", threads)
+        object.__setattr__(self, "cuda_graph", truth_value("cuda-graph", self.cuda_graph))
+        if self.precision is not None:
+            one_of("precision", self.precision, PRECISIONS)
+        if self.memory_limit is not None:
+            limit = whole_number("memory-limit", self.memory_limit)
+            if limit < 1:
+                raise OptionError(f"memory-limit is {limit}: give MB, 1 or more")
+            object.__setattr__(self, "memory_limit", limit)
 
 
 def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
@@ -138,7 +143,7 @@ def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions
             )
     if name == "onnxruntime":
         return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads))
-    check_cuda_provider()  # first: it is quicker than asking the driver
+    check_cuda_provider(CUDA_PROVIDER)  # first: it is quicker than asking the driver
     return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads, find_device()))
 
 

@@ -12,8 +12,10 @@ import numpy as np
 from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
+from ..memory import first_line, is_memory_error, out_of_memory
 from .base import Array, Dims, Graph, GraphDemand, HeadRounds
 from .external_data import linked_weights
+from .onnx_library import load_onnxruntime
 
 # Handing the work of one operator to a second thread pays from a few dozen rows on matrices of a
 # few hundred columns, and only where that thread spins: the shipped head at 32 rows took 0.27 ms
@@ -25,29 +27,6 @@ ONE_THREAD_BYTES = 8 << 20
 THREADED_WORK = 24_000_000
 _ON_THE_HOST = "export the bundle again"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-
-
-def _import() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(
-            "the onnxruntime backend is not installed: pip install 'csd[cpu]' (or 'csd[gpu]')"
-        ) from error
-    return onnxruntime
-
-
-def check_cuda_provider() -> None:
-    """Check that the onnxruntime that is installed was built for CUDA.
-
-    Raises:
-        BackendError: it was not, or none is installed.
-    """
-    if CUDA_PROVIDER not in _import().get_available_providers():
-        raise BackendError(
-            "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
-            "pip install 'csd[gpu]', or use --backend onnxruntime"
-        )
 
 
 class OnnxGraph:
@@ -160,11 +139,11 @@ class OnnxLoader:
         device: the CUDA device to run on, or None for the CPU.
 
     Raises:
-        BackendError: onnxruntime is not installed.
+        BackendError: onnxruntime cannot be imported.
     """
 
     def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
-        self._ort = _import()
+        self._ort = load_onnxruntime()
         self._threads, self._info = threads, device
         self._weights: list[dict[str, Any]] = []  # that sessions use where they lie
 
@@ -172,7 +151,7 @@ class OnnxLoader:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is an error is raised, and said once
         # Several sessions take turns: a pool that spins after its turn slows the next one down.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -205,8 +184,10 @@ class OnnxLoader:
         except BackendError:
             raise
         except Exception as error:  # onnxruntime raises its own untyped exceptions
+            if is_memory_error(error):
+                raise out_of_memory(f"onnxruntime cannot load {path.name}", error) from error
             raise BackendError(
-                f"onnxruntime cannot load {path} ({_first_line(error)}): export the bundle again"
+                f"onnxruntime cannot load {path} ({first_line(error)}): export the bundle again"
             ) from error
 
     def _load_bound(self, path: Path) -> BoundGraph:
@@ -283,11 +264,8 @@ class OnnxRuntimeBackend:
 
 
 def _failure(error: Exception, remedy: str) -> BackendError:
+    if is_memory_error(error):
+        return out_of_memory("onnxruntime failed", error)
     return BackendError(
-        f"onnxruntime failed ({_first_line(error)}): give fewer images at once, or {remedy}"
+        f"onnxruntime failed ({first_line(error)}): give fewer images at once, or {remedy}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [repr(error)]
-    return lines[0][:200]

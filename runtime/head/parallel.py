@@ -18,7 +18,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..arguments import number_from_zero, whole_number_from
 from ..arrays import Float32, Int64
+from ..errors import OptionError
 from . import native
 from .draft import AffineDraft, Rollout
 from .request import Evaluate, HeadNoise, HeadReport, HeadRequest, evaluated
@@ -52,7 +54,8 @@ class ParallelSampler(HeadSampler):
             given; its Jacobian is used unless one is given.
 
     Raises:
-        ValueError: the tolerance is negative, the window below 1, or `jacobian` has another shape.
+        OptionError: the tolerance is negative, the window below 1, one is of another type, or
+            `jacobian` has another shape.
     """
 
     def __init__(
@@ -64,14 +67,13 @@ class ParallelSampler(HeadSampler):
         window: int | None = None,
         draft: AffineDraft | None = None,
     ) -> None:
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance is {tolerance}: give 0 or more")
-        if window is not None and window < 1:
-            raise ValueError(f"window is {window}: give at least 1")
+        tolerance = number_from_zero("tolerance", tolerance)
+        if window is not None:
+            window = whole_number_from("window", window, 1)
         if jacobian is None and draft is not None:
             jacobian = draft.jacobian
         if jacobian is not None and (jacobian.ndim != 3 or len(jacobian) != schedule.steps):
-            raise ValueError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
+            raise OptionError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
         super().__init__(schedule)
         self.tolerance = tolerance
         self.draft = draft
@@ -107,7 +109,8 @@ class ParallelSampler(HeadSampler):
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
         request = HeadRequest.drawn(
             self.schedule, n_tokens, channels, rng, temperature, noise, start=start

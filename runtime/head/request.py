@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ...plugins.rounds import Finished, Start
+from ..arguments import instance_of, numbers_array, positive_number, whole_number_from, wrong_type
 from ..arrays import Float32, Float64, Int64
-from ..errors import NumericsError
+from ..errors import NumericsError, OptionError
 from .schedule import HeadSchedule, Transition
 
 Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
@@ -120,21 +121,23 @@ class HeadRequest:
         """Return a request for N tokens whose noise is given, or drawn from `rng`.
 
         Raises:
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
+        temperature = positive_number("temperature", temperature)
         given = draw_noise(schedule, n_tokens, channels, rng, noise)
-        shape = schedule.steps + 1, n_tokens, channels
+        shape = schedule.steps + 1, *given[0].shape
         if start is not None and start.shape != shape:
-            raise ValueError(f"start is {start.shape}, not {shape}")
+            raise OptionError(f"start is {start.shape}, not {shape}")
 
         def every() -> Sequence[np.random.Generator]:
             if streams is not None:
                 return streams
             if rng is None:
-                raise ValueError("give rng or streams")
-            return [rng] * n_tokens
+                raise OptionError("give rng or streams")
+            return [rng] * len(given[0])
 
-        return cls(given, float(temperature), every, start)
+        return cls(given, temperature, every, start)
 
     def __getitem__(self, rows: slice) -> HeadRequest:
         """Return the request for some of the chains."""
@@ -223,17 +226,25 @@ def draw_noise(
     """Return the given noise after a check of its shapes, or draw it.
 
     Raises:
-        ValueError: neither `rng` nor `noise` is given, or the shapes do not fit.
+        OptionError: neither `rng` nor `noise` is given, one is of another type, or the shapes do
+            not fit.
     """
+    n_tokens = whole_number_from("n_tokens", n_tokens, 0)
+    channels = whole_number_from("channels", channels, 1)
     shape = (n_tokens, schedule.steps, channels)
     if noise is None:
         if rng is None:
-            raise ValueError("give rng or noise")
+            raise OptionError("give rng or noise")
+        instance_of("rng", rng, np.random.Generator, "a NumPy generator (numpy.random.default_rng)")
         initial = rng.standard_normal((n_tokens, channels), dtype=np.float32)
         return initial, rng.standard_normal(shape, dtype=np.float32)
-    initial, per_step = (np.asarray(a, dtype=np.float32) for a in noise)
+    wanted = "a pair (initial [N, C], per_step [N, S, C])"
+    pair: tuple[object, ...] = instance_of("noise", noise, tuple, wanted)
+    if len(pair) != 2:
+        raise wrong_type("noise", pair, wanted)
+    initial, per_step = (numbers_array("noise", a, np.float32) for a in pair)
     if initial.shape != (n_tokens, channels) or per_step.shape != shape:
-        raise ValueError(
+        raise OptionError(
             f"noise has shapes {initial.shape} and {per_step.shape}, not "
             f"{(n_tokens, channels)} and {shape}"
         )

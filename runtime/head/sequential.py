@@ -40,7 +40,8 @@ class SequentialSampler(HeadSampler):
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
         request = HeadRequest.drawn(self.schedule, n_tokens, channels, rng, temperature, noise)
         report = self.run(evaluate, request)

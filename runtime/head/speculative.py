@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...plugins.reference import Density, continue_residual
+from ..arguments import numbers_array, whole_number
 from ..arrays import Float32, Int64
-from ..errors import NumericsError
+from ..errors import NumericsError, OptionError
 from . import native
 from .device import report_of, start_of
 from .draft import AffineDraft, Rollout, log_acceptance
@@ -91,7 +92,8 @@ class SpeculativeSampler(HeadSampler):
         draft: fitted predictor; None freezes the last verified prediction.
 
     Raises:
-        ValueError: the window is below 1, or the draft belongs to another number of head steps.
+        OptionError: the window is below 1, of another type or length, or the draft belongs to
+            another number of head steps.
     """
 
     def __init__(
@@ -103,12 +105,20 @@ class SpeculativeSampler(HeadSampler):
         super().__init__(schedule)
         self.draft = draft
         if draft is not None and draft.steps != schedule.steps:
-            raise ValueError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
+            raise OptionError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
         if window is None:
             window = (draft or AffineDraft.frozen(schedule.steps, 1)).windows()
-        windows = np.broadcast_to(np.asarray(window, dtype=np.int64), (schedule.steps,))
+        if np.ndim(window) == 0:
+            window = whole_number("window", window)
+        windows = numbers_array("window", window, np.int64)
+        if windows.shape not in ((), (schedule.steps,)):
+            raise OptionError(
+                f"window is {windows.shape}: give one number, or one for each of "
+                f"{schedule.steps} head steps"
+            )
+        windows = np.broadcast_to(windows, (schedule.steps,))
         if (windows < 1).any():
-            raise ValueError(f"window is {windows.min()}: give at least 1")
+            raise OptionError(f"window is {windows.min()}: give at least 1")
         # A round that starts at index i has i + 1 transitions left.
         self._windows = np.minimum(windows, np.arange(1, schedule.steps + 1))
 
@@ -146,7 +156,8 @@ class SpeculativeSampler(HeadSampler):
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: randomness is missing, or shapes do not fit.
+            OptionError: randomness is missing, a value is of another type or out of range, or
+                shapes do not fit.
         """
         request = HeadRequest.drawn(
             self.schedule, n_tokens, channels, rng, temperature, noise, streams=streams

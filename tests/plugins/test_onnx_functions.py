@@ -10,11 +10,16 @@ import pytest
 
 from csd.plugins import onnx_functions, reference
 from csd.plugins.reference import Density
+from csd.runtime import BackendError
+from csd.runtime.backends.onnx_library import load_onnxruntime
 
 from ..helpers import assert_parity, run_python
 
 onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+try:
+    onnxruntime = load_onnxruntime()
+except BackendError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 FORMS = [("CsdAccept", True), ("CsdResample", True), ("CsdVerifyWindow", True),
          ("CsdTransition", True), ("CsdTransition", False)]  # fmt: skip

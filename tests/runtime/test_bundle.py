@@ -221,11 +221,11 @@ def test_a_bundle_without_a_draft_serves_the_target_only(make_bundle):
     from csd.runtime import GenerateOptions
 
     with Bundle.open(make_bundle(no_draft)).session() as session:
-        options = GenerateOptions(mode="target", num_iter=NUM_ITER)
+        options = GenerateOptions(mode="target", num_iter=NUM_ITER, head="sequential")
         assert session.generate([1], options).latents.shape == (1, 16, 4, 4)
         for mode in ("csd", "draft"):
             with pytest.raises(OptionError, match=f"no draft, so mode {mode} cannot run: use"):
-                session.generate([1], GenerateOptions(mode=mode))
+                session.generate([1], GenerateOptions(mode=mode, head="sequential"))
 
 
 def test_a_bundle_without_a_decoder_makes_latents_only(make_bundle):
@@ -233,7 +233,9 @@ def test_a_bundle_without_a_decoder_makes_latents_only(make_bundle):
 
     with Bundle.open(make_bundle(_delete("graphs", "decoder"))).session() as session:
         assert not session.bundle.manifest.makes_images
-        result = session.generate([1, 2], GenerateOptions(mode="target", num_iter=4))
+        result = session.generate(
+            [1, 2], GenerateOptions(mode="target", num_iter=4, head="sequential")
+        )
     assert result.images.size == 0
     assert np.isfinite(result.latents).all()
 

@@ -55,7 +55,7 @@ def test_which_fewer_steps_are_measured_can_be_chosen():
 
 
 def _cases(modes, heads=("sequential",), gammas=(4, 8), temperatures=(), num_iter=10, **changes):
-    options = GenerateOptions(cfg=2.0, inner_temperature=42.0)
+    options = GenerateOptions(mode="csd", cfg=2.0, inner_temperature=42.0, head="sequential")
     return make_cases(Sweep(modes, heads, gammas, temperatures, **changes), options, num_iter)
 
 
@@ -114,7 +114,7 @@ def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
 
 
 def measured(name, seconds, device_seconds=(), baseline=None):
-    case = Case(name, GenerateOptions(mode="target"), baseline)
+    case = Case(name, GenerateOptions(mode="target", head="sequential"), baseline)
     return Measurement(case, list(seconds), list(device_seconds))
 
 
@@ -180,7 +180,7 @@ def test_a_bench_takes_the_device_time_of_the_runtime_and_of_eager(tiny_bundle):
         session.generate = on_device
         eager = only_eager(session.bundle)
         eager.device_seconds = 7.0
-        options = GenerateOptions(mode="target", num_iter=2, head_steps=2)
+        options = GenerateOptions(mode="target", num_iter=2, head_steps=2, head="sequential")
         results = measure(
             session, {"eager": eager}, [Case("eager", options, "eager"), Case("target", options)],
             batch=1, repeats=2, seed=0, report=lambda _: None,

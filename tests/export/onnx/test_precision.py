@@ -5,7 +5,6 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -14,6 +13,7 @@ from csd.export.onnx import networks
 from csd.export.onnx.precision import FLOAT32_LAYERS, typed_model, write_variant
 from csd.runtime import Bundle
 from csd.runtime.backends import OnnxLoader
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.manifest import Manifest
 
 from ...helpers import assert_parity, failure
@@ -24,9 +24,9 @@ TOLERANCE = {"fp16": 5e-3, "bf16": 4e-2}
 
 
 def run(model, feeds):
-    options = onnxruntime.SessionOptions()
+    options = load_onnxruntime().SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
+    session = load_onnxruntime().InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]

@@ -8,6 +8,7 @@ import pytest
 
 from csd.runtime import BackendError, Bundle, GenerateOptions
 from csd.runtime.backends import OnnxLoader, OnnxRuntimeBackend
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.backends.onnx_runtime import CUDA_PROVIDER, BoundGraph, KeptValue
 from csd.runtime.device import DeviceInfo, find_device
 from csd.runtime.stats import _annotate, profiler_range
@@ -15,7 +16,7 @@ from csd.runtime.stats import _annotate, profiler_range
 from ...helpers import NUM_ITER
 
 DEVICE = DeviceInfo("GeForce", "8.9", "linux-x86_64", "13.0", 1 << 34)
-OPTIONS = GenerateOptions(num_iter=NUM_ITER, gamma=3, cfg=2.0, head="auto")
+OPTIONS = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, head="auto")
 
 
 class BoundLoader(OnnxLoader):
@@ -99,16 +100,19 @@ def test_a_failure_on_the_cpu_is_one_line_too(tiny_session):
 
 
 def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypatch):
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
 
     monkeypatch.setattr("csd.runtime.backends.find_device", lambda: DEVICE)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(BackendError, match=r"has no CUDA: pip uninstall onnxruntime, then pip"):
+    with pytest.raises(
+        BackendError,
+        match="has no CUDA: pip uninstall -y onnxruntime onnxru",
+    ):
         Bundle.open(tiny_bundle, check_files=False).session("onnxruntime_cuda")
 
 
 def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_bundle, monkeypatch):
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
 
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, "CPUExecutionProvider"]
@@ -158,7 +162,7 @@ def test_parts_of_a_run_are_ranges_of_a_profiler(tiny_session, monkeypatch):
     module.annotate = Annotate
     monkeypatch.setitem(sys.modules, "nvtx", module)
     _annotate.cache_clear()
-    tiny_session.generate([1], GenerateOptions(mode="target", num_iter=1))
+    tiny_session.generate([1], GenerateOptions(mode="target", num_iter=1, head="sequential"))
     assert names == [
         "target backbone", "/target backbone", "target head", "/target head",
         "decoder", "/decoder",

@@ -38,15 +38,21 @@ from ...vendor.tensorrt.common import VERSIONS
 from ...vendor.tensorrt.files import write_engines
 
 MODES = {
-    "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, head="sequential"),
     "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER, head="speculative"),
-    "block": GenerateOptions(num_iter=NUM_ITER, gamma=3),
-    "block auto": GenerateOptions(num_iter=NUM_ITER, gamma=3, head="auto"),
-    "prefix": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix"),
-    "prefix guided": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix", cfg=2.0),
-    "guided": GenerateOptions(num_iter=NUM_ITER, gamma=3, cfg=2.0, head="speculative"),
+    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="sequential"),
+    "block auto": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
+    "prefix": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", head="sequential"
+    ),
+    "prefix guided": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", cfg=2.0, head="sequential"
+    ),
+    "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, head="speculative"),
     "parallel": GenerateOptions(mode="target", num_iter=NUM_ITER, head="parallel", cfg=1.5),
-    "annealed": GenerateOptions(num_iter=NUM_ITER, gamma=3, head_steps=(20, 17), head="auto"),
+    "annealed": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, head_steps=(20, 17), head="auto"
+    ),
 }
 LABELS = [3, 1, 4]
 
@@ -189,7 +195,7 @@ def test_obstacles_are_listed_for_every_backend(machine, engines):
     assert set(reasons) == set(BACKENDS)
     assert reasons["tensorrt"] is reasons["onnxruntime"] is None
     assert "pip install 'csd[rtx]'" in reasons["tensorrt_rtx"]
-    assert "pip install 'csd[gpu]'" in reasons["onnxruntime_cuda"]
+    assert "pip install onnxruntime-gpu" in reasons["onnxruntime_cuda"]
 
 
 @pytest.mark.parametrize("settings", [{"precision": "int4"}, {"memory_limit": 0}, {"threads": 0}])
@@ -231,7 +237,9 @@ def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machi
         with pytest.raises(BackendError) as error:
             session.generate(LABELS, MODES["target"])
         assert here.libraries["tensorrt"].calls == 0
-        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, head_steps=19))
+        session.generate(
+            LABELS, GenerateOptions(mode="target", num_iter=2, head_steps=19, head="sequential")
+        )
     assert "target.head_step was asked for S = 20, its engine's profile takes 1 to 19" in str(
         error.value
     )
@@ -264,7 +272,9 @@ def test_engines_that_take_one_token_are_widened_for_guidance(machine, small_eng
     machine("tensorrt")
     bundle = small_engines({"target.head_step": {"N": 1}, "draft.head_modulation": {"N": 1}})
     with opened(bundle) as session, pytest.raises(BackendError, match="asked for N = 2") as error:
-        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, cfg=2.0))
+        session.generate(
+            LABELS, GenerateOptions(mode="target", num_iter=2, cfg=2.0, head="sequential")
+        )
     assert {one for one in rebuild_argv(error) if ".N=" in one} == {
         "target.head_step.N=1:2:2", "draft.head_modulation.N=1:2:2",
     }  # fmt: skip

@@ -12,18 +12,32 @@ from csd.runtime.decoding.plan import Plan
 from ...helpers import NUM_ITER, WatchedBackend
 
 MODES = {
-    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=2.0),
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=2.0, head="sequential"),
     "draft": GenerateOptions(mode="draft", num_iter=16, head="parallel"),
     "speculative": GenerateOptions(mode="target", num_iter=3, head="speculative"),
-    "block": GenerateOptions(num_iter=NUM_ITER, gamma=3, head="auto"),
-    "short block": GenerateOptions(num_iter=NUM_ITER, gamma=5, prefill=0.3, cfg=2.0),
-    "one block": GenerateOptions(num_iter=NUM_ITER, gamma=20, prefill=0.0),
-    "prefix": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix"),
-    "prefix guided": GenerateOptions(
-        num_iter=16, gamma=2, verify="prefix", cfg=2.0, head="parallel", inner_temperature=1.0
+    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
+    "short block": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=5, prefill=0.3, cfg=2.0, head="sequential"
     ),
-    "all prefilled": GenerateOptions(num_iter=NUM_ITER, prefill=1.0),
-    "annealed": GenerateOptions(num_iter=NUM_ITER, gamma=3, head_steps=(20, 12), head="auto"),
+    "one block": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=20, prefill=0.0, head="sequential"
+    ),
+    "prefix": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", head="sequential"
+    ),
+    "prefix guided": GenerateOptions(
+        mode="csd",
+        num_iter=16,
+        gamma=2,
+        verify="prefix",
+        cfg=2.0,
+        head="parallel",
+        inner_temperature=1.0,
+    ),
+    "all prefilled": GenerateOptions(mode="csd", num_iter=NUM_ITER, prefill=1.0, head="sequential"),
+    "annealed": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, head_steps=(20, 12), head="auto"
+    ),
 }
 
 
@@ -85,7 +99,7 @@ def test_tokens_are_sampled_in_the_chunks_that_a_backend_grants(tiny_bundle, mon
             return {**granted, **changed}
 
     bundle = Bundle.open(tiny_bundle, check_files=False)
-    options = GenerateOptions(mode="target", num_iter=2, cfg=2.0)
+    options = GenerateOptions(mode="target", num_iter=2, cfg=2.0, head="sequential")
     with bundle.session() as session:
         wanted = session.generate([1, 2], options, seed=3).tokens
     monkeypatch.setattr(
