@@ -41,9 +41,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def parse_list(
-    name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()
-) -> list[T]:
+def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()) -> list[T]:
     """Read an option's values with commas between; one that is given twice counts once.
 
     Args:

@@ -181,9 +181,7 @@ def _prepare(
     resolved = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
     names, most = sweep.baselines, max(sweep.threads)
     if names and not isinstance(resolved.head_steps, int):
-        raise OptionError(
-            f"{names[0]} has no annealed head steps: leave {names[0]} out of --modes"
-        )
+        raise OptionError(f"{names[0]} has no annealed head steps: leave {names[0]} out of --modes")
     check_baselines(names, args.eager_device)
     if names:
         target_weights(bundle, names, args.target_weights)

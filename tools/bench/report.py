@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ...runtime.bundle import Bundle
 from ...runtime.head import native
 from ...runtime.session import Session
 from ..load import Load, load_caption, load_report
@@ -77,9 +76,7 @@ def figures(results: Sequence[Measurement], batch: int) -> dict[str, Any]:
     }
 
 
-def _row(
-    result: Measurement, batch: int, clock: str, eager: Measurement | None
-) -> dict[str, Any]:
+def _row(result: Measurement, batch: int, clock: str, eager: Measurement | None) -> dict[str, Any]:
     on_device = bool(result.device_seconds)
     return {
         "name": result.case.name,
