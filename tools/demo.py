@@ -16,7 +16,7 @@ from ..models.zoo import zoo_entry
 from ..runtime.bundle import Bundle
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.errors import CsdError
-from ..runtime.files import check_writable, write_atomically, write_json
+from ..runtime.files import write_atomically, write_json
 from ..runtime.manifest import MANIFEST_FILE
 from ..runtime.options import GenerateOptions
 from .arguments import COUNT, THREADS
@@ -26,6 +26,7 @@ from .bench.measure import Runners, measure
 from .bench.report import make_report, results_table
 from .console import progress_report, results_console
 from .load import LoadMeter, idle_load
+from .outputs import result_files
 
 ZOO = "fashion-mnist"
 ROWS = 4
@@ -59,10 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, generate, compare."""
     progress, idle = progress_report(), idle_load()
     check_baselines([EAGER], "cpu")
-    args.out.mkdir(parents=True, exist_ok=True)
-    picture_file, figures_file = args.out / "demo.png", args.out / "demo.json"
-    for path in (picture_file, figures_file):
-        check_writable(path)
+    picture_file, figures_file = result_files(args.out, ["demo.png", "demo.json"])
     folder = args.out / "bundle"
     if not (folder / MANIFEST_FILE).is_file():
         code = export(["--zoo", ZOO, "--out", str(folder)])

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.config import PRESETS, MARConfig
-from ..runtime.files import check_writable, write_atomically, write_json
+from ..runtime.files import write_atomically, write_json
 from .arguments import SEED, real_number
 from .console import results_console
 from .needs import need
+from .outputs import result_files
 
 if TYPE_CHECKING:
     from ..models import MAR
@@ -58,10 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = dataclasses.replace(MARConfig.load(args.config), beta_schedule="linear")
     name = Path(args.config).stem
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights, description = (args.out / f"{name}.{end}" for end in ("safetensors", "json"))
-    for path in (weights, description):
-        check_writable(path)
+    inputs = {} if args.config in PRESETS else {"the configuration": Path(args.config)}
+    weights, description = result_files(args.out, [f"{name}.safetensors", f"{name}.json"], inputs)
     model = random_model(config, args.roughness, args.seed)
     with write_atomically(weights) as stream:
         stream.write(save(model.state_dict()))

@@ -14,7 +14,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.cli import add_decoding_arguments, decoding_options, open_session
 from ...runtime.cli_support import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.files import check_writable, write_json
+from ...runtime.files import check_outputs, is_stdout, output_path, write_json
 from ...runtime.manifest import Manifest
 from ...runtime.options import HEADS, GenerateOptions
 from ..arguments import COUNT, SEED, THREADS, real_number, whole_number
@@ -90,9 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of PyTorch; auto is where the backend runs",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE", help="also save the results")
     output.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="also draw them; .svg and .pdf too"
+        "--json", type=output_path, metavar="FILE", help="also save the results, - for stdout"
+    )
+    output.add_argument(
+        "--plot", type=output_path, metavar="FILE.png", help="also draw them; .svg and .pdf too"
     )
     return parser
 
@@ -105,9 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Measure what was asked for; what cannot be done is refused before anything is timed."""
     sweep, options = _sweep(args), decoding_options(args)
-    for path in (args.json, args.plot):
-        if path is not None:
-            check_writable(path)
+    inputs = {"the bundle": args.bundle}
+    if args.target_weights is not None:
+        inputs["the weights"] = args.target_weights
+    check_outputs({"--json": args.json, "--plot": args.plot}, inputs)
     if args.plot is not None:
         check_plot(args.plot)
     bundle = Bundle.open(args.bundle)
@@ -120,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, report)
     if args.plot is not None:
         plot_bench(report, args.plot)
-    results_console().print(results_table(report))
+    results_console(stderr=is_stdout(args.json)).print(results_table(report))
     return 0
 
 

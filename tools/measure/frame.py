@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ...runtime.bundle import Bundle
 from ...runtime.cli_support import Parser, run_command
-from ...runtime.files import check_writable, write_json
+from ...runtime.files import check_outputs, is_stdout, output_path, write_json
 from ...runtime.head import native
 from ...runtime.options import GenerateOptions
 from ...runtime.session import Session
@@ -65,7 +65,9 @@ def measuring_parser(
     if seed:
         parser.add_argument("--seed", type=SEED, default=0, help="of images, contexts and noise")
     parser.add_argument("--threads", type=THREADS, default=2, help="CPU threads")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
+    parser.add_argument(
+        "--json", type=output_path, metavar="FILE", help="save the figures, - for stdout"
+    )
     return parser
 
 
@@ -75,7 +77,7 @@ def run_script(
     *,
     check: Check,
     measure: Measure,
-    outputs: Callable[[argparse.Namespace], Iterable[Path | None]] = lambda _: (),
+    outputs: Callable[[argparse.Namespace], Mapping[str, Path | None]] = lambda _: {},
     backend: str = "auto",
 ) -> int:
     """Run a script from its command line to its exit code.
@@ -85,14 +87,12 @@ def run_script(
         argv: the command line, or None for the process's.
         check: refuses what cannot be done.
         measure: the measurement.
-        outputs: files that the script writes itself.
+        outputs: files that the script writes itself, by option.
         backend: what runs the bundle.
     """
 
     def run(args: argparse.Namespace) -> int:
-        for path in (args.json, *outputs(args)):
-            if path is not None:
-                check_writable(path)
+        check_outputs({"--json": args.json, **outputs(args)}, {"the bundle": args.bundle})
         bundle, idle = Bundle.open(args.bundle), idle_load()
         with bundle.session(backend, args.threads) as session:
             check(session, args)
@@ -115,7 +115,7 @@ def run_script(
                 **figures.values,
             }
             write_json(args.json, values)
-        console = results_console()
+        console = results_console(stderr=is_stdout(args.json))
         for table in figures.tables:
             console.print(table)
         console.print(load_caption(load), soft_wrap=True)

@@ -12,6 +12,7 @@ import numpy as np
 from ...models.zoo import zoo_entry
 from ...runtime.cli_support import Parser, parse_list
 from ...runtime.errors import OptionError
+from ...runtime.files import output_path
 from ...runtime.images import grid, save_png
 from ...runtime.options import HEADS, GenerateOptions
 from ...runtime.session import Session
@@ -42,7 +43,7 @@ def build_parser() -> Parser:
         "--data", type=Path, help="directory of the data set (default: that of Debian's package)"
     )
     parser.add_argument(
-        "--samples", type=Path, metavar="FILE.png", help="save images of the target"
+        "--samples", type=output_path, metavar="FILE.png", help="save images of the target"
     )
     return parser
 
@@ -50,7 +51,11 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation; returns the exit code."""
     return run_script(
-        build_parser(), argv, check=_check, measure=_figures, outputs=lambda args: [args.samples]
+        build_parser(),
+        argv,
+        check=_check,
+        measure=_figures,
+        outputs=lambda args: {"--samples": args.samples},
     )
 
 
