@@ -1,101 +1,51 @@
 from __future__ import annotations
 
-import io
+import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from rich.console import Console
 
-from csd.runtime import Bundle, CsdError, GenerateOptions
-from csd.tools.bench import (
-    EVENTS,
-    WALL_CLOCK,
-    Case,
-    Measurement,
-    Sweep,
-    bundle_classifier,
-    eager_samplers,
-    figures,
-    make_cases,
-    measure,
-)
-from csd.tools.bench_cli import main, results_table
-from csd.tools.machine import describe_machine, gpu_state
-from csd.tools.plots import plot_bench
-from csd.tools.quality import ImageClassifier, as_shown, balanced_labels
+from csd.tools.bench import cli
+from csd.tools.bench.cli import main
+from csd.tools.bench.measure import WALL_CLOCK
 
-from ..helpers import DATA, failure, leftovers, no_draft
+from ...helpers import failure, leftovers, no_draft, run_python
 
 FAST = ("--num-iter", 3, "--head-steps", 3, "--repeats", 2, "--threads", 1)
-
-
-def only_eager(bundle, weights=None, device="cpu"):
-    return eager_samplers(bundle, ["eager"], weights, 1, device)["eager"]
 
 
 def _run(*argv):
     return main([str(part) for part in argv])
 
 
-@pytest.mark.parametrize(
-    ("num_iter", "expected"), [(256, [64, 32, 16, 8]), (64, [32, 16, 8]), (10, [8]), (8, [])]
-)
-def test_the_target_is_also_measured_at_fewer_steps(num_iter, expected):
-    cases = _cases(("target",), num_iter=num_iter)
-    assert [case.options.num_iter for case in cases] == [num_iter, *expected]
-
-
-def test_which_fewer_steps_are_measured_can_be_chosen():
-    assert len(_cases(("target",), fewer_steps=())) == 1
-    assert [case.options.num_iter for case in _cases(("target",), fewer_steps=(7,))] == [10, 7]
-
-
-def _cases(modes, heads=("sequential",), gammas=(4, 8), temperatures=(), num_iter=10, **changes):
-    options = GenerateOptions(cfg=2.0, inner_temperature=42.0)
-    return make_cases(Sweep(modes, heads, gammas, temperatures, **changes), options, num_iter)
-
-
-def test_cases_cover_every_mode_gamma_and_temperature_once():
-    cases = _cases(("eager", "target", "draft", "csd"), temperatures=(1.0, 42.0))
-    asked = [(c.options.mode, c.options.num_iter, c.baseline) for c in cases]
-    assert asked[:4] == [
-        ("target", 10, "eager"), ("target", 10, None), ("target", 8, None), ("draft", 10, None),
-    ]  # fmt: skip
-    speculative = [c.options for c in cases if c.options.mode == "csd"]
-    assert [(o.gamma, o.inner_temperature) for o in speculative] == [(4, 42), (8, 42), (4, 1)]
-    assert all(c.options.cfg == 2.0 for c in cases)
-    assert len({case.name for case in cases}) == len(cases)
-
-
-def test_cases_repeat_for_every_head_but_eager():
-    cases = _cases(
-        ("eager", "target", "csd"), heads=("sequential", "auto"), gammas=(4,), num_iter=8
-    )
-    assert [(c.baseline, c.options.mode, c.options.head) for c in cases] == [
-        ("eager", "target", "sequential"), (None, "target", "sequential"),
-        (None, "csd", "sequential"), (None, "target", "auto"), (None, "csd", "auto"),
-    ]  # fmt: skip
-    assert len({case.name for case in cases}) == len(cases)
-
-
 def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
     argv = [tiny_bundle, "--modes", "eager,target,draft,csd", "--gammas", 2, "--batch", 2, *FAST]
+    argv += ["--heads", "sequential"]
     files = ["--json", tmp_path / "x.json", "--plot", tmp_path / "x.png"]
     assert _run(*argv, "--temperatures", "1,42", *files) == 0
     assert leftovers(tmp_path) == ["x.json", "x.png"]
     report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
-    assert (report["batch"], report["repeats"], report["threads"]) == (2, 2, 1)
+    assert (report["batch"], report["repeats"], report["threads"]) == (2, 2, [1])
     assert report["machine"]["cores"] >= 1
+    assert report["host_library"] in (True, False)
+    manifest = (tiny_bundle / "manifest.json").read_bytes()
+    assert report["bundle_sha256"] == hashlib.sha256(manifest).hexdigest()
+    assert report["backend"]["name"] == "onnxruntime"
+    assert report["load"]["cores"] >= 1
+    assert {"before", "during", "warning"} < set(report["load"])
+    assert report["ratios_of"] == "eager"
     rows = {row["name"]: row for row in report["results"]}
     assert len(rows) == 5
     shown = capsys.readouterr().out
     baseline = rows["eager"]["seconds_per_image"]
     for name, row in rows.items():
-        assert len(row["seconds"]) == 2
+        assert len(row["seconds"]) == len(row["other_processes_cores"]) == 2
+        assert row["threads"] == 1
         assert row["seconds_per_image"] == pytest.approx(np.median(row["seconds"]) / 2)
         low, high = row["seconds_percentiles_10_90"]
         assert min(row["seconds"]) <= low <= high <= max(row["seconds"])
@@ -113,84 +63,9 @@ def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
     assert Image.open(tmp_path / "x.png").size[0] > 100
 
 
-def measured(name, seconds, device_seconds=(), baseline=None):
-    case = Case(name, GenerateOptions(mode="target"), baseline)
-    return Measurement(case, list(seconds), list(device_seconds))
-
-
-def shown(report):
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(results_table({"bundle": "b", "batch": 2, "threads": 1, **report}))
-    return console.export_text()
-
-
-def test_ratios_are_of_the_devices_clock_where_it_timed_every_case(tmp_path):
-    results = [
-        measured("eager", [9.0, 9.0, 9.0], [8.0, 8.0, 6.0], "eager"),
-        measured("target", [3.0, 3.0, 3.0], [2.0, 1.0, 2.0]),
-    ]
-    report = figures(results, 2)
-    assert report["clock"] == EVENTS
-    eager, target = report["results"]
-    assert target["device_seconds"] == [2.0, 1.0, 2.0]
-    assert (target["seconds_per_image"], target["device_seconds_per_image"]) == (1.5, 1.0)
-    assert target["device_seconds_percentiles_10_90"] == pytest.approx([1.2, 2.0])
-    assert (eager["speed_up_over_eager"], target["speed_up_over_eager"]) == (1.0, 4.0)
-    text = shown(report)
-    assert "by CUDA events before and after each run" in text
-    row = next(line for line in text.splitlines() if "target" in line)
-    assert [part.strip() for part in row.split("│")[1:6]] == [
-        "target", "1.000", "0.600-1.000", "1.500", "4.00",
-    ]  # fmt: skip
-    assert "wall s / image" in text
-    plot_bench({"batch": 2, **report}, tmp_path / "x.png")
-    assert Image.open(tmp_path / "x.png").size[0] > 100
-
-
-def test_ratios_are_of_the_wall_clock_where_one_case_was_timed_by_it_alone():
-    results = [
-        measured("eager", [9.0], baseline="eager"),
-        measured("target", [3.0], [2.0]),
-    ]
-    report = figures(results, 2)
-    assert report["clock"] == WALL_CLOCK
-    eager, target = report["results"]
-    assert target["speed_up_over_eager"] == 3.0
-    assert (eager["device_seconds"], target["device_seconds"]) == (None, [2.0])
-    text = shown(report)
-    assert "by the wall clock, to the end of each run's last wait" in text
-    row = next(line for line in text.splitlines() if "target" in line)
-    assert [part.strip() for part in row.split("│")[2:6]] == [
-        "1.500",
-        "1.500-1.500",
-        "1.000",
-        "3.00",
-    ]
-
-
-def test_a_bench_takes_the_device_time_of_the_runtime_and_of_eager(tiny_bundle):
-    with Bundle.open(tiny_bundle).session() as session:
-        ticks, generate = iter(range(1, 100)), session.generate
-
-        def on_device(*args, **kwargs):
-            result = generate(*args, **kwargs)
-            result.stats.device_seconds = float(next(ticks))
-            return result
-
-        session.generate = on_device
-        eager = only_eager(session.bundle)
-        eager.device_seconds = 7.0
-        options = GenerateOptions(mode="target", num_iter=2, head_steps=2)
-        results = measure(
-            session, {"eager": eager}, [Case("eager", options, "eager"), Case("target", options)],
-            batch=1, repeats=2, seed=0, report=lambda _: None,
-        )  # fmt: skip
-    assert [result.device_seconds for result in results] == [[7.0, 7.0], [2.0, 3.0]]
-    assert all(len(result.seconds) == 2 for result in results)
-
-
 def test_runs_without_a_warm_up_are_all_counted(tiny_bundle, tmp_path):
     argv = [tiny_bundle, "--modes", "target", *FAST, "--warm-ups", 0, "--fewer-steps", "2,0"]
+    argv += ["--heads", "sequential"]
     assert _run(*argv, "--json", tmp_path / "x.json") == 0
     report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in report["results"]] == ["target", "target, 2 AR steps"]
@@ -206,18 +81,6 @@ def test_a_gpu_that_pytorch_cannot_use_is_one_line(tiny_bundle, tmp_path, capsys
     assert leftovers(tmp_path) == []
 
 
-def test_the_state_of_the_gpu_is_what_nvidia_smi_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_state() is None
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA X, 580.1, 1980 MHz, 2619 MHz'\n", encoding="utf-8")
-    tool.chmod(0o755)
-    state = gpu_state()
-    assert (state["name"], state["clocks.sm"]) == ("NVIDIA X", "1980 MHz")
-    tool.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
-    assert gpu_state() is None
-
-
 def test_without_eager_there_is_no_speed_up(tiny_bundle, tmp_path):
     argv = [tiny_bundle, "--modes", "target", *FAST, "--json", tmp_path / "x.json"]
     assert _run(*argv) == 0
@@ -229,7 +92,7 @@ def test_defaults_leave_out_what_a_bundle_without_a_draft_cannot_do(make_bundle,
     argv = [make_bundle(no_draft), *FAST, "--json", tmp_path / "x.json"]
     assert _run(*argv) == 0
     rows = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["results"]
-    assert [row["name"] for row in rows] == ["eager", "target"]
+    assert [row["name"] for row in rows] == ["eager", "target, head auto"]
 
 
 @pytest.mark.parametrize(
@@ -237,68 +100,107 @@ def test_defaults_leave_out_what_a_bundle_without_a_draft_cannot_do(make_bundle,
     [
         (
             ["--modes", "warp"],
-            "mode is 'warp': give some of eager, eager-bf16, compile, target, draft, csd",
+            "modes has 'warp': give some of eager, eager-bf16, compile, target, draft, csd",
         ),
         (["--modes", ""], "modes is empty"),
-        (["--heads", "none"], "head"),
-        (["--gammas", "4,x"], "gammas is '4,x': give numbers with commas between"),
-        (["--gammas", "0"], "gamma is 0"),
+        (["--heads", "none"], "heads has 'none': give some of sequential"),
+        (["--gammas", "4,x"], "gammas is '4,x': 'x' is not a whole number from 1"),
         (["--gammas", "33"], "gamma is 33: this bundle takes 1 to 32"),
-        (["--temperatures", "1,hot"], "temperatures is '1,hot'"),
-        (["--temperatures", "0"], "inner-temperature is 0.0"),
-        (["--batch", "0"], "batch is 0: give at least 1"),
-        (["--repeats", "0"], "repeats is 0: give at least 1"),
-        (["--warm-ups", "-1"], "warm-ups is -1: give at least 0"),
-        (["--fewer-steps", "8,-1"], "fewer-steps is '8,-1': give numbers of AR steps, or 0"),
-        (["--fewer-steps", "few"], "fewer-steps is 'few'"),
-        (["--quality-images", "-1"], "quality-images is -1: give at least 0"),
+        (["--temperatures", "1,hot"], "temperatures is '1,hot': 'hot' is not a number above 0"),
+        (["--fewer-steps", "8,-1"], "fewer-steps is '8,-1': '-1' is not a whole number from 0"),
+        (["--threads", "1,0"], "threads is '1,0': '0' is not a whole number from 1 to 256"),
         (["--num-iter", "17"], "num-iter is 17"),
         (["--head-steps", "9:3"], "eager has no annealed head steps: leave eager out"),
-        (["--threads", "0"], "threads is 0"),
-        (["--seed", "-1"], "seed is -1"),
         (["--modes", "target", "--quality-images", "2"], "class accuracy needs a zoo bundle"),
         (["--json", "gone/x.json"], "check the path"),
-        (["--plot", "."], ": "),
+        (["--plot", "x.bmp"], "plot is 'x.bmp': give a file that ends in .png, .svg, .pdf"),
+        (["--plot", "-"], "plot is '-': give a file that ends in"),
+        (["--json", "x.png", "--plot", "x.png"], "are one file: give two"),
     ],
 )
 def test_bad_arguments_are_one_line(tiny_bundle, argv, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "measure", lambda *_, **__: pytest.fail("something was timed"))
     argv = [tiny_bundle, "--num-iter", 2, "--head-steps", 2, "--repeats", 1, *argv]
     assert message in failure(main, argv, capsys)
     assert leftovers(tmp_path) == []
+
+
+def test_results_do_not_go_into_what_is_read(make_bundle, capsys):
+    bundle = make_bundle()
+    before = leftovers(bundle)
+    argv = [bundle, "--json", bundle / "manifest.json"]
+    assert "belongs to the bundle" in failure(main, argv, capsys)
+    assert leftovers(bundle) == before
 
 
 def test_a_missing_bundle_is_one_line(tmp_path, capsys):
     assert "no bundle at" in failure(main, [tmp_path], capsys)
 
 
-def test_missing_matplotlib_is_one_line_with_the_extra(tiny_bundle, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+def test_missing_matplotlib_is_said_before_anything_is_timed(
+    tiny_bundle, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(cli, "measure", lambda *_, **__: pytest.fail("something was timed"))
     argv = [tiny_bundle, "--modes", "target", *FAST, "--plot", tmp_path / "x.png"]
-    assert "pip install 'csd[tools]'" in failure(main, argv, capsys)
+    message = failure(main, argv, capsys)
+    assert message == "--plot needs matplotlib: pip install matplotlib, or leave --plot out"
     assert leftovers(tmp_path) == []
 
 
-def test_eager_takes_the_weights_that_the_bundle_was_exported_from(tiny_bundle):
-    sampler = only_eager(Bundle.open(tiny_bundle))
-    state = sampler.model.state_dict()
-    assert len(state) > 10
-    again = only_eager(Bundle.open(tiny_bundle), DATA / "target.pth")
-    np.testing.assert_array_equal(state["z_proj.weight"], again.model.state_dict()["z_proj.weight"])
+@pytest.mark.parametrize(("name", "start"), [("x.svg", b"<?xml"), ("x.PDF", b"%PDF")])
+def test_a_plot_has_the_format_of_its_name(tiny_bundle, tmp_path, name, start):
+    argv = [tiny_bundle, "--modes", "target", *FAST, "--fewer-steps", 0]
+    assert _run(*argv, "--plot", tmp_path / name) == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
 
 
-def test_eager_refuses_weights_that_are_gone_or_other_ones(make_bundle, tmp_path):
-    moved = make_bundle(lambda v: v["sources"]["target"].update(path=str(tmp_path / "gone.pth")))
-    for weights in (None, DATA / "draft.pth"):
-        with pytest.raises(CsdError, match="give --target-weights FILE, or leave eager out"):
-            only_eager(Bundle.open(moved), weights)
-    assert only_eager(Bundle.open(moved), DATA / "target.pth")
+SCRIPT = "import sys; from csd.tools.bench.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def test_eager_of_a_bundle_that_names_no_source_is_an_error_of_the_user(make_bundle):
-    bundle = Bundle.open(make_bundle(lambda values: values["sources"].clear()))
-    with pytest.raises(CsdError, match="--target-weights"):
-        only_eager(bundle)
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_that_goes_away_costs_no_result(tiny_bundle, tmp_path, closed):
+    argv = [tiny_bundle, "--modes", "target", *FAST, "--json", tmp_path / "x.json"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, argv)],
+        check=False, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: write},
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["results"]
+    assert b"Traceback" not in (done.stderr or b"")
+    assert closed == "stdout" or "target" in done.stdout.decode()
+
+
+def test_figures_on_stdout_are_all_that_is_there(tiny_bundle):
+    done = run_python(SCRIPT, tiny_bundle, "--modes", "target", *FAST, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bundle"]
+    assert "s / image" in done.stderr
+
+
+def test_every_thread_count_has_a_row_and_ratios_are_of_the_best_eager(
+    tiny_bundle, tmp_path, capsys
+):
+    argv = [tiny_bundle, "--modes", "eager,target", *FAST, "--threads", "2,1"]
+    assert _run(*argv, "--json", tmp_path / "x.json") == 0
+    report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert report["threads"] == [1, 2]
+    rows = {row["name"]: row for row in report["results"]}
+    assert set(rows) == {
+        "eager, 1 thread", "eager, 2 threads", "target, head auto, 1 thread",
+        "target, head auto, 2 threads",
+    }  # fmt: skip
+    eager = [row for row in report["results"] if row["baseline"] == "eager"]
+    best = min(eager, key=lambda row: row["seconds_per_image"])
+    assert report["ratios_of"] == best["name"]
+    for row in rows.values():
+        ratio = best["seconds_per_image"] / row["seconds_per_image"]
+        assert row["speed_up_over_eager"] == pytest.approx(ratio)
+    assert f"x eager is over '{best['name']}', the fastest of 2" in capsys.readouterr().out
 
 
 def test_the_help_shows_defaults_and_an_example(capsys):
@@ -307,58 +209,8 @@ def test_the_help_shows_defaults_and_an_example(capsys):
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "example: csd-bench bundle --modes eager,target,csd" in text
-    for default in ("eager,target,csd", "4,8,16,32", "1", "5"):
+    for default in ("eager,target,csd", "4,8,16,32", "1,2", "auto", "1", "5"):
         assert f"(default: {default})" in text
     for option in ("--modes", "--gammas", "--temperatures", "--batch", "--repeats", "--json",
                    "--plot", "--num-iter", "--cfg"):  # fmt: skip
         assert option in text
-
-
-def classifier_by_brightness(path):
-    """An ONNX classifier of images 1 x 4 x 4: class 1 if the mean is above 0, else class 0."""
-    weights = np.stack([-np.ones(16), np.ones(16)], axis=1).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["image"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "w"], ["logits"]),
-        ],
-        "brightness",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 4, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
-        [numpy_helper.from_array(weights, "w")],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-
-
-def test_accuracy_is_the_share_of_images_given_their_label(tmp_path):
-    classifier_by_brightness(tmp_path / "c.onnx")
-    classifier = ImageClassifier(tmp_path / "c.onnx", threads=1)
-    images = np.array([1.0, -1.0, 1.0, 1.0], np.float32)[:, None, None, None] * np.ones(
-        (1, 1, 4, 4)
-    )
-    images = images.astype(np.float32)
-    assert classifier.accuracy(images, [1, 0, 1, 1]) == 1.0
-    assert classifier.accuracy(images, [1, 0, 0, 1]) == 0.75
-    with pytest.raises(CsdError, match="cannot load"):
-        ImageClassifier(tmp_path / "gone.onnx", threads=1)
-
-
-def test_images_are_judged_as_a_viewer_sees_them():
-    latents = np.array([-3.0, -1.0, 0.0, 0.4999, 3.0], np.float32).reshape(1, 1, 1, 5)
-    shown = as_shown(latents)
-    np.testing.assert_allclose(shown.reshape(-1), [-1, -1, 1 / 255, 127 / 255, 1], atol=1e-6)
-
-
-def test_labels_are_balanced():
-    assert balanced_labels(7, 3) == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_a_bundle_that_is_not_of_the_zoo_has_no_classifier(tiny_bundle):
-    assert bundle_classifier(Bundle.open(tiny_bundle), threads=1) is None
-
-
-def test_the_machine_is_described_in_json_values():
-    described = json.loads(json.dumps(describe_machine()))
-    assert {"processor", "cores", "system", "python", "libraries", "date"} <= set(described)
-    assert {"csd", "numpy", "onnxruntime", "torch"} <= set(described["libraries"])

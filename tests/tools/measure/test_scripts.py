@@ -7,7 +7,7 @@ import pytest
 from csd.tools.measure import head_curve, head_fidelity, zoo_eval
 from csd.tools.measure import profile as profile_target
 
-from ..helpers import no_draft
+from ...helpers import no_draft
 
 pytestmark = pytest.mark.slow
 
