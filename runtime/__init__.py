@@ -1,10 +1,17 @@
-"""The torch-free runtime: open a bundle, start a session, generate."""
+"""The torch-free runtime: open a bundle, start a session, generate.
 
-from .bundle import Bundle
-from .config import MARConfig
-from .errors import BackendError, BundleError, ConfigError, CsdError, NumericsError, OptionError
-from .noise import FixedNoise, Noise, SeededNoise
-from .options import GenerateOptions
+Names are imported when they are first used, so that a command is within its frame (`frame.py`)
+before NumPy is read.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .config import MARConfig
+    from .errors import BackendError, BundleError, ConfigError, CsdError, NumericsError, OptionError
+    from .noise import FixedNoise, Noise, SeededNoise
+    from .options import GenerateOptions
 
 __all__ = [
     "BackendError",
@@ -20,3 +27,30 @@ __all__ = [
     "OptionError",
     "SeededNoise",
 ]
+
+_MODULE_OF = {
+    "BackendError": "errors",
+    "Bundle": "bundle",
+    "BundleError": "errors",
+    "ConfigError": "errors",
+    "CsdError": "errors",
+    "FixedNoise": "noise",
+    "GenerateOptions": "options",
+    "MARConfig": "config",
+    "Noise": "noise",
+    "NumericsError": "errors",
+    "OptionError": "errors",
+    "SeededNoise": "noise",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{_MODULE_OF[name]}", fromlist=[name])
+    globals()[name] = found = getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

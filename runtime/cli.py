@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from .backends import BACKENDS
 from .backends.engines import PRECISIONS
 from .bundle import Bundle
-from .cli_support import Parser, run_command
+from .cli_support import Parser, report_stream, run_command
 from .errors import OptionError
-from .files import check_writable, write_atomically, write_json
+from .files import check_outputs, is_stream, output_path, write_atomically, write_json
+from .frame import one_line
 from .images import grid, save_png
 from .manifest import Manifest
 from .noise import SeededNoise
@@ -23,70 +25,82 @@ from .schedule import GUIDANCE_SCHEDULES
 from .session import GenerateResult, Session
 from .stats import Progress
 
+# Pixels of a picture: 800 MB while it is made.
+MAX_PIXELS = 2**28
 
-def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images are decoded."""
+
+def add_decoding_arguments(parser: Parser) -> None:
+    """Add the options that say how images are decoded and where."""
     defaults = GenerateOptions()
-    parser.add_argument(
+    decoding, head = parser.group("decoding"), parser.group("head")
+    csd, machine = parser.group("speculative decoding"), parser.group("machine")
+    csd.add_argument(
         "--verify",
         choices=VERIFICATIONS,
         default=defaults.verify,
         help="verify a whole block, or each drafted prefix",
     )
-    parser.add_argument(
+    csd.add_argument(
         "--acceptance",
         choices=ACCEPTANCES,
         default=defaults.acceptance,
         help="the paper's equations, or the released code's",
     )
-    parser.add_argument(
+    csd.add_argument(
         "--inner-temperature",
         type=float,
         default=defaults.inner_temperature,
         help="divides (x - mean)/std in the acceptance; 1 is the paper's formula",
     )
-    parser.add_argument(
+    csd.add_argument(
         "--prefill",
         type=float,
         default=defaults.prefill,
         help="share of AR steps that the target decodes first",
     )
-    parser.add_argument(
+    decoding.add_argument(
         "--num-iter",
         type=int,
         help="AR steps (default: the smaller of 64 and the number of tokens)",
     )
-    parser.add_argument(
+    head.add_argument(
         "--head-steps",
         metavar="N[:M]",
         help="head steps, annealed to M if given (default: the bundle's)",
     )
-    parser.add_argument(
+    head.add_argument(
         "--head-tolerance",
         type=float,
         default=defaults.head_tolerance,
         help="of the parallel sampler, as a share of each head step's std",
     )
-    parser.add_argument("--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none")
-    parser.add_argument(
+    decoding.add_argument(
+        "--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none"
+    )
+    decoding.add_argument(
         "--cfg-schedule",
         choices=GUIDANCE_SCHEDULES,
         default=defaults.cfg_schedule,
         help="guidance over the AR steps",
     )
-    parser.add_argument(
+    head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
-    parser.add_argument(
+    machine.add_argument("--threads", type=int, default=2, help="CPU threads")
+    machine.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
+    machine.add_argument(
         "--precision", choices=PRECISIONS, help="of engines (default: the fastest there is)"
     )
-    parser.add_argument(
-        "--memory-limit", type=int, metavar="MB", help="device memory that engines may take"
+    machine.add_argument(
+        "--memory-limit",
+        type=int,
+        metavar="MB",
+        help="device memory that engines may take (default: no limit)",
     )
-    parser.add_argument(
-        "--no-cuda-graph", action="store_true", help="do not record repeated calls of engines"
+    machine.add_argument(
+        "--no-cuda-graph",
+        action="store_true",
+        help="do not record repeated calls of engines (default: they are recorded)",
     )
 
 
@@ -115,47 +129,64 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
     return GenerateOptions(**{**values, **changes})
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     defaults = GenerateOptions()
     parser = Parser(
         prog="csd-generate",
         description="Generate images from a bundle, without PyTorch.",
         example="csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
+        lower="the number of --labels",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    parser.add_argument(
+    what = parser.group("what to generate")
+    what.add_argument(
         "--labels", required=True, help="classes to generate, by index or name, as in 3,7,9"
     )
-    parser.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
-    parser.add_argument(
+    what.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
+    what.add_argument(
         "--mode",
         choices=MODES,
         default=defaults.mode,
         help="target alone, draft alone, or speculative decoding",
     )
-    parser.add_argument(
-        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
-    )
-    parser.add_argument(
+    # In the order in which the help shows them.
+    parser.group("decoding")
+    parser.group("head").add_argument(
         "--head",
         choices=HEADS,
         default=defaults.head,
         help="head sampler; speculative keeps the law, parallel the sample",
     )
-    add_decoding_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG of all images")
-    parser.add_argument("--columns", type=int, help="images in a row (default: about square)")
-    parser.add_argument(
+    parser.group("speculative decoding").add_argument(
+        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
+    )
+    output = parser.group("output")
+    output.add_argument(
+        "--out",
+        type=output_path,
+        default=Path("grid.png"),
+        help="PNG of all images; - is stdout, here and below",
+    )
+    output.add_argument(
+        "--columns", type=int, help="images in a row at most (default: about square)"
+    )
+    output.add_argument(
         "--save-latents",
-        type=Path,
+        type=output_path,
         metavar="FILE.npy",
-        help="also save latents, float32 [B, c, h, w]",
+        help="also save latents, float32 [B, c, h, w] (default: they are not saved)",
     )
-    parser.add_argument(
-        "--stats", type=Path, metavar="FILE.json", help="also save times, counts and versions"
+    output.add_argument(
+        "--stats",
+        type=output_path,
+        metavar="FILE.json",
+        help="also save times, counts and versions (default: they are not saved)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")  # fmt: skip
+    output.add_argument(
+        "--quiet", action="store_true", help="no progress bar (default: there is one)"
+    )
+    add_decoding_arguments(parser)
     return parser
 
 
@@ -169,9 +200,11 @@ def run(args: argparse.Namespace) -> int:
     options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
-    for path in (args.out, args.save_latents, args.stats):
-        if path is not None:
-            check_writable(path)
+    noise = SeededNoise(args.seed)
+    check_outputs(
+        {"--out": args.out, "--save-latents": args.save_latents, "--stats": args.stats},
+        inside={"the bundle": args.bundle},
+    )
     bundle = Bundle.open(args.bundle)
     labels = parse_labels(args.labels, bundle.manifest)
     has_images = bundle.manifest.makes_images
@@ -180,24 +213,68 @@ def run(args: argparse.Namespace) -> int:
             f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents "
             "FILE, or export with --decoder"
         )
+    if has_images:
+        check_picture(len(labels), args.columns, bundle.manifest.target.img_size)
     with open_session(bundle, args) as session:
         # Before the bar is drawn, so that an error is the only line.
         options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
         session.check(labels, options)
-        SeededNoise(args.seed)
-        result = _generate_with_bar(session, labels, options, args.seed, args.quiet)
+        result = _generate_with_bar(session, labels, options, noise.seed, args.quiet)
         versions = session.versions()
+    writes: list[tuple[Path, Callable[[Path], None]]] = []
     if has_images:
-        side = max(result.images.shape[1:3])
-        save_png(args.out, grid(result.images, args.columns), scale=max(1, 112 // side))
+        writes.append((args.out, lambda path: _save_picture(path, result, args.columns)))
     if args.save_latents is not None:
-        with write_atomically(args.save_latents) as stream:
-            np.save(stream, result.latents)
+        writes.append((args.save_latents, lambda path: _save_latents(path, result)))
     if args.stats is not None:
         report = stats_report(result, args.seed, labels, versions)
-        write_json(args.stats, report)
-    print(_summary(result, args.out if has_images else args.save_latents))
+        writes.append((args.stats, lambda path: write_json(path, report)))
+    # The reader of a pipe may go away, which must cost no file.
+    for path, write in sorted(writes, key=lambda item: is_stream(item[0])):
+        write(path)
+    summary = one_line(_summary(result, args.out if has_images else args.save_latents))
+    print(summary, file=report_stream(*(path for path, _ in writes)))
     return 0
+
+
+def check_picture(count: int, columns: int | None, side: int) -> None:
+    """Check before the work that the picture of all images can be made.
+
+    Args:
+        count: images.
+        columns: images in a row at most, or None.
+        side: pixels of an image, across and down.
+
+    Raises:
+        OptionError: it would be too large.
+    """
+    shown = _columns(count, columns) or math.ceil(math.sqrt(count))
+    pixels = shown * math.ceil(count / shown) * (side * _scale(side)) ** 2
+    if pixels > MAX_PIXELS:
+        raise OptionError(
+            f"{count} images of {side} x {side} make a picture of more than {MAX_PIXELS} pixels: "
+            "give fewer --labels at a time"
+        )
+
+
+def _columns(count: int, columns: int | None) -> int | None:
+    return None if columns is None else min(columns, count)
+
+
+def _scale(side: int) -> int:
+    """How many times the pixels of small images are enlarged."""
+    return max(1, 112 // side)
+
+
+def _save_picture(path: Path, result: GenerateResult, columns: int | None) -> None:
+    images = result.images
+    picture = grid(images, _columns(len(images), columns))
+    save_png(path, picture, scale=_scale(max(images.shape[1:3])))
+
+
+def _save_latents(path: Path, result: GenerateResult) -> None:
+    with write_atomically(path) as stream:
+        np.save(stream, result.latents)
 
 
 def parse_labels(text: str, manifest: Manifest) -> list[int]:
@@ -212,7 +289,7 @@ def parse_labels(text: str, manifest: Manifest) -> list[int]:
     for part in (entry.strip() for entry in text.split(",")):
         if part in names:
             labels.append(names[part])
-        elif part.isdecimal() and int(part) <= classes:
+        elif part.isdecimal() and len(part) < 10 and int(part) <= classes:
             labels.append(int(part))
         else:
             known = f" or one of {', '.join(names)}" if names else ""

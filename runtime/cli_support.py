@@ -3,42 +3,83 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .errors import CsdError, OptionError
+from .errors import OptionError
+from .files import is_stdout
+from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
 
 T = TypeVar("T")
 
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+LOWER = "the size of what was asked for"
+
+
+class Group(Protocol):
+    """Options that the help shows together."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an option, as `argparse.ArgumentParser.add_argument` does."""
+        ...
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help shows defaults and whose errors are one line."""
+    """A parser whose help shows every default and whose errors are one line.
 
-    def __init__(self, prog: str, description: str, example: str) -> None:
+    Args:
+        prog: name of the command.
+        description: what it does.
+        example: a whole command line.
+        lower: what to lower where memory runs out, as `the number of --labels`.
+    """
+
+    def __init__(self, prog: str, description: str, example: str, lower: str = LOWER) -> None:
         super().__init__(
             prog=prog,
             description=description,
             epilog=f"example: {example}",
             formatter_class=_HelpFormatter,
         )
+        self.lower = lower
+        self._groups: dict[str, Group] = {}
+        self.add_argument(
+            "--version", action=_Version, nargs=0, default=argparse.SUPPRESS,
+            help="show the version and exit",
+        )  # fmt: skip
+
+    def group(self, title: str) -> Group:
+        """Return the group of options of this title, for `add_argument`."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
 
     def error(self, message: str) -> NoReturn:
         """Report a bad command line and exit with code 2."""
-        self.exit(EXIT_ERROR, f"{self.prog}: error: {message}: see {self.prog} --help\n")
+        message = one_line(message, MAX_MESSAGE // 2)
+        line = one_line(f"{self.prog}: error: {message}: see {self.prog} --help")
+        self.exit(EXIT_ERROR, line + "\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from .version import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows each default, except where there is none to show."""
+    """Help that shows the default of each option, unless its text says that."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS) or action.required:
-            return action.help
-        return super()._get_help_string(action)
+        shown = action.help or ""
+        if action.default is argparse.SUPPRESS or action.required or "(default" in shown:
+            return shown
+        if action.default is None or action.default is False:
+            return f"{shown} (default: {'none' if action.default is None else 'off'})"
+        return f"{shown} (default: %(default)s)"
 
 
 def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()) -> list[T]:
@@ -71,34 +112,15 @@ def run_command(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse `argv`, run, and turn errors that a user can mend into one line on stderr.
+    """Parse `argv` and run, within the frame of all commands (`frame.py`).
 
     Returns:
-        The exit code: what `run` returns, 2 for a user's error, 130 for Ctrl-C.
+        The exit code: what `run` returns, or that of the frame.
     """
-    args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except CsdError as error:
-        message, code = str(error), EXIT_ERROR
-    except KeyboardInterrupt:
-        message, code = "interrupted; nothing was left half-written", EXIT_INTERRUPTED
-    except OSError as error:
-        message, code = _os_error(error), EXIT_ERROR
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+    lower = parser.lower if isinstance(parser, Parser) else LOWER
+    return run_framed(parser.prog, lambda: run(parser.parse_args(argv)), lower)
 
 
-def _os_error(error: OSError) -> str:
-    where = f" {error.filename}" if error.filename else ""
-    remedies = {
-        errno.ENOSPC: "free some space, or write to another disk",
-        errno.EACCES: "choose a directory that you may write to",
-        errno.EPERM: "choose a directory that you may write to",
-        errno.EROFS: "choose a directory that you may write to",
-        errno.ENOENT: "check the path",
-        errno.ENOTDIR: "check the path: a part of it is a file",
-        errno.EISDIR: "give the path of a file",
-    }
-    remedy = remedies.get(error.errno or 0, "check the path and the disk")
-    return f"{error.strerror or error}{where}: {remedy}"
+def report_stream(*outputs: Path | None) -> TextIO:
+    """Where to print what a run has to say: stderr where an output goes to stdout."""
+    return sys.stderr if any(is_stdout(path) for path in outputs) else sys.stdout

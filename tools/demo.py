@@ -32,7 +32,7 @@ ZOO = "fashion-mnist"
 ROWS = 4
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.tools.demo",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..models.head import DiffusionMLP
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.tools.random_model",

@@ -14,7 +14,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.cli import add_decoding_arguments, decoding_options, open_session
 from ...runtime.cli_support import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.files import check_outputs, is_stdout, output_path, write_json
+from ...runtime.files import check_outputs, output_path, write_json
 from ...runtime.manifest import Manifest
 from ...runtime.options import HEADS, GenerateOptions
 from ..arguments import COUNT, SEED, THREADS, real_number, whole_number
@@ -30,9 +30,10 @@ from .report import make_report, results_table
 
 DEFAULT_MODES = "eager,target,csd"
 DEFAULT_GAMMAS = "4,8,16,32"
+DEFAULT_THREADS = "1,2"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="csd-bench",
@@ -40,30 +41,28 @@ def build_parser() -> argparse.ArgumentParser:
         "and percentiles, ratios. Also times the target at fewer AR steps, because that is what "
         "a faster mode has to beat, and says how busy the machine was with other things.",
         example="csd-bench bundle --modes eager,target,csd --gammas 8 --json bench.json",
+        lower="--batch",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    add_decoding_arguments(parser)
-    parser.conflict_handler = "resolve"  # several thread counts, where generation takes one
-    what = parser.add_argument_group("what is measured")
+    what = parser.group("what is measured")
     what.add_argument("--modes", default=DEFAULT_MODES, help=f"of {', '.join(MODES)}")
     what.add_argument(
         "--heads", default="auto", help=f"head samplers to compare, of {', '.join(HEADS)}"
     )
-    what.add_argument("--gammas", default=DEFAULT_GAMMAS, help="gamma values of csd")
+    what.add_argument(
+        "--gammas",
+        default=DEFAULT_GAMMAS,
+        help="gamma values of csd; of the default those that the bundle takes",
+    )
     what.add_argument(
         "--temperatures",
         default="",
-        help="inner temperatures to sweep at the first gamma, as in 1,8,42",
+        help="inner temperatures to sweep at the first gamma, as in 1,8,42 (default: none)",
     )
     what.add_argument(
         "--fewer-steps",
         default="64,32,16,8",
         help="AR steps at which the target is measured too, where they are fewer; 0 = none",
-    )
-    what.add_argument(
-        "--threads",
-        default="1,2",
-        help="CPU threads to compare; ratios are of eager at its best number of them",
     )
     what.add_argument("--batch", type=whole_number(1, 4096), default=1, help="images at once")
     what.add_argument("--repeats", type=COUNT, default=5, help="timed runs of each mode")
@@ -77,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=0,
         help="images behind the class accuracy of each mode, 0 = not measured",
     )
-    torch = parser.add_argument_group("PyTorch baselines")
+    torch = parser.group("PyTorch baselines")
     torch.add_argument(
         "--target-weights",
         type=Path,
@@ -89,12 +88,25 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="of PyTorch; auto is where the backend runs",
     )
-    output = parser.add_argument_group("output")
+    output = parser.group("output")
     output.add_argument(
-        "--json", type=output_path, metavar="FILE", help="also save the results, - for stdout"
+        "--json",
+        type=output_path,
+        metavar="FILE",
+        help="also save the results, - for stdout (default: not saved)",
     )
     output.add_argument(
-        "--plot", type=output_path, metavar="FILE.png", help="also draw them; .svg and .pdf too"
+        "--plot",
+        type=output_path,
+        metavar="FILE.png",
+        help="also draw them; .svg and .pdf too (default: not drawn)",
+    )
+    add_decoding_arguments(parser)
+    parser.conflict_handler = "resolve"  # several thread counts, where generation takes one
+    parser.add_argument_group("threads").add_argument(
+        "--threads",
+        default=DEFAULT_THREADS,
+        help="CPU threads to compare; ratios are of eager at its best number of them",
     )
     return parser
 
@@ -123,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, report)
     if args.plot is not None:
         plot_bench(report, args.plot)
-    results_console(stderr=is_stdout(args.json)).print(results_table(report))
+    results_console(args.json).print(results_table(report))
     return 0
 
 

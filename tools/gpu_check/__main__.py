@@ -48,7 +48,7 @@ WARM_UPS = 3
 ENGINE_LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.tools.gpu_check",

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ...runtime.bundle import Bundle
 from ...runtime.cli_support import Parser, run_command
-from ...runtime.files import check_outputs, is_stdout, output_path, write_json
+from ...runtime.files import check_outputs, output_path, write_json
 from ...runtime.head import native
 from ...runtime.options import GenerateOptions
 from ...runtime.session import Session
@@ -66,7 +66,10 @@ def measuring_parser(
         parser.add_argument("--seed", type=SEED, default=0, help="of images, contexts and noise")
     parser.add_argument("--threads", type=THREADS, default=2, help="CPU threads")
     parser.add_argument(
-        "--json", type=output_path, metavar="FILE", help="save the figures, - for stdout"
+        "--json",
+        type=output_path,
+        metavar="FILE",
+        help="save the figures, - for stdout (default: not saved)",
     )
     return parser
 
@@ -115,7 +118,7 @@ def run_script(
                 **figures.values,
             }
             write_json(args.json, values)
-        console = results_console(stderr=is_stdout(args.json))
+        console = results_console(args.json)
         for table in figures.tables:
             console.print(table)
         console.print(load_caption(load), soft_wrap=True)

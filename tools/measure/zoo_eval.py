@@ -43,7 +43,10 @@ def build_parser() -> Parser:
         "--data", type=Path, help="directory of the data set (default: that of Debian's package)"
     )
     parser.add_argument(
-        "--samples", type=output_path, metavar="FILE.png", help="save images of the target"
+        "--samples",
+        type=output_path,
+        metavar="FILE.png",
+        help="save images of the target (default: not saved)",
     )
     return parser
 
