@@ -75,16 +75,14 @@ def _processors() -> frozenset[int]:
 
 def busy_seconds(stat: Path = STAT) -> float | None:
     """Seconds that the processors were busy since the system started, or None."""
+    wanted = {f"cpu{number}" for number in _processors()}
     try:
         lines = stat.read_text(encoding="ascii").splitlines()
-        ticks = os.sysconf("SC_CLK_TCK")
+        rows = [fields[1:] for fields in map(str.split, lines) if fields and fields[0] in wanted]
+        busy = sum(int(row[at]) for row in rows for at in _BUSY if at < len(row))
+        return busy / os.sysconf("SC_CLK_TCK") if rows else None
     except (OSError, ValueError, AttributeError):
         return None
-    wanted = {f"cpu{number}" for number in _processors()}
-    counts = [fields[1:] for fields in map(str.split, lines) if fields and fields[0] in wanted]
-    if not counts:
-        return None
-    return sum(int(row[at]) for row in counts for at in _BUSY if at < len(row)) / ticks
 
 
 def own_seconds() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.cli import add_decoding_arguments, decoding_options, open_session
 from ...runtime.cli_support import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.files import check_outputs, output_path, write_json
+from ...runtime.files import check_outputs, is_stream, output_path, write_json
 from ...runtime.manifest import Manifest
 from ...runtime.options import HEADS, GenerateOptions
 from ..arguments import COUNT, SEED, THREADS, real_number, whole_number
@@ -130,13 +130,20 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as opened:
         plan = _prepare(args, bundle, _fitting(sweep, args, bundle.manifest), options, opened)
         report = _measure(args, plan, progress)
-    # Before the table: whoever reads that may be gone.
-    if args.json is not None:
-        write_json(args.json, report)
-    if args.plot is not None:
-        plot_bench(report, args.plot)
+    _save(args, report)
     results_console(args.json).print(results_table(report))
     return 0
+
+
+def _save(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Write the files, those first that no reader can spoil by going away."""
+    writes: list[tuple[Path | None, Callable[[dict[str, Any], Path], None]]] = [
+        (args.json, lambda report, path: write_json(path, report)),
+        (args.plot, plot_bench),
+    ]
+    wanted = [(path, write) for path, write in writes if path is not None]
+    for path, write in sorted(wanted, key=lambda item: is_stream(item[0])):
+        write(report, path)
 
 
 def _sweep(args: argparse.Namespace) -> Sweep:
