@@ -13,7 +13,8 @@ from csd.runtime.session import Session
 from csd.tools import arguments, demo, random_model
 from csd.tools.bench import cli as bench
 from csd.tools.gpu_check import __main__ as gpu_check
-from csd.tools.measure import head_curve, head_fidelity, profile, zoo_eval
+from csd.tools.load import Load
+from csd.tools.measure import frame, head_curve, head_fidelity, profile, zoo_eval
 
 from ..helpers import failure, leftovers, run_python
 
@@ -93,8 +94,8 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Worked
 
     monkeypatch.setattr(Session, "generate", work)
-    monkeypatch.setattr(bench, "idle_load", lambda: None)
-    monkeypatch.setattr(bench, "busy_warning", lambda *_: None)
+    for module in (bench, demo, frame):
+        monkeypatch.setattr(module, "idle_load", lambda: Load(None, None))
     monkeypatch.setattr(demo, "export", work)
     monkeypatch.setattr(random_model, "random_model", work)
     monkeypatch.setattr(gpu_check, "_guarded", work)
