@@ -5,15 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..models.kl_decoder import KLDecoder
-from ..models.mar import MAR
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import Source
+from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
 
+if TYPE_CHECKING:
+    from ..models.kl_decoder import KLDecoder
+    from ..models.mar import MAR
+
+# Numbers of a request, and what they can be; 0 calibration tokens fit none.
+RANGES = {
+    "head_steps": (1, TRAIN_STEPS),
+    "max_batch": (1, 1024),
+    "max_gamma": (1, 1024),
+    "calibration_tokens": (64, 1 << 20),
+}
 # What two models must share to speak of the same tokens.
 _SHARED_FIELDS = (
     "img_size", "vae_stride", "patch_size", "vae_embed_dim", "class_num", "image_kind",
@@ -76,18 +87,9 @@ class ExportRequest:
                     f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
                     f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
                 )
-        if self.calibration_tokens != 0 and self.calibration_tokens < 64:
-            raise ExportError(
-                f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
-            )
-        if not (math.isfinite(self.row_cost) and self.row_cost > 0):
-            raise ExportError(f"row-cost is {self.row_cost}: give a number above 0, as 0.06")
-        for name in ("head_steps", "max_batch", "max_gamma"):
-            most = 1000 if name == "head_steps" else 1024
-            if not 1 <= getattr(self, name) <= most:
-                raise ExportError(
-                    f"{name.replace('_', '-')} is {getattr(self, name)}: give 1 to {most}"
-                )
+        for name in RANGES:
+            check_number(name, getattr(self, name))
+        check_row_cost(self.row_cost)
 
     @property
     def models(self) -> dict[str, MAR]:
@@ -99,6 +101,30 @@ class ExportRequest:
     def limits(self) -> Limits:
         """What the graphs are exported for."""
         return Limits(self.max_batch, self.max_gamma, self.head_steps)
+
+
+def check_number(name: str, value: int) -> None:
+    """Check a number of a request against `RANGES`.
+
+    Raises:
+        ExportError: it is out of range.
+    """
+    least, most = RANGES[name]
+    none = name == "calibration_tokens"
+    if not (least <= value <= most or (none and value == 0)):
+        raise ExportError(
+            f"{name.replace('_', '-')} is {value}: give {least} to {most}{', or 0 for none' * none}"
+        )
+
+
+def check_row_cost(value: float) -> None:
+    """Check what a row of the head costs.
+
+    Raises:
+        ExportError: it is no number above 0.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ExportError(f"row-cost is {value}: give a number above 0, as 0.06")
 
 
 def check_pair(target: MAR, draft: MAR) -> None:
