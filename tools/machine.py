@@ -45,10 +45,8 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
     """Return the name of a bundle and the hash of its manifest, which holds those of its files."""
-    return {
-        "bundle": bundle.manifest.name,
-        "bundle_sha256": file_sha256(bundle.path / MANIFEST_FILE),
-    }
+    manifest_sha256 = file_sha256(bundle.path / MANIFEST_FILE)
+    return {"bundle": {"name": bundle.manifest.name, "manifest_sha256": manifest_sha256}}
 
 
 _GPU_FIELDS = (

@@ -47,7 +47,8 @@ def target_weights(bundle: Bundle, names: Sequence[str], weights: Path | None) -
     Args:
         bundle: whose target.
         names: of the baselines, for messages.
-        weights: file to take, unless where the bundle was exported from.
+        weights: file to take, unless it is one of the zoo's, or of the same name as at export in
+            the working directory.
 
     Raises:
         CsdError: the weights are gone or are other ones.
@@ -61,11 +62,11 @@ def target_weights(bundle: Bundle, names: Sequence[str], weights: Path | None) -
     path = weights or (
         zoo_entry(source.path.removeprefix("zoo:")).weights("target")
         if source.path.startswith("zoo:")
-        else Path(source.path)
+        else Path(Path(source.path).name)  # bundles of old held its folder too
     )
     if not path.is_file() or file_sha256(path) != source.sha256:
         raise CsdError(
-            f"the weights that the bundle was exported from are not at {path}: give "
+            f"the weights that the bundle was exported from are not {path} here: give "
             f"--target-weights FILE, or {_without(names)}"
         )
     return path
@@ -87,7 +88,7 @@ def eager_samplers(
     Args:
         bundle: whose target to load.
         names: of `BASELINES`.
-        weights: file to load from, unless where the bundle was exported from.
+        weights: file to load from, as `target_weights` takes it.
         threads: CPU thread counts.
         device: `cpu` or `cuda`.
 

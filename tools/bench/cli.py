@@ -80,7 +80,7 @@ def build_parser() -> Parser:
     torch.add_argument(
         "--target-weights",
         type=Path,
-        help="weights for eager (default: where the bundle was exported from)",
+        help="weights for eager (default: the zoo's, or the file of their name that lies here)",
     )
     torch.add_argument(
         "--eager-device",

@@ -138,7 +138,8 @@ def results_table(report: Mapping[str, Any]) -> Table:
     both = any(row["device_seconds"] for row in report["results"])
     beside = [f"{name} / image"] if both else []
     threads = " and ".join(threads_in_words(count) for count in report["threads"])
-    table = Table(title=f"{report['bundle']}, batch {batch}, {threads}", caption=_caption(report))
+    name_of = report["bundle"]["name"]
+    table = Table(title=f"{name_of}, batch {batch}, {threads}", caption=_caption(report))
     table.add_column("mode", no_wrap=True)
     for column in ("s / image", "10-90 %", *beside, "x eager", "acceptance", "class accuracy"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -34,6 +34,7 @@ from ...runtime.errors import CsdError
 from ...runtime.files import write_json
 from ...runtime.options import GenerateOptions
 from ..arguments import COUNT, GUIDANCE
+from ..bench.baselines import check_baselines, target_weights
 from ..bench.cases import BASELINES
 from ..bench.cli import main as bench
 from ..console import results_console
@@ -60,6 +61,12 @@ def build_parser() -> Parser:
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts, with commas between")
     parser.add_argument(
         "--precision", help="of the engines, as csd-export takes it (default: all of the bundle)"
+    )
+    parser.add_argument(
+        "--target-weights",
+        type=Path,
+        help="weights for the PyTorch baselines (default: the zoo's, or the file of their name "
+        "that lies here)",
     )
     parser.add_argument("--repeats", type=COUNT, default=9, help="timed runs of each mode")
     parser.add_argument("--cfg", type=GUIDANCE, default=1.0, help="guidance scale of the bench")
@@ -170,11 +177,14 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
     manifest = bundle.manifest
     found = obstacles(bundle.path, manifest, BackendOptions())
     backends = [name for name, reason in found.items() if reason is None]
-    modes = [*(BASELINES if _torch_has_cuda() else ()), "target"]
+    weights, obstacle = _weights_of_baselines(bundle, args.target_weights)
+    modes = [*(BASELINES if weights else ()), "target"]
     if "draft" in manifest.models:
         modes += ["draft", "csd"]
     gamma = min(GenerateOptions().gamma, manifest.max_gamma)
     details: dict[str, Any] = {"obstacles": found, "modes": modes, "exit_codes": {}}
+    if obstacle:
+        details["no_baselines"] = obstacle
     for backend in backends:
         file = args.out / f"bench-{backend}.json"
         argv = [
@@ -183,6 +193,7 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
             "--heads", "sequential,auto", "--gammas", str(gamma),
             "--cfg", str(args.cfg), "--eager-device", "cuda", "--json", str(file),
         ]  # fmt: skip
+        argv += ["--target-weights", str(weights)] if weights else []
         details["exit_codes"][backend] = code = bench(argv)
         if code == 0:
             details[backend] = json.loads(file.read_text(encoding="utf-8"))
@@ -192,12 +203,13 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
     return Outcome("passed", "", details)
 
 
-def _torch_has_cuda() -> bool:
+def _weights_of_baselines(bundle: Bundle, given: Path | None) -> tuple[Path | None, str]:
+    """The target's weights for PyTorch on this GPU, or None and the reason."""
     try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()
+        check_baselines(BASELINES, "cuda")
+        return target_weights(bundle, BASELINES, given), ""
+    except CsdError as error:
+        return None, str(error)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,8 @@ def compare(
             # A difference that is not a number must count as one.
             difference = difference if np.isfinite(difference) else float("inf")
             scale = max(1.0, float(np.abs(expected).max(initial=0)))
-            share = difference / scale if np.isfinite(scale) else float("inf")
             worst["max_abs"] = max(worst["max_abs"], difference)
-            worst["share"] = max(worst["share"], share)
+            worst["share"] = max(worst["share"], difference / scale)
     return {"graph": name, **worst}
 
 

@@ -20,7 +20,7 @@ def test_which_fewer_steps_are_measured_can_be_chosen():
 
 
 def _cases(modes, heads=("sequential",), gammas=(4, 8), temperatures=(), num_iter=10, **changes):
-    options = GenerateOptions(cfg=2.0, inner_temperature=42.0)
+    options = GenerateOptions(mode="csd", cfg=2.0, inner_temperature=42.0, head="sequential")
     return make_cases(Sweep(modes, heads, gammas, temperatures, **changes), options, num_iter)
 
 

@@ -24,7 +24,7 @@ def test_a_bench_takes_the_device_time_of_the_runtime_and_of_eager(tiny_bundle):
         session.generate = on_device
         eager = only_eager(session.bundle)
         eager.device_seconds = 7.0
-        options = GenerateOptions(mode="target", num_iter=2, head_steps=2)
+        options = GenerateOptions(mode="target", num_iter=2, head_steps=2, head="sequential")
         results = measure(
             Runners({2: session}, {("eager", 2): eager}),
             [Case("eager", options, "eager"), Case("target", options)],

@@ -15,14 +15,14 @@ from csd.tools.load import Load, load_report
 
 
 def measured(name, seconds, device_seconds=(), baseline=None):
-    case = Case(name, GenerateOptions(mode="target"), baseline)
+    case = Case(name, GenerateOptions(mode="target", head="sequential"), baseline)
     return Measurement(case, list(seconds), list(device_seconds))
 
 
 def shown(report):
     console = Console(width=120, record=True, file=io.StringIO())
     load = load_report(Load(0.0, 0.1), Load(0.02, 1.5), 1)
-    about = {"bundle": "b", "batch": 2, "threads": [1], "load": load}
+    about = {"bundle": {"name": "b"}, "batch": 2, "threads": [1], "load": load}
     console.print(results_table({**about, **report}))
     return console.export_text()
 
