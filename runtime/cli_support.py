@@ -82,24 +82,29 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return f"{shown} (default: %(default)s)"
 
 
-def parse_list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
-    """Read an option's values with commas between.
+def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()) -> list[T]:
+    """Read an option's values with commas between; one that is given twice counts once.
 
     Args:
         name: of the option, for messages.
         text: as it was given.
-        kind: reads a value.
+        kind: reads a value; raises `ValueError`, or `argparse.ArgumentTypeError` with a message.
+        known: values that there are, unless any that `kind` reads.
 
     Raises:
-        OptionError: a value cannot be read, or there is none.
+        OptionError: a value cannot be read or is not known, or there is none.
     """
     try:
         values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except argparse.ArgumentTypeError as error:
+        raise OptionError(f"{name} is {text!r}: {error}") from error
     except ValueError as error:
         raise OptionError(f"{name} is {text!r}: give numbers with commas between") from error
     if not values:
         raise OptionError(f"{name} is empty: give at least one")
-    return values
+    if known and (unknown := [value for value in values if value not in known]):
+        raise OptionError(f"{name} has {unknown[0]!r}: give some of {', '.join(map(str, known))}")
+    return list(dict.fromkeys(values))
 
 
 def run_command(

@@ -8,6 +8,7 @@ content in place, once all of it is there. What is no regular file (a device, a 
 
 from __future__ import annotations
 
+import argparse
 import errno
 import fcntl
 import io
@@ -134,7 +135,13 @@ def check_outputs(
 
 
 def output_path(text: str) -> Path:
-    """Read the path of an output. `-` is stdout, `./-` a file of that name."""
+    """Read the path of an output. `-` is stdout, `./-` a file of that name.
+
+    Raises:
+        ArgumentTypeError: no file can have that name.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
     path = Path(text)
     return path.absolute() if path == STDOUT and text != str(STDOUT) else path
 

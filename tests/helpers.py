@@ -47,7 +47,11 @@ def failure(
 ) -> str:
     """Run a command that must fail and return its only line on stderr, after `prog: error:`."""
     capsys.readouterr()
-    assert main([str(part) for part in argv]) == code
+    try:
+        status: object = main([str(part) for part in argv])
+    except SystemExit as stopped:  # of the parser
+        status = stopped.code
+    assert status == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return lines[0].split(": error: ", 1)[1]

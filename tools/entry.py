@@ -11,6 +11,6 @@ def main() -> int:
 
 
 def _main() -> int:
-    from . import bench_cli
+    from .bench import cli
 
-    return bench_cli.main()
+    return cli.main()

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from csd.export.arguments import build_parser
 from csd.export.cli import main
 from csd.runtime import Bundle
+from csd.runtime.errors import ExportError
 from csd.runtime.manifest import file_sha256
 
+from .. import nasty
 from ..helpers import DATA, edit_manifest, failure, leftovers, run_python, tiny_config
 
 COMMAND = "from csd.export.cli import main; raise SystemExit(main())"
@@ -433,3 +436,19 @@ def test_a_bundle_does_not_depend_on_the_place_of_its_files(make_bundle):
     edit_manifest(moved, lambda values: values["sources"].clear())
     with Bundle.open(moved).session() as session:
         assert session.versions()["onnxruntime"]
+
+
+@nasty.every(build_parser())
+def test_no_value_of_an_option_is_a_traceback(option, out, capsys, monkeypatch):
+    monkeypatch.chdir(out)
+
+    def stop() -> None:
+        raise ExportError("the work would begin here")
+
+    monkeypatch.setattr("csd.export.cli._check_installed", stop)
+    for base in (["--zoo", "fashion-mnist", "--out", "bundle"],
+                 ["--target", "x", "--target-config", "mar_base", "--out", "bundle"],
+                 ["--rebuild", "bundle", "--backend", "tensorrt_rtx"]):  # fmt: skip
+        for value in nasty.VALUES:
+            assert nasty.check(main, [*base, f"{option}={value}"], capsys) == 2
+    assert leftovers(out) == []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,18 @@ from PIL import Image
 
 from csd.plugins import host
 from csd.runtime import Bundle, GenerateOptions
-from csd.runtime.cli import main
+from csd.runtime.cli import build_parser, main
 from csd.runtime.manifest import file_sha256
-from csd.runtime.stats import PARTS
+from csd.runtime.session import GenerateResult
+from csd.runtime.stats import PARTS, Stats
 
+from .. import nasty
 from ..helpers import failure, leftovers, no_draft, run_python
 
 FAST = ("--num-iter", 4, "--head-steps", 3, "--quiet")
 CSD = ("--mode", "csd", "--head", "sequential", "--gamma", 2)
 COMMAND = "from csd.runtime.cli import main; raise SystemExit(main())"
+ENTRY = COMMAND.replace("cli", "entry")
 
 
 def _run(*argv) -> int:
@@ -388,3 +392,134 @@ def test_columns_beyond_the_images_are_no_more_than_the_images(tiny_bundle, out)
     assert _run(*argv, "--columns", 2**31 - 1) == 0
     with Image.open(out / "x.png") as image:
         assert image.size == (22 * 14, 12 * 14)
+
+
+@nasty.every(build_parser())
+def test_no_value_of_an_option_is_a_traceback(option, tiny_bundle, out, capsys, monkeypatch):
+    monkeypatch.chdir(out)
+    made = []
+
+    def generate(session, labels, options, *_):
+        made.append(len(labels))
+        side = 8
+        images = np.zeros((len(labels), side, side, 3), np.uint8)
+        latents = np.zeros((len(labels), 16, 4, 4), np.float32)
+        return GenerateResult(
+            images, latents, latents, Stats(4), options, tuple(labels), 0, 0, session.origin
+        )
+
+    monkeypatch.setattr("csd.runtime.cli._generate_with_bar", generate)
+    if option not in ("--backend", "--threads", "--precision", "--memory-limit"):
+        session = Bundle.open(tiny_bundle).session()
+        monkeypatch.setattr("csd.runtime.cli.open_session", lambda *_: nullcontext(session))
+    for value in nasty.VALUES:
+        if value == "-" and option in ("--out", "--save-latents"):
+            continue  # bytes on stdout, below
+        argv = [tiny_bundle, "--labels=1", "--quiet", f"{option}={value}"]
+        code = nasty.check(main, argv, capsys)
+        assert (code == 0) == bool(made), value
+        made.clear()
+
+
+@pytest.mark.parametrize(
+    "options", [["--temperature=1e-320"], ["--temperature=1e308"], ["--inner-temperature=1e-320"],
+                ["--inner-temperature=1e308"], ["--cfg=1e-320"], ["--cfg=1e308"],
+                ["--head-tolerance=1e308", "--head=parallel"], ["--prefill=1e-320"],
+                [f"--seed={2**64 - 1}"], ["--columns=2147483647"], [f"--columns={10**400}"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_ends_of_ranges_generate_or_are_one_line(options, tiny_bundle, out, capsys):
+    argv = [tiny_bundle, "--labels=1,2", "--out", out / "x.png", *FAST, *options]
+    assert leftovers(out) == ([] if nasty.check(main, argv, capsys) else ["x.png"])
+
+
+def test_no_name_of_a_bundle_is_a_traceback(out, capsys, monkeypatch):
+    monkeypatch.chdir(out)
+    for bundle in nasty.VALUES:
+        if "\0" not in bundle and not bundle.startswith("-"):
+            assert nasty.check(main, [bundle, "--labels=1"], capsys) == 2
+    assert leftovers(out) == []
+
+
+def test_enormous_lists_of_labels_are_refused_before_work(tiny_bundle, out, capsys):
+    argv = [tiny_bundle, "--labels", ",".join(["1"] * 100_000), "--out", out / "x.png"]
+    assert "give fewer --labels at a time" in failure(main, argv, capsys)
+    argv[2] = ",".join(["shirt"] * 100_000)
+    assert "label 'shirt' is not known" in failure(main, argv, capsys)
+    assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("option", ["--out", "--save-latents", "--stats"])
+def test_results_can_go_to_stdout(option, tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", 1, *FAST, "--out", out / "x.png", option, "-"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *map(str, argv)], capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"1 image in ")
+    begins = {"--out": b"\x89PNG", "--save-latents": b"\x93NUMPY", "--stats": b"{\n "}
+    assert done.stdout.startswith(begins[option])
+    assert leftovers(out) == ([] if option == "--out" else ["x.png"])
+
+
+def test_outputs_that_are_one_another_or_the_bundle_are_refused(make_bundle, out, capsys):
+    bundle = make_bundle()
+    before = (bundle / "manifest.json").read_bytes()
+    argv = [bundle, "--labels", "1", "--out", out / "x"]
+    assert "are one file: give two" in failure(main, [*argv, "--stats", out / "x"], capsys)
+    assert "are one file" in failure(main, [*argv, "--stats=-", "--save-latents=-"], capsys)
+    for name in ("manifest.json", "new"):
+        said = failure(main, [*argv, "--stats", bundle / name], capsys)
+        assert f"--stats {bundle / name} belongs to the bundle {bundle}" in said
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("option", [None, "--out", "--stats"])
+def test_files_are_written_though_nobody_reads_stdout(option, tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", 1, *FAST, "--out", out / "x.png", "--stats", out / "x.json"]
+    argv += ["--save-latents", out / "x.npy", *([] if option is None else [option, "-"])]
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, argv)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert err == "" if option is None else err.startswith("1 image")
+    skipped = {"--out": "x.png", "--stats": "x.json"}.get(option)
+    assert leftovers(out) == sorted({"x.json", "x.npy", "x.png"} - {skipped})
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_that_is_stopped_is_one_line(number, code, tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", ",".join("1" * 200), "--mode", "target", "--head-steps", 1000,
+            "--quiet", "--out", out / "x.png"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, *map(str, argv)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "onnxruntime_pybind11" not in maps.read_text():
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert len(err.splitlines()) == 1
+    assert leftovers(out) == []
+
+
+def test_ctrl_c_while_python_imports_is_one_line(tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", "1,2", *FAST, "--out", out / "x.png"]
+    for part in ("multiarray_umath", "onnxruntime_pybind11"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENTRY, *map(str, argv)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and part not in maps.read_text():
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert err == "csd-generate: error: interrupted; nothing was left half-written\n"

@@ -256,7 +256,7 @@ def _other_inputs(head_steps):
 def test_another_configuration_is_decoded_as_a_plain_definition_does(
     other, cfg, kind, num_iter, beta_schedule
 ):
-    from csd.tools.eager import EagerSampler
+    from csd.tools.bench.eager import EagerSampler
 
     model, reference, bundle = other
     # The exported graphs know nothing of betas: one bundle serves both schedules.

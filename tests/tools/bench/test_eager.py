@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from csd.runtime import FixedNoise, GenerateOptions, SeededNoise
-from csd.tools import eager
-from csd.tools.eager import EagerSampler
+from csd.tools.bench import eager
+from csd.tools.bench.eager import EagerSampler
 
-from ..helpers import HEAD_STEPS, NUM_ITER, assert_parity
+from ...helpers import HEAD_STEPS, NUM_ITER, assert_parity
 
 
 @pytest.fixture
