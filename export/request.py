@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from ..models.kl_decoder import KLDecoder
-from ..models.mar import MAR
 from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
@@ -19,6 +15,20 @@ from ..runtime.manifest_checks import MAX_BATCH, MAX_GAMMA
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.kl_decoder import KLDecoder
+    from ..models.mar import MAR
+
+# Numbers of a request, and what they can be; 0 calibration tokens fit none.
+RANGES = {
+    "head_steps": (1, TRAIN_STEPS),
+    "max_batch": (1, MAX_BATCH),
+    "max_gamma": (1, MAX_GAMMA),
+    "calibration_tokens": (64, 1 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -80,18 +90,9 @@ class ExportRequest:
         for role, module in {**self.models, "decoder": self.decoder}.items():
             if module is not None:
                 _check_finite(role, module)
-        if self.calibration_tokens != 0 and self.calibration_tokens < 64:
-            raise ExportError(
-                f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
-            )
-        if not (math.isfinite(self.row_cost) and self.row_cost > 0):
-            raise ExportError(f"row-cost is {self.row_cost}: give a number above 0, as 0.06")
-        limits = {"head_steps": TRAIN_STEPS, "max_batch": MAX_BATCH, "max_gamma": MAX_GAMMA}
-        for name, most in limits.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise ExportError(
-                    f"{name.replace('_', '-')} is {getattr(self, name)}: give 1 to {most}"
-                )
+        for name in RANGES:
+            check_number(name, getattr(self, name))
+        check_row_cost(self.row_cost)
 
     @property
     def models(self) -> dict[str, MAR]:
@@ -105,9 +106,33 @@ class ExportRequest:
         return Limits(self.max_batch, self.max_gamma, self.head_steps)
 
 
+def check_number(name: str, value: int) -> None:
+    """Check a number of a request against `RANGES`.
+
+    Raises:
+        ExportError: it is out of range.
+    """
+    least, most = RANGES[name]
+    none = name == "calibration_tokens"
+    if not (least <= value <= most or (none and value == 0)):
+        raise ExportError(
+            f"{name.replace('_', '-')} is {value}: give {least} to {most}{', or 0 for none' * none}"
+        )
+
+
+def check_row_cost(value: float) -> None:
+    """Check what a row of the head costs.
+
+    Raises:
+        ExportError: it is no number above 0.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ExportError(f"row-cost is {value}: give a number above 0, as 0.06")
+
+
 def _check_finite(role: str, module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
-        if not torch.isfinite(tensor).all():
+        if not tensor.isfinite().all():
             raise ExportError(
                 f"{name} of the {role} holds values that are not finite: give weights that were "
                 "saved before their training diverged"

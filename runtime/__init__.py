@@ -4,8 +4,7 @@ Names are imported when they are first used, so that a command is within its fra
 before NumPy is read.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # the module `typing` is not read for it
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .config import MARConfig
