@@ -238,8 +238,7 @@ def eager_samplers(
     Args:
         bundle: whose target to load.
         names: of `BASELINES`.
-        weights: file to load from, unless it is one of the zoo's, or of the same name as at export
-            in the working directory.
+        weights: file to load from, unless where the bundle was exported from.
         threads: CPU threads.
         device: `cpu` or `cuda`.
 
@@ -273,11 +272,11 @@ def eager_samplers(
     path = weights or (
         zoo_entry(source.path.removeprefix("zoo:")).weights("target")
         if source.path.startswith("zoo:")
-        else Path(Path(source.path).name)  # bundles of old held its folder too
+        else Path(source.path)
     )
     if not path.is_file() or file_sha256(path) != source.sha256:
         raise CsdError(
-            f"the weights that the bundle was exported from are not {path} here: give "
+            f"the weights that the bundle was exported from are not at {path}: give "
             f"--target-weights FILE, or {without}"
         )
     return {
