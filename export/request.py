@@ -131,10 +131,8 @@ def check_row_cost(value: float) -> None:
 
 
 def _check_finite(role: str, module: nn.Module) -> None:
-    import torch
-
     for name, tensor in module.state_dict().items():
-        if not torch.isfinite(tensor).all():
+        if not tensor.isfinite().all():
             raise ExportError(
                 f"{name} of the {role} holds values that are not finite: give weights that were "
                 "saved before their training diverged"

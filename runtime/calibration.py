@@ -49,7 +49,10 @@ def read_head_draft(path: Path, role: str, config: MARConfig, head_steps: int) -
     arrays: dict[str, np.ndarray] = {}
     with np.load(path) as archive:
         for name, stored in names.items():
-            array = archive[stored]
+            try:
+                array = archive[stored]
+            except ValueError as error:  # no plain numbers, or not as many as it says
+                raise ValueError(f"{stored}: {error}") from error
             if array.shape != shapes[name] or array.dtype != np.float32:
                 raise ValueError(
                     f"{stored} is {array.dtype} {list(array.shape)}, wanted float32 "

@@ -234,14 +234,17 @@ def _check_hashes(manifest: Manifest) -> None:
     """Check that no file is named with two contents, and none for two kinds of thing."""
     kinds: dict[str, tuple[str, str]] = {"manifest.json": ("the manifest", "")}
 
-    def note(file: str, sha256: str, kind: str) -> None:
-        if kinds.setdefault(file, (kind, sha256)) != (kind, sha256):
-            raise ValueError(f"{file} is named twice, as {kinds[file][0]} and as {kind}")
+    def note(where: str, file: str, sha256: str, kind: str) -> None:
+        first, content = kinds.setdefault(file, (kind, sha256))
+        if (first, content) != (kind, sha256):
+            other = "with another SHA-256" if first == kind else f"as {first}"
+            raise ValueError(f"{where} names {file}, which is named {other} too")
 
-    for _, _, graph, _ in _every_graph(manifest):
+    for where, _, graph, _ in _every_graph(manifest):
         for position, (file, sha256) in enumerate(graph.files.items()):
-            note(file, sha256, "weights of a graph" if position else "a graph")
-    for engine in manifest.engines:
-        note(engine.file, engine.sha256, "an engine")
+            note(f"{where}.files", file, sha256, "weights of a graph" if position else "a graph")
+    for index, engine in enumerate(manifest.engines):
+        note(f"engines[{index}].file", engine.file, engine.sha256, "an engine")
     if manifest.calibration is not None:
-        note(manifest.calibration.file, manifest.calibration.sha256, "the calibration")
+        file, sha256 = manifest.calibration.file, manifest.calibration.sha256
+        note("calibration.file", file, sha256, "the calibration")

@@ -13,6 +13,8 @@ import onnx
 from google.protobuf.message import Message
 from onnx import GraphProto, NodeProto
 
+from ...runtime.files import write_atomically
+
 # Fields of any message that hold notes for people.
 _NOTES = ("doc_string", "metadata_props")
 
@@ -29,7 +31,8 @@ def strip_notes(path: Path) -> None:
     for function in model.functions:
         _strip(function, *function.value_info)
         _strip_nodes(function.node)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    with write_atomically(path) as stream:
+        stream.write(model.SerializeToString(deterministic=True))
 
 
 def _strip(*messages: Message) -> None:

@@ -139,7 +139,7 @@ def test_an_unknown_name_is_answered_with_the_presets(tmp_path):
         ({"img_size": 16384}, "img_size 16384 makes 1048576 tokens an image: give a smaller one"),
         (
             {"encoder_embed_dim": 32768, "encoder_depth": 64},
-            "has 827 billion parameters: give smaller widths or depths, for at most 20 billion",
+            "has 825 billion parameters: give smaller widths or depths, for at most 20 billion",
         ),
     ],
 )
