@@ -6,15 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
 from .errors import OptionError
 from .files import is_stdout
 from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 T = TypeVar("T")
 
 LOWER = "the size of what was asked for"
+# Columns of what is no terminal: more than any table has.
+WIDE = 400
 
 
 class Group(Protocol):
@@ -80,6 +85,16 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None or action.default is False:
             return f"{shown} (default: {'none' if action.default is None else 'off'})"
         return f"{shown} (default: %(default)s)"
+
+
+def make_console() -> Console:
+    """Return a console on stdout that cuts no table where it is a pipe or a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
 
 
 def parse_list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
