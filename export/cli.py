@@ -8,10 +8,9 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from ..runtime.cli_support import run_command
+from ..runtime.cli_support import make_console, run_command
 from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
 from ..runtime.manifest import Manifest, Source, file_sha256
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Export what was asked for, or build engines for a bundle."""
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
     options = engine_options(args)  # before minutes of work

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
 from .errors import OptionError
 from .files import is_stdout
 from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 T = TypeVar("T")
 
 LOWER = "the size of what was asked for"
+# Columns of what is no terminal: more than any table has.
+WIDE = 10_000
 
 
 class Group(Protocol):
@@ -80,6 +86,19 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None or action.default is False:
             return f"{shown} (default: {'none' if action.default is None else 'off'})"
         return f"{shown} (default: %(default)s)"
+
+
+def make_console(stream: TextIO | None = None) -> Console:
+    """Return a console that cuts no table where there is no window.
+
+    Args:
+        stream: where it prints; None is stdout.
+    """
+    from rich.console import Console
+
+    out = sys.stdout if stream is None else stream
+    width = None if out.isatty() or "COLUMNS" in os.environ else WIDE
+    return Console(file=out, highlight=False, markup=False, width=width)
 
 
 def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()) -> list[T]:

@@ -133,7 +133,7 @@ def parse_head_steps(text: str) -> int | tuple[int, int]:
         OptionError: the text is neither.
     """
     parts = text.split(":")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise OptionError(f"head-steps is {text!r}: give N, or N:M to anneal, as in 50:5")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 

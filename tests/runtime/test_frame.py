@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from csd.runtime import CsdError
-from csd.runtime.cli_support import Parser, run_command
+from csd.runtime.cli_support import Parser, make_console, run_command
 from csd.runtime.frame import MAX_MESSAGE, one_line, run_framed
 
 from ..helpers import run_python
@@ -327,3 +327,13 @@ def test_the_entry_of_a_command_imports_nothing_heavy():
         "& set(sys.modules)))"
     )
     assert run_python(code).stdout == "\n"
+
+
+def test_tables_in_pipes_are_not_cut(capsys):
+    from rich.table import Table
+
+    table = Table("a" * 90, "b" * 90)
+    make_console().print(table)
+    shown = capsys.readouterr().out
+    assert "a" * 90 in shown
+    assert "b" * 90 in shown
