@@ -187,9 +187,12 @@ class RuntimeModel:
             for rows in self._chunks(conditions, steps):
                 part = conditions[rows]
                 evaluate = self.evaluator(part, schedule.timesteps, where)
-                report = self._sample_on_device(sampler, evaluate, inputs[rows], options)
-                if report is None:
-                    report = self._run_sampler(sampler, evaluate, inputs[rows], options)
+                try:
+                    report = self._sample_on_device(sampler, evaluate, inputs[rows], options)
+                    if report is None:
+                        report = self._run_sampler(sampler, evaluate, inputs[rows], options)
+                except NumericsError as error:
+                    raise self._located(error, evaluate, where) from error
                 reports.append(report)
                 stats.count_head(
                     self.role, report,
@@ -202,6 +205,17 @@ class RuntimeModel:
             joined.trajectory.transpose(1, 0, 2),
             joined.noise[1],
         )
+
+    def _located(self, error: NumericsError, evaluate: HeadEvaluator, where: str) -> NumericsError:
+        """The error with graph and place: samplers know neither."""
+        mods = evaluate.modulations()
+        if isinstance(mods, np.ndarray) and not np.isfinite(mods).all():
+            return NumericsError(
+                f"{self.role}.head_modulation returned values that are not finite at {where}: "
+                "check the weights"
+            )
+        graph = f"{self.role}.head_step"
+        return error if graph in str(error) else NumericsError(f"{graph} at {where}: {error}")
 
     def _sample_on_device(
         self,

@@ -55,7 +55,7 @@ def test_the_command_line_reads_the_same_labels():
     assert read_labels("all", 4, NAMES) == [0, 1, 2, 3]
     assert read_labels("all", 2, ["all", "none"]) == [0]
     for text in ("", "1,,2", "9" * 5000, "²", "-1", "1.0", "all,1"):
-        with pytest.raises(OptionError, match="^label "):
+        with pytest.raises(OptionError, match=r"^label "):
             read_labels(text, 4, NAMES)
 
 

@@ -512,5 +512,5 @@ def test_a_lack_of_memory_for_graphs_is_one_line(tiny_bundle, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("csd.runtime.session.Session.graph", full)
-    with pytest.raises(BackendError, match="^not enough memory: the graphs cannot be loaded"):
+    with pytest.raises(BackendError, match=r"^not enough memory: the graphs cannot be loaded"):
         Bundle.open(tiny_bundle, check_files=False).session()
