@@ -196,12 +196,16 @@ def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
     def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
         batch, known, wanted = sizes["B"], sizes["V"], sizes["P"]
         order = torch.rand(batch, length, generator=rng).argsort(dim=1)
-        visible = order[:, :known].clone()
+        # An image of one token has less than the sizes of the example: padding, and it twice.
+        visible = torch.nn.functional.pad(
+            order[:, :known], (0, max(0, known - length)), value=length
+        )
+        query = order.repeat(1, -(-wanted // length))[:, -wanted:]
         if known > 1:
             visible[-1, -1] = length  # padding
         label = torch.randint(config.class_num + 1, (batch,), generator=rng)
         tokens = torch.randn(batch, known, channels, generator=rng)
-        return tokens, visible, order[:, length - wanted :], label
+        return tokens, visible, query, label
 
     half = max(2, length // 2)
     name = f"{role}.backbone"

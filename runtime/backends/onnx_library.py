@@ -100,7 +100,8 @@ def _why_not(error: Exception, printed: str) -> str:
             f"onnxruntime cannot be loaded ({reason}): install the CUDA and cuDNN that it was "
             f"built for, or run on the CPU: {reinstall('onnxruntime')}"
         )
-    if len(packages) == len(_PACKAGES) or isinstance(error, AttributeError | ModuleNotFoundError):
+    lacks_a_part = isinstance(error, AttributeError | ModuleNotFoundError)
+    if lacks_a_part or "cannot import name" in reason or len(packages) == len(_PACKAGES):
         return _in_part(reason)
     return f"onnxruntime cannot be loaded ({reason}): {reinstall(package)}"
 

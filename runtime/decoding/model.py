@@ -138,12 +138,26 @@ class RuntimeModel:
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps, most_tokens):
                 evaluate = self.evaluator(conditions[rows], timesteps, where)
-                reports.append(sampler.run(evaluate, request[rows]))
+                try:
+                    reports.append(sampler.run(evaluate, request[rows]))
+                except NumericsError as error:
+                    raise self._located(error, evaluate, where) from error
                 stats.count_head(
                     self.role, reports[-1],
                     guided=conditions.unconditional is not None, aligned=aligned,
                 )  # fmt: skip
         return Chains.of(HeadReport.joined(reports))
+
+    def _located(self, error: NumericsError, evaluate: HeadEvaluator, where: str) -> NumericsError:
+        """The error with graph and place: samplers know neither."""
+        mods = evaluate.modulations()
+        if isinstance(mods, np.ndarray) and not np.isfinite(mods).all():
+            return NumericsError(
+                f"{self.role}.head_modulation returned values that are not finite at {where}: "
+                "check the weights"
+            )
+        graph = f"{self.role}.head_step"
+        return error if graph in str(error) else NumericsError(f"{graph} at {where}: {error}")
 
     def largest_window(
         self, options: GenerateOptions, steps: int, together: int, *, aligned: bool
