@@ -6,15 +6,15 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from csd.plugins import onnx_functions, reference
 from csd.plugins.reference import Density
 
 from ..helpers import assert_parity, run_python
-
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+from ..vendor.real import missing
 
 FORMS = [("CsdAccept", True), ("CsdResample", True), ("CsdVerifyWindow", True),
          ("CsdTransition", True), ("CsdTransition", False)]  # fmt: skip
@@ -449,7 +449,9 @@ def rtx_python() -> str:
     found = importlib.util.find_spec("tensorrt_rtx")
     python = sys.executable if found else os.environ.get("CSD_RTX_PYTHON")
     if not python:
-        pytest.skip("no tensorrt_rtx: install csd[rtx], or name a Python with it: CSD_RTX_PYTHON")
+        missing(
+            "tensorrt_rtx", "pip install tensorrt-rtx, or name a Python with it: CSD_RTX_PYTHON"
+        )
     return python
 
 
