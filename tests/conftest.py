@@ -21,8 +21,14 @@ from csd.runtime.session import Session
 
 from .helpers import DATA, edit_manifest, tiny_config
 from .kept import exported_once
+from .plugins import headers
 
 BundleMaker = Callable[..., Path]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what a run that passed may have left out."""
+    terminalreporter.write_line(headers.summary())
 
 
 @pytest.fixture(scope="session", autouse=True)

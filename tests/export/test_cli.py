@@ -22,6 +22,7 @@ from csd.runtime.manifest import file_sha256
 
 from .. import nasty
 from ..helpers import DATA, edit_manifest, failure, leftovers, run_python, tiny_config
+from ..pairwise import pairwise
 
 COMMAND = "from csd.export.cli import main; raise SystemExit(main())"
 
@@ -176,9 +177,10 @@ def test_numbers_out_of_range_are_one_line(option, values, target, out, capsys):
     assert leftovers(out) == []
 
 
-@pytest.mark.parametrize("role", ["target", "draft"])
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage", "empty"])
+@pairwise(
+    "role, suffix, damage",
+    ["target", "draft"], ["pth", "safetensors"], ["missing", "truncated", "garbage", "empty"],
+)  # fmt: skip
 def test_weights_that_cannot_be_read_are_one_line(
     role, suffix, damage, target, draft, tmp_path, out, capsys
 ):

@@ -6,20 +6,17 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from csd.plugins import onnx_functions, reference
 from csd.plugins.reference import Density
-from csd.runtime import BackendError
 from csd.runtime.backends.onnx_library import load_onnxruntime
 
 from ..helpers import assert_parity, run_python
+from ..vendor.real import missing
 
-onnx = pytest.importorskip("onnx")
-try:
-    onnxruntime = load_onnxruntime()
-except BackendError as error:
-    pytest.skip(str(error), allow_module_level=True)
+onnxruntime = load_onnxruntime()
 
 FORMS = [("CsdAccept", True), ("CsdResample", True), ("CsdVerifyWindow", True),
          ("CsdTransition", True), ("CsdTransition", False)]  # fmt: skip
@@ -454,7 +451,9 @@ def rtx_python() -> str:
     found = importlib.util.find_spec("tensorrt_rtx")
     python = sys.executable if found else os.environ.get("CSD_RTX_PYTHON")
     if not python:
-        pytest.skip("no tensorrt_rtx: install csd[rtx], or name a Python with it: CSD_RTX_PYTHON")
+        missing(
+            "tensorrt_rtx", "pip install tensorrt-rtx, or name a Python with it: CSD_RTX_PYTHON"
+        )
     return python
 
 

@@ -1,8 +1,9 @@
 """Quickly deployable plugins, under a stand-in for TensorRT's Python bindings.
 
-The stand-in checks the decorators' signatures as `tensorrt.plugin` does. TENSORRT_PYTHON_DIR names
-`python/packaging/bindings_wheel/tensorrt` of the public repository NVIDIA/TensorRT: then its own
-`tensorrt.plugin` runs as well, over the stand-in for the compiled part.
+The stand-in checks the decorators' signatures as `tensorrt.plugin` does. The vendor's own
+`tensorrt.plugin`, of the bindings that are installed, runs as well, over the stand-in for the
+compiled part. TENSORRT_PYTHON_DIR names another one's folder, such as
+`python/packaging/bindings_wheel/tensorrt` of the public repository NVIDIA/TensorRT.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pytest
 from csd.plugins import onnx_functions, qdp
 
 from ..helpers import ROOT, run_python
+from ..vendor.real import folder_of
 
 DATA_TYPES = ("FLOAT", "HALF", "BF16", "INT32", "BOOL")
 KERNELS = ROOT / "plugins" / "kernels" / "kernels.cuh"
@@ -224,7 +226,7 @@ def plugin(request, monkeypatch):
         return
     folder = os.environ.get("TENSORRT_PYTHON_DIR")
     if not folder:
-        pytest.skip("no TENSORRT_PYTHON_DIR: it names the bindings' sources, see this file's top")
+        folder = str(folder_of("tensorrt_bindings"))
     trt.__path__ = [folder]
     module = importlib.import_module("tensorrt.plugin")
     lib = importlib.import_module("tensorrt.plugin._lib")

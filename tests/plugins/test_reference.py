@@ -12,6 +12,7 @@ from csd.plugins import reference
 from csd.plugins.reference import Density
 
 from ..helpers import assert_parity
+from ..pairwise import pairwise
 
 # Every statistical test of this file rejects its hypothesis at this level, after Holm's correction
 # over the statistics that it looks at. Seeds are fixed: a failure is a change, not bad luck.
@@ -91,9 +92,7 @@ def couple(p, q, count, rng, *, pool=4, always_accept=False, filtered=True):
     return x
 
 
-@pytest.mark.parametrize("channels", [1, 2, 16])
-@pytest.mark.parametrize("distance", [0.3, 1.0, 4.0])
-@pytest.mark.parametrize("pool", [1, 16])
+@pairwise("channels, distance, pool", [1, 2, 16], [0.3, 1.0, 4.0], [1, 16])
 def test_accepted_and_resampled_draws_of_q_are_distributed_as_p(channels, distance, pool):
     rng = np.random.default_rng([channels, pool, int(10 * distance)])
     p, q = pair(channels, distance, rng)

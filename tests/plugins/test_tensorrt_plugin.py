@@ -1,4 +1,4 @@
-"""The C++ plugins, compiled against the headers of TENSORRT_INCLUDE_DIR.
+"""The C++ plugins, compiled against TensorRT's headers (see `headers`).
 
 `tensorrt_probe.cpp` stands in for TensorRT and for the launch functions, so nothing here needs a
 device. Several folders of headers, separated as in PATH, are tested one after the other.
@@ -18,19 +18,16 @@ import pytest
 from csd.plugins import onnx_functions
 
 from ..helpers import ROOT
+from . import headers
 from .test_onnx_functions import build_with_rtx, rtx_python
 
 SOURCES = ROOT / "plugins" / "tensorrt"
-HEADERS = [Path(p) for p in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if p]
+HEADERS = headers.tensorrt_headers()
 EVERY_TYPE = {"float", "float16", "bfloat16"}
 # What the launch functions call the dimensions that they are given.
 NAME = {"float": "float", "int32": "int32", "bool": "bool", "T": "float16"}
 
-pytestmark = pytest.mark.skipif(
-    not HEADERS,
-    reason="no headers: set TENSORRT_INCLUDE_DIR to the include folder of TensorRT, or of the "
-    "public repository NVIDIA/TensorRT",
-)
+pytestmark = pytest.mark.skipif(not HEADERS, reason=headers.summary())
 
 
 def cuda_include() -> Path:

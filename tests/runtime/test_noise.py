@@ -75,6 +75,27 @@ def test_the_numbers_of_a_seed_never_change():
     normals = noise.initial(np.array([1]), np.array([2]), 2)
     np.testing.assert_allclose(normals, [[-0.0219244, -0.4587356]], rtol=1e-5)
     assert noise.accept(np.array([1]), np.array([2])).tolist() == pytest.approx([0.601948057614])
+    per_step = noise.per_step(np.array([1]), np.array([2]), 2, 2)
+    wanted = [[[-0.7176672, -1.0111395], [1.3696678, 0.9921118]]]
+    np.testing.assert_allclose(per_step, wanted, rtol=1e-5)
+    first = {purpose: noise.stream(purpose, 1, 2).random() for purpose in Purpose}
+    assert first == pytest.approx(
+        {
+            Purpose.ORDER: 0.609227321787, Purpose.INITIAL: 0.394867854427,
+            Purpose.PER_STEP: 0.349377153122, Purpose.ACCEPT: 0.601948057614,
+            Purpose.RESIDUAL: 0.149423006740, Purpose.HEAD: 0.505176005094,
+        }
+    )  # fmt: skip
+
+
+def test_every_purpose_has_a_number_of_its_own():
+    assert len(Purpose) == len(Purpose.__members__) == 6  # two of one number would be one purpose
+
+
+def test_seeds_go_from_0_which_is_the_default_to_what_64_bits_hold():
+    assert SeededNoise() == SeededNoise(0)
+    last = SeededNoise(2**64 - 1).accept(np.array([3]), np.array([4]))
+    assert last.tolist() == pytest.approx([0.311663153642])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -28,27 +28,34 @@ DISTRIBUTIONS = {
 Described = dict[str, dict[str, Any]]
 
 
-def missing(what: str, remedy: str) -> Any:
+def missing(what: str, remedy: str, *, whole_file: bool = False) -> Any:
     """Skip a test for want of something; in continuous integration that is a failure."""
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(f"{what} is missing, which continuous integration has to have: {remedy}")
-    pytest.skip(f"{what} is missing: {remedy}")
+    pytest.skip(f"{what} is missing: {remedy}", allow_module_level=whole_file)
 
 
-def package(name: str) -> Any:
+def package(name: str, *, whole_file: bool = False) -> Any:
     """Import a package; see `missing`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        return missing(f"{name} ({error})", f"pip install {DISTRIBUTIONS[name]}")
+        remedy = f"pip install {DISTRIBUTIONS[name]}"
+        return missing(f"{name} ({error})", remedy, whole_file=whole_file)
+
+
+def folder_of(name: str) -> Path:
+    """Where a package lies, without importing it; see `missing`."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        return missing(name, f"pip install {DISTRIBUTIONS[name]}")
+    return Path(found.origin).parent
 
 
 def described(backend: str) -> Described:
     """What `tensorrt`, `tensorrt.plugin` or `tensorrt_rtx` has: see `describe`."""
     name = re.sub(r"^tensorrt\b", "tensorrt_bindings", backend)
-    top = name.split(".")[0]
-    if importlib.util.find_spec(top) is None:
-        missing(top, f"pip install {DISTRIBUTIONS[top]}")
+    folder_of(name.split(".")[0])
     return _described(name)
 
 
@@ -78,10 +85,7 @@ def _described(name: str) -> Described:
 
 
 def _write_empty_libraries(folder: Path, functions: set[str]) -> None:
-    found = importlib.util.find_spec("tensorrt_bindings")
-    assert found is not None
-    assert found.origin is not None
-    content = next(Path(found.origin).parent.glob("tensorrt*.so")).read_bytes()
+    content = next(folder_of("tensorrt_bindings").glob("tensorrt*.so")).read_bytes()
     names = re.findall(rb"lib(?:nvinfer|nvonnxparser)\w*\.so\.\d+", content)
     # What they link against has these names, and what else is wanted shows at the import.
     functions = functions | set(map(bytes.decode, re.findall(rb"create\w+_INTERNAL", content)))

@@ -24,9 +24,10 @@ from csd.runtime.manifest import GraphSpec, TensorSpec
 
 from ...helpers import failure, run_python
 from ...kept import exported_once
+from ...vendor import real
 from ...vendor.tensorrt.files import broken_copy
 
-tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="pip install 'csd[rtx]'")
+tensorrt_rtx = real.package("tensorrt_rtx", whole_file=True)
 
 # Every device, with the graphs that are left out for it: backbones take a second or two each.
 TARGETS = {

@@ -16,6 +16,7 @@ from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSamp
 from csd.runtime.head.request import RowsEvaluate
 
 from ...helpers import NUM_ITER
+from ...pairwise import pairwise
 
 STEPS, TOKENS = 20, 5
 
@@ -150,9 +151,10 @@ def test_bound_calls_are_not_kept_without_end(make, monkeypatch):
 
 
 @pytest.mark.skipif(host.library() is None, reason="the host library is not built")
-@pytest.mark.parametrize("output", ["eps", "v"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("head", ["sequential", "speculative", "parallel"])
+@pairwise(
+    "output, value, head",
+    ["eps", "v"], [np.nan, np.inf, -np.inf], ["sequential", "speculative", "parallel"],
+)  # fmt: skip
 def test_a_bound_head_that_is_not_finite_is_named_with_its_place(
     tiny_session, monkeypatch, output, value, head
 ):

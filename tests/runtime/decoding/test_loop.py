@@ -20,6 +20,7 @@ from ...helpers import (
     tiny_config,
 )
 from ...mar_reference import Reference, masked_after
+from ...pairwise import pairwise
 
 
 class PlainCSD:
@@ -224,16 +225,16 @@ def test_block_verification_shows_the_target_only_the_old_prefix(recorded, watch
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("verify", "gamma", "temperature"),
+@pairwise(
+    "how, acceptance, cfg",
     [("block", 1, 1.0), ("block", 1, 42.0), ("prefix", 1, 42.0), ("prefix", 4, 42.0),
      ("prefix", 32, 42.0)],
+    ["paper", "relaxed"], [1.0, 2.0],
 )  # fmt: skip
-@pytest.mark.parametrize("acceptance", ["paper", "relaxed"])
-@pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_a_draft_that_is_the_target_is_accepted_and_reproduces_it(
-    make_bundle, verify, gamma, temperature, acceptance, cfg
+    make_bundle, how, acceptance, cfg
 ):
+    verify, gamma, temperature = how
     options = GenerateOptions(
         mode="csd", num_iter=NUM_ITER, gamma=gamma, verify=verify, acceptance=acceptance, cfg=cfg,
         inner_temperature=temperature, head="sequential",
@@ -264,9 +265,9 @@ def test_a_draft_that_is_the_target_is_accepted_where_a_block_begins(make_bundle
     assert rates.min() < 1
 
 
-@pytest.mark.parametrize("verify", ["block", "prefix"])
-@pytest.mark.parametrize("acceptance", ["paper", "relaxed"])
-@pytest.mark.parametrize("temperature", [1.0, 42.0, 1e9])
+@pairwise(
+    "verify, acceptance, temperature", ["block", "prefix"], ["paper", "relaxed"], [1.0, 42.0, 1e9]
+)
 def test_statistics_are_consistent(tiny_session, verify, acceptance, temperature):
     options = GenerateOptions(
         mode="csd", num_iter=NUM_ITER, gamma=3, verify=verify, acceptance=acceptance, prefill=0.05,
@@ -331,9 +332,7 @@ def test_progress_runs_from_the_first_ar_step_to_the_last(tiny_session, options)
     assert (seen[-1].drafted, seen[-1].accepted) == (stats.drafted, stats.accepted)
 
 
-@pytest.mark.parametrize("role", ["target", "draft"])
-@pytest.mark.parametrize("output", ["eps", "v"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pairwise("role, output, value", ["target", "draft"], ["eps", "v"], [np.nan, np.inf, -np.inf])
 def test_a_head_that_is_not_finite_is_named_with_its_place(watched, role, output, value):
     ar_steps = []
 

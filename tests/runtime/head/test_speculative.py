@@ -8,6 +8,7 @@ from scipy import stats
 
 from csd.runtime.head import SequentialSampler, SpeculativeSampler, draft, native, speculative
 
+from ...pairwise import pairwise
 from .analytic import linear
 from .chains import STEPS, make_draft, network, sequential
 from .laws import holm_smallest, same_law
@@ -26,9 +27,7 @@ def sample(channels, count, *, window=8, kind="fitted", guidance=1.0, temperatur
     return report
 
 
-@pytest.mark.parametrize("kind", ["frozen", "fitted", "wrong"])
-@pytest.mark.parametrize("channels", [1, 2, 16])
-@pytest.mark.parametrize("count", [300, 1000, 3000])
+@pairwise("kind, channels, count", ["frozen", "fitted", "wrong"], [1, 2, 16], [3000, 1000, 300])
 def test_the_law_is_the_sequential_one_for_any_draft(kind, channels, count):
     ours = sample(channels, count, kind=kind, seed=count)
     assert same_law(sequential(channels, count), ours) > SIGNIFICANCE
