@@ -127,6 +127,15 @@ def test_fixed_noise_gives_back_what_it_was_given():
     np.testing.assert_array_equal(noise.accept(images, positions), seeded.accept(images, positions))
 
 
+def test_fixed_noise_may_come_in_any_number_type():
+    orders, initial, per_step = _fixed()
+    noise = FixedNoise(orders.astype(np.int32), initial.astype(np.float16), per_step)
+    one = np.array([0])
+    assert noise.orders(one, 4).dtype == np.int64
+    assert noise.initial(one, one, 5).dtype == np.float32
+    assert noise.per_step(one, one, 3, 5).dtype == np.float32
+
+
 def _shape_of(position, change):
     arrays = list(_fixed())
     arrays[position] = change(arrays[position])
