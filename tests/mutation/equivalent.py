@@ -9,5 +9,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_PassingGenerator.__init__: 'buffer_pos' -> 'buffer_pos?'": _FRESH,
         "_PassingGenerator.__init__: 'has_uint32' -> 'has_uint32?'": _FRESH,
         "_PassingGenerator.__init__: 4 -> 5": "4 and more say that the buffer is used up",
+        "FixedNoise.__init__: np.sort(self._orders, axis=1) -> np.sort(self._orders)": "orders have two axes there: the last one is axis 1",
     }
 }
