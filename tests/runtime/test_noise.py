@@ -125,6 +125,8 @@ def test_fixed_noise_gives_back_what_it_was_given():
     )
     seeded = SeededNoise(0)
     np.testing.assert_array_equal(noise.accept(images, positions), seeded.accept(images, positions))
+    streams = [source.stream(Purpose.RESIDUAL, 1, 2) for source in (noise, seeded)]
+    assert streams[0].random() == streams[1].random()
 
 
 def test_fixed_noise_may_come_in_any_number_type():
@@ -175,5 +177,6 @@ def test_fixed_noise_for_other_images_tokens_steps_or_channels_is_refused():
         noise.orders(one, 9)
     with pytest.raises(OptionError, match="3 head steps, the run has 4"):
         noise.per_step(one, one, 4, 5)
-    with pytest.raises(OptionError, match="5 channels, the model has 6"):
-        noise.initial(one, one, 6)
+    for draw in (lambda: noise.initial(one, one, 6), lambda: noise.per_step(one, one, 3, 6)):
+        with pytest.raises(OptionError, match="5 channels, the model has 6"):
+            draw()
