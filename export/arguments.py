@@ -11,11 +11,13 @@ from ..runtime.backends.engines import PRECISIONS
 from ..runtime.cli_support import Parser
 from ..runtime.config import PRESETS
 from ..runtime.errors import ExportError
+from ..runtime.files import STDOUT, output_path
 from ..runtime.head.draft import ROW_COST
 from .engines.builder import BACKENDS
 from .engines.rebuild import read_manifest
 from .engines.update import EngineRequest, default_precision
 from .profiles import ProfileChange, parse_change
+from .request import RANGES, check_number, check_row_cost
 
 # What says how to export, and has no meaning for a bundle that is there.
 _EXPORT_ONLY = (
@@ -47,7 +49,7 @@ class EngineOptions:
         return tuple(name for name in self.precisions if name != "fp32")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="csd-export",
@@ -55,15 +57,22 @@ def build_parser() -> argparse.ArgumentParser:
         "reads, check every graph against PyTorch, and build engines for GPUs; or build engines "
         "for a bundle that is there.",
         example="csd-export --zoo fashion-mnist --out bundle",
+        lower="--max-batch, --max-gamma or --calibration-tokens",
     )
-    add = parser.add_argument
-    add("--out", type=Path, help="directory of the bundle")
-    add("--zoo", help="a shipped pair: fashion-mnist")
+    add = parser.group("models").add_argument
+    add("--zoo", help="a shipped pair: fashion-mnist (default: the models of the options below)")
     configs = f"JSON file or {', '.join(PRESETS)}"
-    for role in ("target", "draft"):
-        add(f"--{role}", type=Path, help=f"weights of the {role} (.pth, .safetensors)")
-        add(f"--{role}-config", help=f"configuration of the {role}: {configs}")
-    add("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt)")
+    for role, none in (("target", "that of --zoo"), ("draft", "that of --zoo, or no draft")):
+        add(f"--{role}", type=Path,
+            help=f"weights of the {role} (.pth, .safetensors) (default: {none})")  # fmt: skip
+        add(f"--{role}-config",
+            help=f"configuration of the {role}: {configs} (default: {none})")  # fmt: skip
+    add("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt) (default: none; a "
+        "latent model's bundle then makes latents only)")  # fmt: skip
+    add = parser.group("bundle").add_argument
+    add("--out", type=output_path, help="directory of the bundle (default: none; --rebuild has "
+        "its own)")  # fmt: skip
+    add("--force", action="store_true", help="replace a bundle that is there (default: it stays)")
     add("--head-steps", type=int, help="default number of head steps, and the most that engines "
         "take (default: the target's num_sampling_steps)")  # fmt: skip
     add("--max-batch", type=int, help=f"images in one call at most {_default('max_batch')}")
@@ -73,20 +82,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--row-cost", type=float, help="what a row of the head costs in units of a call where the "
         "bundle will run, less on a GPU: windows of the speculative head follow from it "
         f"{_default('row_cost')}")  # fmt: skip
-    add("--force", action="store_true", help="replace a bundle that is there")
     add("--head-chain", action="store_true",
-        help="with a graph of the head's whole sequential chain")  # fmt: skip
-    add("--plugins", action="store_true", help="with the operators of csd.plugins as graphs")
-    add("--rebuild", type=Path, metavar="BUNDLE",
-        help="build engines for this bundle in place of exporting; needs no PyTorch")  # fmt: skip
-    add("--backend", help=f"build engines with these: {', '.join(BACKENDS)}")
+        help="with a graph of the head's whole sequential chain (default: without)")  # fmt: skip
+    add("--plugins", action="store_true",
+        help="with the operators of csd.plugins as graphs (default: without)")  # fmt: skip
+    add = parser.group("engines").add_argument
+    add("--rebuild", type=Path, metavar="BUNDLE", help="build engines for this bundle in place of "
+        "exporting; needs no PyTorch (default: none; export)")  # fmt: skip
+    add("--backend", help=f"build engines with these: {', '.join(BACKENDS)} (default: no engines)")
     add("--precision", help=f"of engines, or of graphs without --backend: {', '.join(PRECISIONS)} "
         "(default: fp16 with --backend, else fp32, which is always there; with --rebuild the first "
         "of these that the bundle has graphs for)")  # fmt: skip
     add("--sm", help="compute capabilities for tensorrt_rtx, an engine each, as 75,86,120 "
         "(default: one engine for 8.0, 8.6, 8.9 and 12.0)")  # fmt: skip
     add("--profile", action="append", metavar="GRAPH.DIM=A:B:C",
-        help="range of a dimension in engines: least, typical, most; may be repeated")  # fmt: skip
+        help="range of a dimension in engines: least, typical, most; may be repeated "
+        "(default: what the runtime calls for)")  # fmt: skip
     return parser
 
 
@@ -98,7 +109,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Check which arguments are given together, and fill in defaults.
 
     Raises:
-        ExportError: names the one that is missing or too many.
+        ExportError: names the one that is missing, too many, or out of range.
     """
     if args.rebuild is not None:
         extra = next((n for n in _EXPORT_ONLY if getattr(args, n) not in (None, False)), None)
@@ -107,6 +118,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         if not args.backend:
             raise ExportError(f"--rebuild needs --backend: give {' or '.join(BACKENDS)}")
         return
+    if args.out == STDOUT:
+        raise ExportError("--out is -: a bundle is a directory, give its path")
     if args.out is None:
         raise ExportError("give --out DIRECTORY for the bundle, or --rebuild BUNDLE")
     if bool(args.zoo) == bool(args.target):
@@ -122,6 +135,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, value in DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    for name in RANGES:
+        if getattr(args, name) is not None:
+            check_number(name, getattr(args, name))
+    check_row_cost(args.row_cost)
 
 
 def engine_options(args: argparse.Namespace) -> EngineOptions:
@@ -157,7 +174,7 @@ def _split(text: str | None) -> list[str]:
 
 
 def _sm(text: str) -> int:
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 4:
         raise ExportError(f"sm is {text!r}: give numbers such as 86 for compute capability 8.6")
     return int(text)
 

@@ -8,14 +8,14 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from ..runtime.cli_support import run_command
+from ..runtime.cli_support import make_console, run_command
 from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
 from ..runtime.manifest import Manifest, Source, file_sha256
 from .arguments import EngineOptions, build_parser, check_arguments, engine_options
+from .destination import check_destination
 from .engines.progress import engine_progress
 from .engines.rebuild import rebuild
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Export what was asked for, or build engines for a bundle."""
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
     options = engine_options(args)  # before minutes of work
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
         report(f"engines written to {args.rebuild}")
         return 0
     _check_installed()
-    from .writer import check_destination, write_bundle
+    check_destination(args.out, args.force)  # before weights are read
+    from .writer import write_bundle
 
-    check_destination(args.out, args.force)
     bundle = write_bundle(
         _request(args, options), args.out, force=args.force, report=report, progress=progress
     )
@@ -84,11 +84,11 @@ def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
             files["draft"] = (args.draft, MARConfig.load(args.draft_config))
     models = {role: load_mar(path, config) for role, (path, config) in files.items()}
     for role, (path, _) in files.items():
-        sources.setdefault(role, Source(str(path.resolve()), file_sha256(path)))
+        sources.setdefault(role, Source(path.name, file_sha256(path)))
     decoder = None
     if args.decoder:
         decoder = load_kl_decoder(args.decoder)
-        sources["decoder"] = Source(str(args.decoder.resolve()), file_sha256(args.decoder))
+        sources["decoder"] = Source(args.decoder.name, file_sha256(args.decoder))
     default_steps = models["target"].config.num_sampling_steps
     return ExportRequest(
         name=name,

@@ -116,7 +116,7 @@ def parse_change(text: str) -> ProfileChange:
     Raises:
         ExportError: it has another form, or its numbers are not in ascending order.
     """
-    found = re.fullmatch(r"([\w.]+)\.([A-Z])=(\d+):(\d+):(\d+)", text)
+    found = re.fullmatch(r"([\w.]+)\.([A-Z])=(\d{1,9}):(\d{1,9}):(\d{1,9})", text)
     if found is None:
         raise ExportError(f"profile is {text!r}: {_FORM}")
     graph, dimension = found[1], found[2]

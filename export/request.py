@@ -5,20 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..models.kl_decoder import KLDecoder
-from ..models.mar import MAR
+from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.manifest import Source
+from ..runtime.manifest_checks import MAX_BATCH, MAX_GAMMA
+from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
 
-# What two models must share to speak of the same tokens.
-_SHARED_FIELDS = (
-    "img_size", "vae_stride", "patch_size", "vae_embed_dim", "class_num", "image_kind",
-    "latent_scale", "beta_schedule",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.kl_decoder import KLDecoder
+    from ..models.mar import MAR
+
+# Numbers of a request, and what they can be; 0 calibration tokens fit none.
+RANGES = {
+    "head_steps": (1, TRAIN_STEPS),
+    "max_batch": (1, MAX_BATCH),
+    "max_gamma": (1, MAX_GAMMA),
+    "calibration_tokens": (64, 1 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ class ExportRequest:
         engines: what engines to build, or None.
 
     Raises:
-        ExportError: the parts do not fit each other.
+        ExportError: a number is out of range, weights are not finite, or the decoder does not fit.
+        ConfigError: the draft does not make the target's tokens.
     """
 
     name: str
@@ -67,7 +78,7 @@ class ExportRequest:
     def __post_init__(self) -> None:
         target = self.target.config
         if self.draft is not None:
-            check_pair(self.target, self.draft)
+            check_same_tokens(target, self.draft.config)
         if self.decoder is not None:
             if target.image_kind == "pixel":
                 raise ExportError("a pixel model has no decoder: leave out --decoder")
@@ -76,18 +87,12 @@ class ExportRequest:
                     f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
                     f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
                 )
-        if self.calibration_tokens != 0 and self.calibration_tokens < 64:
-            raise ExportError(
-                f"calibration-tokens is {self.calibration_tokens}: give at least 64, or 0 for none"
-            )
-        if not (math.isfinite(self.row_cost) and self.row_cost > 0):
-            raise ExportError(f"row-cost is {self.row_cost}: give a number above 0, as 0.06")
-        for name in ("head_steps", "max_batch", "max_gamma"):
-            most = 1000 if name == "head_steps" else 1024
-            if not 1 <= getattr(self, name) <= most:
-                raise ExportError(
-                    f"{name.replace('_', '-')} is {getattr(self, name)}: give 1 to {most}"
-                )
+        for name in RANGES:
+            check_number(name, getattr(self, name))
+        check_row_cost(self.row_cost)
+        for role, module in {**self.models, "decoder": self.decoder}.items():
+            if module is not None:
+                _check_finite(role, module)
 
     @property
     def models(self) -> dict[str, MAR]:
@@ -101,16 +106,34 @@ class ExportRequest:
         return Limits(self.max_batch, self.max_gamma, self.head_steps)
 
 
-def check_pair(target: MAR, draft: MAR) -> None:
-    """Check that two models speak of the same tokens.
+def check_number(name: str, value: int) -> None:
+    """Check a number of a request against `RANGES`.
 
     Raises:
-        ExportError: names the first field that differs.
+        ExportError: it is out of range.
     """
-    for name in _SHARED_FIELDS:
-        ours, theirs = getattr(target.config, name), getattr(draft.config, name)
-        if ours != theirs:
+    least, most = RANGES[name]
+    none = name == "calibration_tokens"
+    if not (least <= value <= most or (none and value == 0)):
+        raise ExportError(
+            f"{name.replace('_', '-')} is {value}: give {least} to {most}{', or 0 for none' * none}"
+        )
+
+
+def check_row_cost(value: float) -> None:
+    """Check what a row of the head costs.
+
+    Raises:
+        ExportError: it is no number above 0.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ExportError(f"row-cost is {value}: give a number above 0, as 0.06")
+
+
+def _check_finite(role: str, module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if not tensor.isfinite().all():
             raise ExportError(
-                f"the draft has {name} {theirs}, the target {ours}: a draft must make the "
-                "target's tokens; give one trained on the same latents"
+                f"{name} of the {role} holds values that are not finite: give weights that were "
+                "saved before their training diverged"
             )

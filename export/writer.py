@@ -1,11 +1,9 @@
-"""Write a bundle: into a temporary directory that is renamed at the end."""
+"""Write a bundle: into a temporary directory that is put into its place at the end."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import shutil
+import stat
 from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -16,9 +14,9 @@ from numpy.typing import NDArray
 from ..runtime.backends import Graph
 from ..runtime.bundle import Bundle
 from ..runtime.decoding.model import RuntimeModel
-from ..runtime.errors import ExportError
 from ..runtime.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
 from ..runtime.version import version
+from .destination import new_bundle
 from .engines.progress import silent
 from .engines.update import Progress, Report, jobs_of, update_engines
 from .onnx.calibrate import calibrate
@@ -37,7 +35,7 @@ def write_bundle(
     Args:
         request: what to export.
         out: directory of the bundle; its parent must exist or be creatable.
-        force: replace a bundle that is there.
+        force: replace a bundle that is there; what it does not name is kept (`destination.py`).
         report: called with a line for each graph.
         progress: shows how the build of an engine goes on.
 
@@ -48,60 +46,19 @@ def write_bundle(
         ExportError: `out` is in the way, or a graph cannot be exported or built.
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
-    out = Path(os.path.abspath(out))  # "." and ".." have no name to rename to
-    check_destination(out, force)
-    made = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        manifest = _fill(request, partial, report)
+    with new_bundle(out, force=force, report=report) as folder:
+        manifest = _fill(request, folder, report)
         if request.engines is not None:
-            jobs = jobs_of(partial, manifest, request.engines)
-            engines = update_engines(partial, manifest, jobs, report, progress)
+            jobs = jobs_of(folder, manifest, request.engines)
+            engines = update_engines(folder, manifest, jobs, report, progress)
             manifest = dataclasses.replace(manifest, engines=engines)
-        (partial / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-        _move_into_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:  # those that hold nothing go again
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        written = folder / MANIFEST_FILE
+        written.write_text(manifest.to_json(), encoding="utf-8")
+        mode = stat.S_IMODE(written.stat().st_mode)
+        for path in folder.rglob("*"):  # libraries make some of them for their owner alone
+            if path.is_file():
+                path.chmod(mode)
     return Bundle(out, manifest)
-
-
-def check_destination(out: Path, force: bool) -> None:
-    """Check that a bundle may be written to `out`.
-
-    Raises:
-        ExportError: something is there that may not be replaced.
-    """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ExportError(f"{out} is a file: give a directory for the bundle")
-    if not any(out.iterdir()):
-        return
-    if not (out / MANIFEST_FILE).is_file():
-        raise ExportError(f"{out} holds other files: give an empty or a new directory")
-    if not force:
-        raise ExportError(f"{out} holds a bundle: give --force to replace it, or another --out")
-
-
-def _move_into_place(partial: Path, out: Path) -> None:
-    """Rename, with the old bundle set aside until the new one is in place."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)
 
 
 def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:

@@ -1,8 +1,9 @@
 """The operators in compiled code on the CPU: `plugins/kernels/host.cpp` behind ctypes.
 
 The library is built with the package where a C++ compiler is found, and is not needed: without it
-the runtime computes the same in NumPy, more slowly. `CSD_HOST_LIBRARY` names another library, or
-`off` for none. Functions take and return what their namesakes in `csd.plugins.reference` do.
+the runtime computes the same in NumPy, more slowly. `CSD_HOST_LIBRARY` is `0` or `off` for none,
+`1` or `on` for the built one, which must then be there, or the path of another. Functions take and
+return what their namesakes in `csd.plugins.reference` do.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .reference import AcceptanceKind, Bool, Density, Float64, log_sigma
+from .structs import DensityPointers, StepPointers
 
 ABI_VERSION = 2
 ENVIRONMENT = "CSD_HOST_LIBRARY"
+_OFF = ("0", "off", "no", "false")
+_ON = ("1", "on", "yes", "true")
 MAX_TRIES = 1 << 20
 
 _REBUILD = "run python -m csd.plugins.build --host-only"
@@ -40,27 +44,21 @@ class HostLibraryError(RuntimeError):
     """The library that was asked for cannot be used."""
 
 
-class DensityPointers(ctypes.Structure):
-    """`CsdDensity` of host.h."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in ("mean", "std", "sum_log_std")]
-
-
-class StepPointers(ctypes.Structure):
-    """`CsdSteps` of host.h."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("recip", "recipm1", "coef_x0", "coef_x", "log_std_base", "log_std_slope")
-    ]
-
-
 def find_library() -> Path | None:
-    """Return the library that `library()` loads, or None."""
-    asked = os.environ.get(ENVIRONMENT, "")
-    if asked == "off":
+    """Return the library that `library()` loads, or None.
+
+    Raises:
+        HostLibraryError: it was asked for and is not built.
+    """
+    asked = os.environ.get(ENVIRONMENT, "").strip()
+    if asked.lower() in _OFF:
         return None
-    return Path(asked) if asked else _built_library()
+    built = _built_library()
+    if asked.lower() in _ON and built is None:
+        raise HostLibraryError(
+            f"{ENVIRONMENT} is {asked} and the host library is not built: {_REBUILD}, or unset it"
+        )
+    return built if not asked or asked.lower() in _ON else Path(asked).absolute()
 
 
 @functools.cache
@@ -77,7 +75,8 @@ def library() -> ctypes.CDLL | None:
     """Load the library once; None where it was not built or is switched off.
 
     Raises:
-        HostLibraryError: it cannot be loaded, or belongs to another version of csd.
+        HostLibraryError: it is not built though asked for, cannot be loaded, or belongs to another
+            version of csd.
     """
     path = find_library()
     return None if path is None else _load(path)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .launch import MOST_BLOCKS, THREADS, WARP, Call
+from .structs import RoundsStruct
 
 ALIGNMENT = 256
 # A lane keeps at most two channels in registers.
@@ -28,25 +29,7 @@ _DONE, _NO_RESIDUAL = 0, -1
 _Shape = tuple[int, ...]
 
 
-class _Struct(ctypes.Structure):
-    """`CsdRounds` of rounds.cuh."""
-
-    _fields_ = [
-        *[
-            (name, ctypes.c_void_p)
-            for name in (
-                "tables", "weight", "bias", "share", "windows", "normals", "log_uniforms",
-                "streams", "scale", "index", "drawn", "x0hat", "v", "features", "states", "noise",
-                "sum_log_std", "std", "rounds", "rows_of", "status", "x", "step", "token", "mean",
-                "log_std", "next", "eps", "network_v", "progress",
-            )
-        ],
-        *[(name, ctypes.c_int32) for name in ("tokens", "channels", "steps")],
-        ("temperature", ctypes.c_float),
-    ]  # fmt: skip
-
-
-STRUCT_BYTES = ctypes.sizeof(_Struct)
+STRUCT_BYTES = ctypes.sizeof(RoundsStruct)
 
 
 class RoundsError(ArithmeticError):
@@ -166,7 +149,7 @@ class Rounds:
 
     def upload(self, start: Start, address: int, out: NDArray[np.uint8]) -> None:
         """Write the first `uploaded` bytes of the block, for a block that lies at `address`."""
-        struct = _Struct(
+        struct = RoundsStruct(
             **{name: address + at for name, at in self.offsets.items()},
             tokens=self.tokens, channels=self.channels, steps=self.steps,
             temperature=start.temperature,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .backends.engines import renewal_command
+from .bundle_checks import check_graphs, read_manifest
+from .bundle_files import BundleFolder
+from .calibration import read_head_draft
 from .errors import BundleError
-from .head import AffineDraft
-from .manifest import MANIFEST_FILE, Manifest, file_sha256
+from .head import AffineDraft, HeadCalibration
+from .manifest import Manifest, file_sha256
+from .text import plain
 
 if TYPE_CHECKING:
     from .session import Session
@@ -30,54 +31,73 @@ class Bundle:
         self.path = path
         self.manifest = manifest
 
+    def __repr__(self) -> str:
+        models = " and ".join(self.manifest.models)
+        return f"<Bundle {self.manifest.name} at {self.path}: {models}>"
+
     @classmethod
-    def open(cls, path: str | Path, *, check_files: bool = True) -> Bundle:
-        """Read the manifest and check every file against its hash.
+    def open(cls, path: str | Path, *, check_files: bool = True, links: bool = False) -> Bundle:
+        """Read the manifest, and check every field and file of it.
+
+        Where files lie is checked before any of them is read: inside the folder, links followed,
+        or in the blobs of the model hub's cache that it is part of (`bundle_files.py`).
 
         Args:
             path: the directory.
-            check_files: compare the SHA-256 of each file; without it only presence is checked.
+            check_files: compare the SHA-256 of each file; without it only presence is checked,
+                and that graphs are what the manifest says.
+            links: follow links to anywhere. They are read with your rights: only for a bundle
+                whose links you know.
 
         Raises:
             BundleError: names what is wrong and the command that mends it.
         """
         path = Path(path)
-        manifest_path = path / MANIFEST_FILE
-        if not manifest_path.is_file():
-            raise BundleError(
-                f"no bundle at {path} (it has no {MANIFEST_FILE}): write one with "
-                f"csd-export --zoo fashion-mnist --out {path}"
-            )
-        try:
-            manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
-        except (BundleError, UnicodeDecodeError) as error:
-            raise BundleError(f"cannot read bundle {path}: {error}") from error
+        folder = BundleFolder.at(path, links=links)
+        manifest = read_manifest(folder)
         remedies = {e.file: renewal_command(path, e) for e in manifest.engines}
         for name, sha256 in manifest.file_hashes.items():
             remedy = remedies.get(name, "export it again with csd-export")
-            if not (path / name).is_file():
+            if (file := folder.file(name)) is None:
                 raise BundleError(f"bundle {path} lacks {name}: {remedy}")
-            if check_files and file_sha256(path / name) != sha256:
+            if check_files and file_sha256(file) != sha256:
                 raise BundleError(
                     f"bundle {path}: {name} was altered (its SHA-256 is not the manifest's): "
                     f"{remedy}"
                 )
+        check_graphs(folder, manifest)
         return cls(path, manifest)
 
     def head_draft(self, role: str) -> AffineDraft | None:
-        """Return the fitted draft of a model's head, or None for a bundle without calibration."""
+        """Return the fitted draft of a model's head, or None for a bundle without calibration.
+
+        Raises:
+            BundleError: it cannot be read, or its arrays do not fit the model.
+        """
         calibration = self.manifest.calibration
         if calibration is None:
             return None
-        names = [field.name for field in dataclasses.fields(AffineDraft)]
+        config = self.manifest.models[role]
         try:
-            with np.load(self.path / calibration.file) as arrays:
-                return AffineDraft(**{name: arrays[f"{role}.{name}"] for name in names})
+            return read_head_draft(
+                self.path / calibration.file, role, config, calibration.head_steps
+            )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(
-                f"bundle {self.path}: cannot read {calibration.file} ({error}): export it again "
-                "with csd-export"
+                f"bundle {self.path}: cannot read {calibration.file} ({plain(str(error))}): export "
+                "it again with csd-export"
             ) from error
+
+    def head_calibration(self, role: str) -> HeadCalibration:
+        """Return what is known of a model's head besides its weights.
+
+        Raises:
+            BundleError: the calibration cannot be read.
+        """
+        calibration = self.manifest.calibration
+        if calibration is None:
+            return HeadCalibration()
+        return HeadCalibration(self.head_draft(role), calibration.row_cost)
 
     def session(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,19 @@ import numpy as np
 from .backends import BACKENDS
 from .backends.engines import PRECISIONS
 from .bundle import Bundle
-from .cli_support import Parser, run_command
+from .cli_support import Parser, report_stream, run_command
 from .errors import OptionError
-from .files import check_writable, write_atomically, write_json
-from .images import grid, save_png
-from .manifest import Manifest
+from .files import (
+    check_outputs,
+    check_writable,
+    is_stream,
+    output_path,
+    write_atomically,
+    write_json,
+)
+from .frame import one_line
+from .images import check_sheet, load_pillow
+from .labels import read_labels
 from .noise import SeededNoise
 from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
 from .schedule import GUIDANCE_SCHEDULES
@@ -24,69 +34,78 @@ from .session import GenerateResult, Session
 from .stats import Progress
 
 
-def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images are decoded."""
+def add_decoding_arguments(parser: Parser) -> None:
+    """Add the options that say how images are decoded and where."""
     defaults = GenerateOptions()
-    parser.add_argument(
+    decoding, head = parser.group("decoding"), parser.group("head")
+    csd, machine = parser.group("speculative decoding"), parser.group("machine")
+    csd.add_argument(
         "--verify",
         choices=VERIFICATIONS,
         default=defaults.verify,
         help="verify a whole block, or each drafted prefix",
     )
-    parser.add_argument(
+    csd.add_argument(
         "--acceptance",
         choices=ACCEPTANCES,
         default=defaults.acceptance,
         help="the paper's equations, or the released code's",
     )
-    parser.add_argument(
+    csd.add_argument(
         "--inner-temperature",
         type=float,
         default=defaults.inner_temperature,
         help="divides (x - mean)/std in the acceptance; 1 is the paper's formula",
     )
-    parser.add_argument(
+    csd.add_argument(
         "--prefill",
         type=float,
         default=defaults.prefill,
         help="share of AR steps that the target decodes first",
     )
-    parser.add_argument(
+    decoding.add_argument(
         "--num-iter",
         type=int,
         help="AR steps (default: the smaller of 64 and the number of tokens)",
     )
-    parser.add_argument(
+    head.add_argument(
         "--head-steps",
         metavar="N[:M]",
         help="head steps, annealed to M if given (default: the bundle's)",
     )
-    parser.add_argument(
+    head.add_argument(
         "--head-tolerance",
         type=float,
         default=defaults.head_tolerance,
         help="of the parallel sampler, as a share of each head step's std",
     )
-    parser.add_argument("--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none")
-    parser.add_argument(
+    decoding.add_argument(
+        "--cfg", type=float, default=defaults.cfg, help="guidance scale, 1 = none"
+    )
+    decoding.add_argument(
         "--cfg-schedule",
         choices=GUIDANCE_SCHEDULES,
         default=defaults.cfg_schedule,
         help="guidance over the AR steps",
     )
-    parser.add_argument(
+    head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
-    parser.add_argument(
+    machine.add_argument("--threads", type=int, default=2, help="CPU threads")
+    machine.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
+    machine.add_argument(
         "--precision", choices=PRECISIONS, help="of engines (default: the fastest there is)"
     )
-    parser.add_argument(
-        "--memory-limit", type=int, metavar="MB", help="device memory that engines may take"
+    machine.add_argument(
+        "--memory-limit",
+        type=int,
+        metavar="MB",
+        help="device memory that engines may take (default: no limit)",
     )
-    parser.add_argument(
-        "--no-cuda-graph", action="store_true", help="do not record repeated calls of engines"
+    machine.add_argument(
+        "--no-cuda-graph",
+        action="store_true",
+        help="do not record repeated calls of engines (default: they are recorded)",
     )
 
 
@@ -115,47 +134,77 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
     return GenerateOptions(**{**values, **changes})
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     defaults = GenerateOptions()
     parser = Parser(
         prog="csd-generate",
         description="Generate images from a bundle, without PyTorch.",
-        example="csd-generate bundle --labels 3,7,9 --mode csd --gamma 8 --out grid.png",
+        example="csd-generate bundle --labels 3,7,9 --cfg 3 --out grid.png",
+        lower="the number of --labels",
     )
     parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    parser.add_argument(
-        "--labels", required=True, help="classes to generate, by index or name, as in 3,7,9"
+    what = parser.group("what to generate")
+    what.add_argument(
+        "--labels",
+        required=True,
+        help="classes to generate, by index or name, as in 3,7,9, or all",
     )
-    parser.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
-    parser.add_argument(
+    what.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
+    what.add_argument(
         "--mode",
         choices=MODES,
         default=defaults.mode,
         help="target alone, draft alone, or speculative decoding",
     )
-    parser.add_argument(
-        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
-    )
-    parser.add_argument(
+    # In the order in which the help shows them.
+    parser.group("decoding")
+    parser.group("head").add_argument(
         "--head",
         choices=HEADS,
         default=defaults.head,
         help="head sampler; speculative keeps the law, parallel the sample",
     )
-    add_decoding_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG of all images")
-    parser.add_argument("--columns", type=int, help="images in a row (default: about square)")
-    parser.add_argument(
-        "--save-latents",
+    parser.group("speculative decoding").add_argument(
+        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
+    )
+    output = parser.group("output")
+    output.add_argument(
+        "--out",
+        type=output_path,
+        help="PNG of all images: one as it is, several in a grid, small ones enlarged; - is "
+        "stdout, here and below (default: grid.png, or none with --out-dir)",
+    )
+    output.add_argument(
+        "--out-dir",
         type=Path,
+        metavar="DIR",
+        help="a PNG for each image at its true size, as DIR/000-bag.png (default: none)",
+    )
+    output.add_argument(
+        "--captions",
+        action="store_true",
+        help="write each image's class under it (default: nothing is written)",
+    )
+    output.add_argument(
+        "--columns", type=int, help="images in a row at most (default: about square)"
+    )
+    output.add_argument(
+        "--save-latents",
+        type=output_path,
         metavar="FILE.npy",
-        help="also save latents, float32 [B, c, h, w]",
+        help="also save latents, float32 [B, c, h, w] (default: they are not saved)",
     )
-    parser.add_argument(
-        "--stats", type=Path, metavar="FILE.json", help="also save times, counts and versions"
+    output.add_argument(
+        "--stats",
+        type=output_path,
+        metavar="FILE.json",
+        help="also save times, counts and versions (default: they are not saved)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")  # fmt: skip
+    output.add_argument(
+        "--quiet", action="store_true", help="no progress bar (default: there is one)"
+    )
+    add_decoding_arguments(parser)
     return parser
 
 
@@ -169,58 +218,65 @@ def run(args: argparse.Namespace) -> int:
     options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
-    for path in (args.out, args.save_latents, args.stats):
-        if path is not None:
-            check_writable(path)
+    out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
+    noise = SeededNoise(args.seed)
+    check_outputs(
+        {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats},
+        inside={"the bundle": args.bundle},
+    )
+    if args.out_dir is not None:
+        check_folder(args.out_dir)
     bundle = Bundle.open(args.bundle)
-    labels = parse_labels(args.labels, bundle.manifest)
+    labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
     has_images = bundle.manifest.makes_images
     if not has_images and args.save_latents is None:
         raise OptionError(
             f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents "
             "FILE, or export with --decoder"
         )
+    if has_images:
+        load_pillow()
+        check_sheet(len(labels), args.columns, bundle.manifest.target.img_size)
     with open_session(bundle, args) as session:
         # Before the bar is drawn, so that an error is the only line.
         options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
         session.check(labels, options)
-        SeededNoise(args.seed)
-        result = _generate_with_bar(session, labels, options, args.seed, args.quiet)
-        versions = session.versions()
-    if has_images:
-        side = max(result.images.shape[1:3])
-        save_png(args.out, grid(result.images, args.columns), scale=max(1, 112 // side))
+        result = _generate_with_bar(session, labels, options, noise.seed, args.quiet)
+    writes: list[tuple[Path, Callable[[Path], None]]] = []
+    if has_images and out is not None:
+        writes.append((out, lambda path: result.save(path, args.columns, captions=args.captions)))
     if args.save_latents is not None:
-        with write_atomically(args.save_latents) as stream:
-            np.save(stream, result.latents)
+        writes.append((args.save_latents, lambda path: _save_latents(path, result)))
     if args.stats is not None:
-        report = stats_report(result, args.seed, labels, versions)
-        write_json(args.stats, report)
-    print(_summary(result, args.out if has_images else args.save_latents))
+        writes.append((args.stats, lambda path: write_json(path, result.to_dict())))
+    if has_images and args.out_dir is not None:
+        result.save_each(args.out_dir, captions=args.captions)
+    # The reader of a pipe may go away, which must cost no file.
+    for path, write in sorted(writes, key=lambda item: is_stream(item[0])):
+        write(path)
+    made = (out or args.out_dir) if has_images else args.save_latents
+    print(one_line(_summary(result, made)), file=report_stream(*(path for path, _ in writes)))
     return 0
 
 
-def parse_labels(text: str, manifest: Manifest) -> list[int]:
-    """Read a comma-separated list of class indices and names.
+def _save_latents(path: Path, result: GenerateResult) -> None:
+    with write_atomically(path) as stream:
+        np.save(stream, result.latents)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that files can be written in a folder that is there, or that it can be made.
 
     Raises:
-        OptionError: an entry is neither, or is out of range.
+        OSError: neither.
     """
-    names = {name: index for index, name in enumerate(manifest.class_names or ())}
-    classes = manifest.target.class_num
-    labels: list[int] = []
-    for part in (entry.strip() for entry in text.split(",")):
-        if part in names:
-            labels.append(names[part])
-        elif part.isdecimal() and int(part) <= classes:
-            labels.append(int(part))
-        else:
-            known = f" or one of {', '.join(names)}" if names else ""
-            raise OptionError(
-                f"label {part!r} is not known: give 0 to {classes - 1} ({classes} for an "
-                f"unconditional image){known}"
-            )
-    return labels
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    try:
+        check_writable(folder / "image" if folder.is_dir() else folder)
+    except OSError as error:
+        error.filename = str(folder)  # the name that the user gave
+        raise
 
 
 def _generate_with_bar(
@@ -245,20 +301,6 @@ def _generate_with_bar(
             bar.update(task, completed=progress.done, total=progress.total, rate=rate)
 
         return session.generate(labels, options, seed=seed, progress=show)
-
-
-def stats_report(
-    result: GenerateResult, seed: int, labels: list[int], versions: dict[str, str]
-) -> dict[str, Any]:
-    """Return the content of the stats JSON."""
-    return {
-        "mode": result.options.mode,
-        "options": result.options.to_dict(),
-        "labels": labels,
-        "seed": seed,
-        **result.stats.to_dict(),
-        "versions": versions,
-    }
 
 
 def _summary(result: GenerateResult, out: Path | None) -> str:

@@ -3,62 +3,127 @@
 from __future__ import annotations
 
 import argparse
-import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .errors import CsdError, OptionError
+from .errors import OptionError
+from .files import is_stdout
+from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+LOWER = "the size of what was asked for"
+# Columns of what is no terminal: more than any table has.
+WIDE = 10_000
+
+
+class Group(Protocol):
+    """Options that the help shows together."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an option, as `argparse.ArgumentParser.add_argument` does."""
+        ...
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help shows defaults and whose errors are one line."""
+    """A parser whose help shows every default and whose errors are one line.
 
-    def __init__(self, prog: str, description: str, example: str) -> None:
+    Args:
+        prog: name of the command.
+        description: what it does.
+        example: a whole command line.
+        lower: what to lower where memory runs out, as `the number of --labels`.
+    """
+
+    def __init__(self, prog: str, description: str, example: str, lower: str = LOWER) -> None:
         super().__init__(
             prog=prog,
             description=description,
             epilog=f"example: {example}",
             formatter_class=_HelpFormatter,
         )
+        self.lower = lower
+        self._groups: dict[str, Group] = {}
+        self.add_argument(
+            "--version", action=_Version, nargs=0, default=argparse.SUPPRESS,
+            help="show the version and exit",
+        )  # fmt: skip
+
+    def group(self, title: str) -> Group:
+        """Return the group of options of this title, for `add_argument`."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
 
     def error(self, message: str) -> NoReturn:
         """Report a bad command line and exit with code 2."""
-        self.exit(EXIT_ERROR, f"{self.prog}: error: {message}: see {self.prog} --help\n")
+        message = one_line(message, MAX_MESSAGE // 2)
+        line = one_line(f"{self.prog}: error: {message}: see {self.prog} --help")
+        self.exit(EXIT_ERROR, line + "\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from .version import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows each default, except where there is none to show."""
+    """Help that shows the default of each option, unless its text says that."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS) or action.required:
-            return action.help
-        return super()._get_help_string(action)
+        shown = action.help or ""
+        if action.default is argparse.SUPPRESS or action.required or "(default" in shown:
+            return shown
+        if action.default is None or action.default is False:
+            return f"{shown} (default: {'none' if action.default is None else 'off'})"
+        return f"{shown} (default: %(default)s)"
 
 
-def parse_list(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
-    """Read an option's values with commas between.
+def make_console(stream: TextIO | None = None) -> Console:
+    """Return a console that cuts no table where there is no window.
+
+    Args:
+        stream: where it prints; None is stdout.
+    """
+    from rich.console import Console
+
+    out = sys.stdout if stream is None else stream
+    width = None if out.isatty() or "COLUMNS" in os.environ else WIDE
+    return Console(file=out, highlight=False, markup=False, width=width)
+
+
+def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()) -> list[T]:
+    """Read an option's values with commas between; one that is given twice counts once.
 
     Args:
         name: of the option, for messages.
         text: as it was given.
-        kind: reads a value.
+        kind: reads a value; raises `ValueError`, or `argparse.ArgumentTypeError` with a message.
+        known: values that there are, unless any that `kind` reads.
 
     Raises:
-        OptionError: a value cannot be read, or there is none.
+        OptionError: a value cannot be read or is not known, or there is none.
     """
     try:
         values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except argparse.ArgumentTypeError as error:
+        raise OptionError(f"{name} is {text!r}: {error}") from error
     except ValueError as error:
         raise OptionError(f"{name} is {text!r}: give numbers with commas between") from error
     if not values:
         raise OptionError(f"{name} is empty: give at least one")
-    return values
+    if known and (unknown := [value for value in values if value not in known]):
+        raise OptionError(f"{name} has {unknown[0]!r}: give some of {', '.join(map(str, known))}")
+    return list(dict.fromkeys(values))
 
 
 def run_command(
@@ -66,34 +131,15 @@ def run_command(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse `argv`, run, and turn errors that a user can mend into one line on stderr.
+    """Parse `argv` and run, within the frame of all commands (`frame.py`).
 
     Returns:
-        The exit code: what `run` returns, 2 for a user's error, 130 for Ctrl-C.
+        The exit code: what `run` returns, or that of the frame.
     """
-    args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except CsdError as error:
-        message, code = str(error), EXIT_ERROR
-    except KeyboardInterrupt:
-        message, code = "interrupted; nothing was left half-written", EXIT_INTERRUPTED
-    except OSError as error:
-        message, code = _os_error(error), EXIT_ERROR
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+    lower = parser.lower if isinstance(parser, Parser) else LOWER
+    return run_framed(parser.prog, lambda: run(parser.parse_args(argv)), lower)
 
 
-def _os_error(error: OSError) -> str:
-    where = f" {error.filename}" if error.filename else ""
-    remedies = {
-        errno.ENOSPC: "free some space, or write to another disk",
-        errno.EACCES: "choose a directory that you may write to",
-        errno.EPERM: "choose a directory that you may write to",
-        errno.EROFS: "choose a directory that you may write to",
-        errno.ENOENT: "check the path",
-        errno.ENOTDIR: "check the path: a part of it is a file",
-        errno.EISDIR: "give the path of a file",
-    }
-    remedy = remedies.get(error.errno or 0, "check the path and the disk")
-    return f"{error.strerror or error}{where}: {remedy}"
+def report_stream(*outputs: Path | None) -> TextIO:
+    """Where to print what a run has to say: stderr where an output goes to stdout."""
+    return sys.stderr if any(is_stdout(path) for path in outputs) else sys.stdout

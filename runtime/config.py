@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,25 @@ from typing import Any
 
 from .errors import ConfigError
 from .schedule import BETA_SCHEDULES, TRAIN_STEPS
+from .text import plain, shown
 
 IMAGE_KINDS = ("latent", "pixel")
+# What no model of this kind comes near, and what still fits into a machine's integers: the largest
+# released one has 1,000 classes, 256 tokens and 0.9 billion parameters.
+MOST: dict[str, float] = {
+    "img_size": 16384, "vae_stride": 1024, "patch_size": 1024, "vae_embed_dim": 4096,
+    "encoder_embed_dim": 65536, "encoder_depth": 1024, "encoder_num_heads": 1024,
+    "decoder_embed_dim": 65536, "decoder_depth": 1024, "decoder_num_heads": 1024,
+    "mlp_ratio": 64.0, "class_num": 1 << 20, "buffer_size": 4096, "diffloss_d": 1024,
+    "diffloss_w": 65536, "num_sampling_steps": TRAIN_STEPS, "norm_eps": 1.0, "latent_scale": 1e6,
+}  # fmt: skip
+MOST_TOKENS = 16384
+MOST_PARAMETERS = 20_000_000_000
+# What two models must share to speak of the same tokens.
+SHARED_FIELDS = (
+    "img_size", "vae_stride", "patch_size", "vae_embed_dim", "class_num", "image_kind",
+    "latent_scale", "beta_schedule",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,23 +74,26 @@ class MARConfig:
     def __post_init__(self) -> None:
         steps: Any = self.num_sampling_steps
         if isinstance(steps, str):  # the released constructor takes a string
-            if not steps.isdecimal():
+            if not (steps.isascii() and steps.isdecimal() and len(steps) < 9):
                 raise ConfigError(
-                    f"num_sampling_steps is {steps!r}: give a whole number of DDPM steps, "
+                    f"num_sampling_steps is {shown(steps)}: give a whole number of DDPM steps, "
                     "1 to 1000 (DDIM and sectioned respacing are not supported)"
                 )
             object.__setattr__(self, "num_sampling_steps", int(steps))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type == "int":
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ConfigError(f"{field.name} is {value!r}: give a whole number above 0")
-            elif field.type == "float" and not (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and 0 < value < math.inf
-            ):
-                raise ConfigError(f"{field.name} is {value!r}: give a number above 0")
+                most = MOST[field.name]
+                if type(value) is not int or not 1 <= value <= most:
+                    raise ConfigError(
+                        f"{field.name} is {shown(value)}: give a whole number from 1 to {most}"
+                    )
+            elif field.type == "float":
+                most = MOST[field.name]
+                if type(value) not in (int, float) or not 0 < value <= most:
+                    raise ConfigError(
+                        f"{field.name} is {shown(value)}: give a number above 0, at most {most:g}"
+                    )
         for part in ("encoder", "decoder"):
             width, heads = getattr(self, f"{part}_embed_dim"), getattr(self, f"{part}_num_heads")
             if width % heads:
@@ -86,17 +105,25 @@ class MARConfig:
                 f"img_size {self.img_size} is not a multiple of vae_stride x patch_size "
                 f"= {self.vae_stride * self.patch_size}"
             )
-        if self.num_sampling_steps > TRAIN_STEPS:
+        if self.seq_len > MOST_TOKENS:
             raise ConfigError(
-                f"num_sampling_steps is {self.num_sampling_steps}: at most {TRAIN_STEPS}"
+                f"img_size {self.img_size} makes {self.seq_len} tokens an image: give a smaller "
+                f"one, or a larger vae_stride or patch_size, for at most {MOST_TOKENS}"
+            )
+        if self.parameters > MOST_PARAMETERS:
+            raise ConfigError(
+                f"a model of this configuration has {self.parameters / 1e9:.0f} billion "
+                f"parameters: give smaller widths or depths, for at most "
+                f"{MOST_PARAMETERS / 1e9:.0f} billion"
             )
         if self.beta_schedule not in BETA_SCHEDULES:
             raise ConfigError(
-                f"beta_schedule is {self.beta_schedule!r}: give one of {', '.join(BETA_SCHEDULES)}"
+                f"beta_schedule is {shown(self.beta_schedule)}: give one of "
+                f"{', '.join(BETA_SCHEDULES)}"
             )
         if self.image_kind not in IMAGE_KINDS:
             raise ConfigError(
-                f"image_kind is {self.image_kind!r}: give one of {', '.join(IMAGE_KINDS)}"
+                f"image_kind is {shown(self.image_kind)}: give one of {', '.join(IMAGE_KINDS)}"
             )
         if self.image_kind == "pixel" and self.vae_embed_dim not in (1, 3):
             raise ConfigError(
@@ -129,6 +156,14 @@ class MARConfig:
         return (3 * self.diffloss_d + 2) * self.diffloss_w
 
     @property
+    def parameters(self) -> int:
+        """Number of parameters of the matrices, about."""
+        encoder = self.encoder_depth * self.encoder_embed_dim**2
+        decoder = self.decoder_depth * self.decoder_embed_dim**2
+        head = (5 * self.diffloss_d + 3) * self.diffloss_w**2
+        return round((4 + 2 * self.mlp_ratio) * (encoder + decoder)) + head
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape [c, h, w] of the latents of one image."""
         side = self.img_size // self.vae_stride
@@ -146,10 +181,11 @@ class MARConfig:
             ConfigError: a key is unknown or a value is not valid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(map(str, values)) - known)
         if unknown:
             raise ConfigError(
-                f"unknown configuration key {unknown[0]!r}; known keys: {', '.join(sorted(known))}"
+                f"unknown configuration key {shown(unknown[0])}; known keys: "
+                f"{', '.join(sorted(known))}"
             )
         return cls(**values)
 
@@ -169,14 +205,29 @@ class MARConfig:
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(
-                f"cannot read configuration {path}: {error}; give a JSON object of "
+                f"cannot read configuration {path}: {plain(str(error))}; give a JSON object of "
                 "constructor arguments"
             ) from error
         if not isinstance(values, dict):
             raise ConfigError(f"configuration {path} is not a JSON object of constructor arguments")
         return cls.from_dict(values)
+
+
+def check_same_tokens(target: MARConfig, draft: MARConfig) -> None:
+    """Check that two models speak of the same tokens.
+
+    Raises:
+        ConfigError: names the first field that differs.
+    """
+    for name in SHARED_FIELDS:
+        ours, theirs = getattr(target, name), getattr(draft, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"the draft has {name} {theirs}, the target {ours}: a draft must make the "
+                "target's tokens; give one trained on the same latents"
+            )
 
 
 def _published(width: int, depth: int, heads: int, head_depth: int, head_width: int) -> MARConfig:

@@ -15,7 +15,7 @@
 | `engines` | engines built from the graphs, each for a library version and compute capabilities |
 | `calibration` | file of the fitted head drafts, or null |
 | `parity` | largest differences to PyTorch seen at export |
-| `sources` | where the weights came from, with SHA-256 |
+| `sources` | name and SHA-256 of the files of the weights; no folder of the exporting machine |
 | `created_by` | versions of the libraries that wrote the bundle |
 """
 
@@ -24,15 +24,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import manifest_checks as checks
 from .config import MARConfig
 from .errors import BundleError, ConfigError
 from .head.draft import ROW_COST
-from .schedule import TRAIN_STEPS
+from .schema import parse_json
+from .text import plain, shown
 
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
@@ -100,17 +103,14 @@ class EngineSpec:
     build_seconds: float
     fingerprint: Mapping[str, str]
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EngineSpec:
-        """Read an entry of the manifest."""
-        fields = dict(values)
-        fields["compute_capabilities"] = tuple(values["compute_capabilities"])
-        return cls(**fields)
-
 
 @dataclass(frozen=True)
 class ParityResult:
-    """Largest difference between a graph and PyTorch over several shapes."""
+    """Largest difference between a graph and PyTorch over several shapes.
+
+    `max_abs` and `max_rel` are infinite where either side had a value that is not finite; then
+    `passed` is False.
+    """
 
     graph: str
     shapes: int
@@ -122,7 +122,7 @@ class ParityResult:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights came from: a file, or `zoo:<name>`."""
+    """Where weights came from: a file's name without its folder, or `zoo:<name>`."""
 
     path: str
     sha256: str
@@ -164,15 +164,6 @@ class Manifest:
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
     schema_version: int = SCHEMA_VERSION
 
-    def __post_init__(self) -> None:
-        if "target" not in self.models:
-            raise ValueError("models lacks target")
-        most = {"head_steps": TRAIN_STEPS, "max_batch": None, "max_gamma": None}
-        for name, limit in most.items():
-            value: Any = getattr(self, name)
-            if type(value) is not int or value < 1 or (limit is not None and value > limit):
-                raise ValueError(f"{name} is {value!r}")
-
     @property
     def target(self) -> MARConfig:
         """Configuration of the target."""
@@ -194,72 +185,67 @@ class Manifest:
         return self.target.image_kind == "pixel" or "decoder" in self.graphs
 
     def to_json(self) -> str:
-        """Return the text of `manifest.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        """Return the text of `manifest.json`. A difference that is not finite becomes null."""
+        values = dataclasses.asdict(self)
+        for row in values["parity"]:
+            for name in ("max_abs", "max_rel"):
+                row[name] = row[name] if math.isfinite(row[name]) else None
+        return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read the text of `manifest.json`.
+        """Read the text of `manifest.json` and check every field (`manifest_checks.py`).
 
         Raises:
-            BundleError: not a manifest, or one of a newer schema.
+            BundleError: not a manifest, one of a newer schema, or a field is not as it must be.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             version = values["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 "its manifest.json is not a manifest: export the bundle again"
             ) from error
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
             raise BundleError(
-                f"it has manifest schema {version}, this csd reads up to {SCHEMA_VERSION}: "
+                f"it has manifest schema {shown(version)}, this csd reads up to {SCHEMA_VERSION}: "
                 "upgrade csd, or export the bundle again with this one"
             )
         try:
-            return cls._from_dict(values)
-        except (LookupError, TypeError, ValueError, ConfigError, AttributeError) as error:
+            manifest = cls._from_checked(checks.MANIFEST(values, ""))
+            checks.check_together(manifest)
+        except (ValueError, ConfigError) as error:
             raise BundleError(
-                f"its manifest.json is damaged ({type(error).__name__}: {error}): "
-                "export the bundle again"
+                f"its manifest.json is damaged ({plain(str(error))}): export the bundle again"
             ) from error
+        return manifest
 
     @classmethod
-    def _from_dict(cls, values: dict[str, Any]) -> Manifest:
-        variants = values.get("variants", {})  # schema 1 has neither these nor engines
-        names, calibration = values["class_names"], values["calibration"]
-        return cls(
-            name=values["name"],
-            models={k: MARConfig.from_dict(v) for k, v in values["models"].items()},
-            head_steps=values["head_steps"],
-            max_batch=values["max_batch"],
-            max_gamma=values["max_gamma"],
-            graphs=_graphs(values["graphs"]),
-            variants={precision: _graphs(graphs) for precision, graphs in variants.items()},
-            engines=tuple(EngineSpec.from_dict(row) for row in values.get("engines", [])),
-            class_names=None if names is None else tuple(names),
-            calibration=None if calibration is None else Calibration(**calibration),
-            parity=tuple(ParityResult(**row) for row in values["parity"]),
-            sources={k: Source(**v) for k, v in values["sources"].items()},
-            created_by=dict(values["created_by"]),
-            schema_version=values["schema_version"],
-        )
+    def _from_checked(cls, values: dict[str, Any]) -> Manifest:
+        """Build from what `manifest_checks.MANIFEST` returned."""
+        calibration = values["calibration"]
+        fields: dict[str, Any] = {
+            **values,
+            "graphs": _graphs(values["graphs"]),
+            "variants": {name: _graphs(graphs) for name, graphs in values["variants"].items()},
+            "engines": tuple(EngineSpec(**row) for row in values["engines"]),
+            "calibration": None if calibration is None else Calibration(**calibration),
+            "parity": tuple(ParityResult(**row) for row in values["parity"]),
+            "sources": {role: Source(**row) for role, row in values["sources"].items()},
+        }
+        return cls(**fields)
 
 
 def _graphs(values: dict[str, Any]) -> dict[str, GraphSpec]:
     return {
         name: GraphSpec(
-            files=dict(graph["files"]),
-            inputs=_tensors(graph["inputs"]),
-            outputs=_tensors(graph["outputs"]),
-            profile={k: (v[0], v[1], v[2]) for k, v in graph["profile"].items()},
+            files=graph["files"],
+            inputs=tuple(TensorSpec(**row) for row in graph["inputs"]),
+            outputs=tuple(TensorSpec(**row) for row in graph["outputs"]),
+            profile=graph["profile"],
         )
         for name, graph in values.items()
     }
-
-
-def _tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["shape"])) for row in rows)
 
 
 def file_sha256(path: Path) -> str:

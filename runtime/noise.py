@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import numbers_array, whole_number
 from .arrays import Float32, Int64
 from .errors import OptionError
 
@@ -82,14 +83,16 @@ class SeededNoise:
     """Noise of a seed.
 
     Raises:
-        OptionError: the seed is not in 0..2**64-1.
+        OptionError: the seed is no whole number, or not in 0..2**64-1.
     """
 
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise OptionError(f"seed is {self.seed}: give a whole number from 0 to 2**64 - 1")
+        seed = whole_number("seed", self.seed)
+        if not 0 <= seed <= MAX_SEED:
+            raise OptionError(f"seed is {seed}: give a whole number from 0 to 2**64 - 1")
+        object.__setattr__(self, "seed", seed)
 
     def stream(self, purpose: Purpose, image: int, position: int = 0) -> np.random.Generator:
         """Return the stream of one (image, token, purpose)."""
@@ -153,7 +156,8 @@ class FixedNoise:
         seed: seed of everything else.
 
     Raises:
-        OptionError: the shapes do not fit each other, or a row of `orders` is no permutation.
+        OptionError: an array is not of numbers, the shapes do not fit each other, or a row of
+            `orders` is no permutation.
     """
 
     def __init__(
@@ -163,9 +167,9 @@ class FixedNoise:
         per_step: NDArray[np.floating],
         seed: int = 0,
     ) -> None:
-        self._orders = np.asarray(orders, dtype=np.int64)
-        self._initial = np.asarray(initial, dtype=np.float32)
-        self._per_step = np.asarray(per_step, dtype=np.float32)
+        self._orders = numbers_array("orders", orders, np.int64)
+        self._initial = numbers_array("initial", initial, np.float32)
+        self._per_step = numbers_array("per-step", per_step, np.float32)
         self._seeded = SeededNoise(seed)
         shape = self._orders.shape
         fits = (

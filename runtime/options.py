@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from .arguments import (
+    number_from_zero,
+    one_of,
+    positive_number,
+    real_number,
+    whole_number_from,
+    wrong_type,
+)
 from .config import MARConfig
 from .errors import OptionError
 from .schedule import GUIDANCE_SCHEDULES, TRAIN_STEPS
@@ -18,7 +25,7 @@ HEADS = ("sequential", "speculative", "parallel", "auto")
 MAX_NUM_ITER = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GenerateOptions:
     """Options of one run; None means the model's own default.
 
@@ -40,10 +47,11 @@ class GenerateOptions:
         head_tolerance: of the parallel sampler, as a share of each head step's std.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value is of another type or out of range. NumPy's numbers are taken and kept
+            as Python's.
     """
 
-    mode: str = "csd"
+    mode: str = "target"
     num_iter: int | None = None
     head_steps: int | tuple[int, int] | None = None
     cfg: float = 1.0
@@ -54,38 +62,40 @@ class GenerateOptions:
     acceptance: str = "paper"
     inner_temperature: float = 42.0
     prefill: float = 0.05
-    head: str = "sequential"
+    head: str = "auto"
     head_tolerance: float = 0.03
 
     def __post_init__(self) -> None:
-        _one_of("mode", self.mode, MODES)
-        _one_of("cfg-schedule", self.cfg_schedule, GUIDANCE_SCHEDULES)
-        _one_of("verify", self.verify, VERIFICATIONS)
-        _one_of("acceptance", self.acceptance, ACCEPTANCES)
-        _one_of("head", self.head, HEADS)
-        if self.num_iter is not None and self.num_iter < 1:
-            raise OptionError(f"num-iter is {self.num_iter}: give at least 1")
-        if self.gamma < 1:
-            raise OptionError(f"gamma is {self.gamma}: give at least 1")
-        if isinstance(self.head_steps, tuple) and len(self.head_steps) != 2:
-            raise OptionError(f"head-steps is {self.head_steps}: give one number, or two to anneal")
-        for steps in self._given_head_steps():
-            if not 1 <= steps <= TRAIN_STEPS:
-                raise OptionError(f"head-steps is {steps}: give 1 to {TRAIN_STEPS}")
-        for name, value in (("cfg", self.cfg), ("inner-temperature", self.inner_temperature)):
-            if not (math.isfinite(value) and value > 0):
-                raise OptionError(f"{name} is {value}: give a number above 0")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise OptionError(f"temperature is {self.temperature}: give a number above 0")
-        if not (math.isfinite(self.head_tolerance) and self.head_tolerance >= 0):
-            raise OptionError(f"head-tolerance is {self.head_tolerance}: give 0 or more")
-        if not 0 <= self.prefill <= 1:
-            raise OptionError(f"prefill is {self.prefill}: give a share from 0 to 1")
+        checked: dict[str, Any] = {
+            "mode": one_of("mode", self.mode, MODES),
+            "cfg_schedule": one_of("cfg-schedule", self.cfg_schedule, GUIDANCE_SCHEDULES),
+            "verify": one_of("verify", self.verify, VERIFICATIONS),
+            "acceptance": one_of("acceptance", self.acceptance, ACCEPTANCES),
+            "head": one_of("head", self.head, HEADS),
+            "gamma": whole_number_from("gamma", self.gamma, 1),
+            "cfg": positive_number("cfg", self.cfg),
+            "inner_temperature": positive_number("inner-temperature", self.inner_temperature),
+            "temperature": positive_number("temperature", self.temperature),
+            "head_tolerance": number_from_zero("head-tolerance", self.head_tolerance),
+            "prefill": real_number("prefill", self.prefill),
+        }
+        if self.num_iter is not None:
+            checked["num_iter"] = whole_number_from("num-iter", self.num_iter, 1)
+        if self.head_steps is not None:
+            checked["head_steps"] = _head_steps(self.head_steps)
+        if not 0 <= checked["prefill"] <= 1:
+            raise OptionError(f"prefill is {checked['prefill']}: give a share from 0 to 1")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
-    def _given_head_steps(self) -> tuple[int, ...]:
-        if self.head_steps is None:
-            return ()
-        return (self.head_steps,) if isinstance(self.head_steps, int) else self.head_steps
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return f"GenerateOptions({', '.join(changed)})"
 
     @property
     def guided(self) -> bool:
@@ -123,11 +133,20 @@ def parse_head_steps(text: str) -> int | tuple[int, int]:
         OptionError: the text is neither.
     """
     parts = text.split(":")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise OptionError(f"head-steps is {text!r}: give N, or N:M to anneal, as in 50:5")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise OptionError(f"{name} is {value!r}: give one of {', '.join(allowed)}")
+def _head_steps(value: object) -> int | tuple[int, int]:
+    if not isinstance(value, tuple):
+        try:
+            return whole_number_from("head-steps", value, 1, TRAIN_STEPS)
+        except OptionError as error:
+            if isinstance(value, list):
+                raise wrong_type("head-steps", value, "a tuple to anneal, as in (50, 5)") from error
+            raise
+    if len(value) != 2:
+        raise OptionError(f"head-steps is {value}: give one number, or two to anneal")
+    first, last = (whole_number_from("head-steps", steps, 1, TRAIN_STEPS) for steps in value)
+    return first, last

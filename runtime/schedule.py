@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import one_of, real_number, whole_number, whole_number_from
 from .arrays import Float64
 from .errors import OptionError
 
@@ -32,14 +33,15 @@ def training_betas(name: str) -> Float64:
     """Return the 1000 betas that a model is trained with, `[1000]` float64.
 
     `cosine` caps each beta at 0.999; `linear` runs from 1e-4 to 0.02.
+
+    Raises:
+        OptionError: the name is neither.
     """
-    if name == "linear":
+    if one_of("beta schedule", name, BETA_SCHEDULES) == "linear":
         return np.linspace(1e-4, 0.02, TRAIN_STEPS)
-    if name == "cosine":
-        edges = (np.arange(TRAIN_STEPS + 1) / TRAIN_STEPS + 0.008) / 1.008
-        alpha_bar = np.cos(edges * (math.pi / 2)) ** 2
-        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-    raise OptionError(f"beta schedule is {name!r}: give one of {', '.join(BETA_SCHEDULES)}")
+    edges = (np.arange(TRAIN_STEPS + 1) / TRAIN_STEPS + 0.008) / 1.008
+    alpha_bar = np.cos(edges * (math.pi / 2)) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
 def respaced_timesteps(steps: int) -> NDArray[np.int64]:
@@ -50,8 +52,7 @@ def respaced_timesteps(steps: int) -> NDArray[np.int64]:
     Raises:
         OptionError: `steps` is not in 1..1000.
     """
-    if not 1 <= steps <= TRAIN_STEPS:
-        raise OptionError(f"head steps is {steps}: give 1 to {TRAIN_STEPS}")
+    steps = whole_number_from("head steps", steps, 1, TRAIN_STEPS)
     stride = (TRAIN_STEPS - 1) / (steps - 1) if steps > 1 else 1.0
     # Python's round, half to even, on a running float sum: what the released code does.
     chosen: list[int] = []
@@ -86,13 +87,19 @@ class DiffusionTables:
         return len(self.timesteps)
 
 
-@lru_cache(maxsize=256)
 def diffusion_tables(beta_schedule: str, steps: int = TRAIN_STEPS) -> DiffusionTables:
     """Return the tables of a named beta schedule respaced to `steps`.
 
     Raises:
         OptionError: the name is unknown or `steps` is not in 1..1000.
     """
+    name = one_of("beta schedule", beta_schedule, BETA_SCHEDULES)
+    # Before the cache, where 100.0 is 100.
+    return _diffusion_tables(name, whole_number_from("head steps", steps, 1, TRAIN_STEPS))
+
+
+@lru_cache(maxsize=256)
+def _diffusion_tables(beta_schedule: str, steps: int) -> DiffusionTables:
     timesteps = respaced_timesteps(steps)
     alpha_bar = np.cumprod(1 - training_betas(beta_schedule), dtype=np.float64)[timesteps]
     return tables_from_alpha_bar(alpha_bar, timesteps)
@@ -126,8 +133,10 @@ def masked_counts(seq_len: int, num_iter: int) -> list[int]:
     least one token. MAR's last mask still counts one token, although that step predicts it.
 
     Raises:
-        OptionError: `num_iter` is not in 1..seq_len.
+        OptionError: `seq_len` is below 1, or `num_iter` is not in 1..seq_len.
     """
+    seq_len = whole_number_from("seq-len", seq_len, 1)
+    num_iter = whole_number("num-iter", num_iter)
     if not 1 <= num_iter <= seq_len:
         raise OptionError(
             f"num-iter is {num_iter}: give 1 to {seq_len}, the number of tokens of an image"
@@ -184,18 +193,22 @@ class ARSchedule:
         `constant` is `cfg` throughout.
 
         Raises:
-            OptionError: `kind` is neither.
+            OptionError: `kind` is neither, or `cfg` is no number.
         """
-        if kind == "constant":
+        cfg = real_number("cfg", cfg)
+        if one_of("cfg-schedule", kind, GUIDANCE_SCHEDULES) == "constant":
             return [cfg] * self.num_iter
-        if kind == "linear":
-            return [1 + (cfg - 1) * (self.seq_len - m) / self.seq_len for m in self.masked]
-        raise OptionError(f"cfg-schedule is {kind!r}: give one of {', '.join(GUIDANCE_SCHEDULES)}")
+        return [1 + (cfg - 1) * (self.seq_len - m) / self.seq_len for m in self.masked]
 
 
 def annealed_head_steps(first: int, last: int, num_iter: int) -> list[int]:
     """Return the number of head steps of each AR step, linear from `first` to `last`.
 
     DiSA, arXiv 2505.20297: later tokens, which know more of the image, need fewer head steps.
+
+    Raises:
+        OptionError: a number of head steps is not in 1..1000, or `num_iter` is below 1.
     """
+    first, last = (whole_number_from("head-steps", n, 1, TRAIN_STEPS) for n in (first, last))
+    num_iter = whole_number_from("num-iter", num_iter, 1)
     return [int(n) for n in np.rint(np.linspace(first, last, num_iter))]

@@ -6,29 +6,40 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .backends import Backend, BackendOptions, Graph, Timed, create_backend
+from .arguments import instance_of, whole_number_from, wrong_type
+from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
 from .backends.engines import needed_graphs
 from .bundle import Bundle
 from .decoding.demand import largest_calls
-from .decoding.loop import Decoder
+from .decoding.loop import decode
 from .decoding.model import RuntimeModel
 from .decoding.plan import Canvas, Plan
 from .errors import BundleError, NumericsError, OptionError
-from .head.draft import ROW_COST
-from .images import to_uint8
+from .images import save_png, sheet, to_uint8
+from .labels import class_name, resolve_labels
+from .manifest import MANIFEST_FILE, file_sha256
+from .memory import memory_explained
 from .noise import Noise, SeededNoise
 from .options import GenerateOptions
+from .origin import Origin, host_library
 from .stats import Progress, ProgressCallback, Stats
 from .version import version
 
+# Images of a seed are numbered in 63 bits.
+MOST_IMAGES = 2**63 - 1
 
-@dataclass(frozen=True, eq=False)
+Labels = Sequence[int | str] | NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class GenerateResult:
     """What `generate` returns.
 
@@ -38,6 +49,10 @@ class GenerateResult:
         tokens: float32 `[B, L, C]`.
         stats: counts and times.
         options: the options with all defaults filled in.
+        labels: class index of each image.
+        seed: of the noise, or None where other noise was given.
+        first_image: number of the first image in the seed's noise.
+        origin: bundle, backend and versions.
     """
 
     images: NDArray[np.uint8]
@@ -45,6 +60,99 @@ class GenerateResult:
     tokens: NDArray[np.float32]
     stats: Stats
     options: GenerateOptions
+    labels: tuple[int, ...]
+    seed: int | None
+    first_image: int
+    origin: Origin
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.images.shape
+        size = f"{width} x {height}" if width else "latents only"
+        return (
+            f"<GenerateResult: {count} image{'s' * (count != 1)}, {size}, mode "
+            f"{self.options.mode}, head {self.options.head}, seed {self.seed}, "
+            f"{self.stats.seconds:.2f} s>"
+        )
+
+    @property
+    def captions(self) -> list[str]:
+        """The class of each image by name, or by index where the bundle has no names."""
+        return [class_name(label, self.origin.class_names) for label in self.labels]
+
+    def save(self, path: str | Path, columns: int | None = None, *, captions: bool = False) -> None:
+        """Write a PNG: one image as it is, several as a grid. How they were made is in it.
+
+        Args:
+            path: where to; an existing file is replaced once the new one is whole.
+            columns: images in a row; default as square as possible.
+            captions: write each image's class under it.
+
+        Raises:
+            OptionError: an argument is of another type, or there are no images because the bundle
+                has no decoder.
+            OSError: the file cannot be written.
+        """
+        if columns is not None:
+            columns = whole_number_from("columns", columns, 1)
+        self._save(path, range(len(self.images)), columns, captions)
+
+    def save_each(self, folder: str | Path, *, captions: bool = False) -> list[Path]:
+        """Write a PNG for each image at its true size, as `000-bag.png`.
+
+        Args:
+            folder: where to; it is made if it is missing. Existing files are replaced, each once
+                the new one is whole.
+            captions: write the image's class under it.
+
+        Returns:
+            The files.
+
+        Raises:
+            OptionError: as for `save`.
+            OSError: a file cannot be written.
+        """
+        folder = Path(instance_of("folder", folder, (str, Path), "a path"))
+        folder.mkdir(exist_ok=True)
+        digits = max(3, len(str(len(self.images) - 1)))
+        paths = [
+            folder / f"{index:0{digits}}-{file_stem(caption)}.png"
+            for index, caption in enumerate(self.captions)
+        ]
+        for index, path in enumerate(paths):
+            self._save(path, range(index, index + 1), None, captions)
+        return paths
+
+    def _save(self, path: str | Path, chosen: range, columns: int | None, captions: bool) -> None:
+        path = Path(instance_of("path", path, (str, Path), "a path"))
+        if self.images.shape[1] == 0:
+            raise OptionError(
+                "there are no images to save: the bundle has no decoder and makes latents only; "
+                "export it with --decoder"
+            )
+        part = slice(chosen.start, chosen.stop)
+        picture = sheet(self.images[part], columns, self.captions[part] if captions else None)
+        metadata = self.origin.metadata(
+            self.labels[part], self.options, self.seed, self.first_image + chosen.start
+        )
+        save_png(path, picture, metadata=metadata)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the arrays as JSON values: what `csd-generate --stats` writes."""
+        return {
+            "mode": self.options.mode,
+            "options": self.options.to_dict(),
+            "labels": list(self.labels),
+            "seed": self.seed,
+            "first_image": self.first_image,
+            **self.stats.to_dict(),
+            **self.origin.to_dict(),
+        }
+
+
+def file_stem(text: str) -> str:
+    """A class's name as a part of a file's name: letters, digits and `.-_`, at most 60."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
+    return kept.encode()[:60].decode(errors="ignore").strip(".-") or "class"
 
 
 class Session:
@@ -52,17 +160,24 @@ class Session:
 
     Raises:
         BackendError: the backend is not installed or cannot load a graph.
+        OptionError: an argument is of another type.
     """
 
     def __init__(self, bundle: Bundle, options: BackendOptions | None = None) -> None:
-        self.bundle = bundle
+        self.bundle = instance_of("bundle", bundle, Bundle, "what Bundle.open returns")
+        options = BackendOptions() if options is None else options
+        self._options = instance_of("options", options, BackendOptions, "BackendOptions(...)")
         for graph in needed_graphs(bundle.manifest):
             self._require(graph)
-        self._backend = create_backend(bundle.path, bundle.manifest, options or BackendOptions())
+        _reserve_products()
+        self._backend = create_backend(bundle.path, bundle.manifest, options)
         self._models: dict[str, RuntimeModel] = {}
         try:
-            self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
-            self._decoder = self.graph("decoder") if "decoder" in bundle.manifest.graphs else None
+            with memory_explained("the graphs cannot be loaded", "give --threads 1"):
+                self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
+                has_decoder = "decoder" in bundle.manifest.graphs
+                self._decoder = self.graph("decoder") if has_decoder else None
+            self._origin = self._describe()
         except BaseException:
             self.close()
             raise
@@ -81,23 +196,50 @@ class Session:
             BackendError: it cannot be loaded here.
         """
         self._require(name)
-        return self._backend.open(self.bundle.path, self.bundle.manifest, name)
+        config = self.bundle.manifest.models.get(name.split(".")[0])
+        # Positions that a backend adds to `visible` are none of an image's (see `model`).
+        return self._backend.open(name, {} if config is None else {"visible": config.seq_len})
 
     @property
     def backend(self) -> Backend:
         """What runs the graphs."""
         return self._backend
 
+    @property
+    def origin(self) -> Origin:
+        """Which bundle this is, and what it runs on."""
+        return self._origin
+
+    def _describe(self) -> Origin:
+        manifest = self.bundle.manifest
+        return Origin(
+            bundle=manifest.name,
+            manifest_sha256=file_sha256(self.bundle.path / MANIFEST_FILE),
+            class_names=None if manifest.class_names is None else tuple(manifest.class_names),
+            backend=self._backend.name,
+            threads=self._options.threads,
+            host_library=host_library(),
+            versions=self.versions(),
+        )
+
+    def __repr__(self) -> str:
+        if not self._models:
+            return f"<Session of {self.bundle.manifest.name}, closed>"
+        return (
+            f"<Session of {self.bundle.manifest.name} on {self._backend.name}, "
+            f"{self._options.threads} threads, models {', '.join(self._models)}>"
+        )
+
     def _load_model(self, role: str) -> RuntimeModel:
         names = ("backbone", "head_modulation", "head_step")
         graphs = {name: self.graph(f"{role}.{name}") for name in names}
-        manifest = self.bundle.manifest
-        row_cost = ROW_COST if manifest.calibration is None else manifest.calibration.row_cost
-        model = RuntimeModel(
-            role, manifest.models[role], graphs, self.bundle.head_draft(role), row_cost
+        return RuntimeModel(
+            role,
+            self.bundle.manifest.models[role],
+            graphs,
+            self.bundle.head_calibration(role),
+            self._backend.head_rounds(f"{role}.head_step"),
         )
-        model.rounds = self._backend.head_rounds(self.bundle.path, f"{role}.head_step")
-        return model
 
     def __enter__(self) -> Session:
         return self
@@ -139,7 +281,7 @@ class Session:
 
     def generate(
         self,
-        labels: Sequence[int] | NDArray[np.integer],
+        labels: Labels,
         options: GenerateOptions | None = None,
         *,
         seed: int = 0,
@@ -150,7 +292,7 @@ class Session:
         """Generate one image for each label.
 
         Args:
-            labels: `[B]` class indices; the number of classes means unconditional.
+            labels: `[B]` class indices, names, or both; the number of classes means unconditional.
             options: what to do; the defaults are those of `GenerateOptions`.
             seed: seed of all noise, unless `noise` is given.
             noise: noise to use in place of the seed's.
@@ -159,15 +301,34 @@ class Session:
             progress: called after AR steps.
 
         Raises:
-            OptionError: an option or label does not fit the bundle.
-            NumericsError: a network returned a value that is not finite.
+            OptionError: an argument is of another type, or an option or label does not fit the
+                bundle.
+            BackendError: there is too little memory, or the backend failed.
+            NumericsError: a network returned a value that is not finite; it names graph and step.
         """
         if not self._models:
             raise OptionError("the session is closed: open another one with Bundle.session")
         manifest, config = self.bundle.manifest, self.bundle.manifest.target
-        options = (options or GenerateOptions()).resolved(config, manifest.head_steps)
+        options = GenerateOptions() if options is None else options
+        instance_of("options", options, GenerateOptions, "GenerateOptions(...)")
+        options = options.resolved(config, manifest.head_steps)
         wanted = self.check(labels, options)
-        source = SeededNoise(seed) if noise is None else noise
+        source = SeededNoise(seed) if noise is None else _checked_noise(noise)
+        first_image = whole_number_from("first_image", first_image, 0, MOST_IMAGES - len(wanted))
+        if progress is not None and not callable(progress):
+            raise wrong_type("progress", progress, "a function that takes a Progress")
+        with memory_explained("images cannot be generated", _less_memory(len(wanted), options)):
+            return self._generate(wanted, options, source, first_image, progress)
+
+    def _generate(
+        self,
+        wanted: NDArray[np.int64],
+        options: GenerateOptions,
+        source: Noise,
+        first_image: int,
+        progress: ProgressCallback | None,
+    ) -> GenerateResult:
+        manifest, config = self.bundle.manifest, self.bundle.manifest.target
         plan = Plan.of(options, config.seq_len)
         stats = Stats(plan.schedule.num_iter)
         clock = self._backend.clock if isinstance(self._backend, Timed) else None
@@ -180,13 +341,13 @@ class Session:
         # Under prefix verification each image accepts its own number of AR steps.
         alone = options.mode == "csd" and options.verify == "prefix"
         parts = canvas.split(1 if alone else manifest.max_batch)
-        self._prepare(plan, len(parts[0].images))
+        most_tokens = self._prepare(plan, len(parts[0]))
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
-            Decoder(
-                part, self._models["target"], self._models.get("draft"),
-                plan, source, stats, report.advanced,
-            ).run()  # fmt: skip
+            decode(
+                part, self._models, plan, source, stats,
+                most_tokens=most_tokens, advanced=report.advanced,
+            )  # fmt: skip
 
         latents = arrays.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
         with stats.timed("decoder"):
@@ -194,27 +355,31 @@ class Session:
         stats.seconds = time.perf_counter() - began
         stats.device_seconds = None if clock is None else clock.stop()
         stats.device_memory_peak = self._backend.device_memory
-        return GenerateResult(images, latents, canvas.tokens, stats, options)
+        return GenerateResult(
+            images=images, latents=latents, tokens=canvas.tokens, stats=stats, options=options,
+            labels=tuple(wanted.tolist()),
+            seed=source.seed if isinstance(source, SeededNoise) else None,
+            first_image=first_image, origin=self._origin,
+        )  # fmt: skip
 
-    def _prepare(self, plan: Plan, batch: int) -> None:
-        """Plan the memory of a run before it starts."""
+    def _prepare(self, plan: Plan, batch: int) -> dict[str, int]:
+        """Plan the memory of a run; returns the rows of z that a model may take at once."""
         demand = largest_calls(plan, batch, self._models)
         if self._decoder is not None:
-            demand["decoder"] = {"B": min(self.bundle.manifest.max_batch, batch)}
+            images = min(self.bundle.manifest.max_batch, batch)
+            demand["decoder"] = GraphDemand({"B": images}, shrinks="B")
         granted = self._backend.prepare(demand)
-        for role, model in self._models.items():
-            if (sizes := granted.get(f"{role}.head_modulation")) is not None:
-                model.most_tokens = sizes["N"]
+        heads = ((role, granted.get(f"{role}.head_modulation")) for role in self._models)
+        return {role: sizes["N"] for role, sizes in heads if sizes is not None}
 
-    def check(
-        self, labels: Sequence[int] | NDArray[np.integer], options: GenerateOptions
-    ) -> NDArray[np.int64]:
-        """Check labels and options against the bundle; returns the labels `[B]`.
+    def check(self, labels: Labels, options: GenerateOptions) -> NDArray[np.int64]:
+        """Check labels and options against the bundle; returns class indices `[B]`.
 
         Raises:
             OptionError: one does not fit.
         """
         manifest = self.bundle.manifest
+        instance_of("options", options, GenerateOptions, "GenerateOptions(...)")
         if options.mode != "target" and "draft" not in self._models:
             raise OptionError(
                 f"bundle {self.bundle.path} has no draft, so mode {options.mode} cannot run: use "
@@ -225,17 +390,7 @@ class Session:
                 f"gamma is {options.gamma}: this bundle takes 1 to {manifest.max_gamma}; export "
                 f"with --max-gamma {options.gamma} for more"
             )
-        wanted = np.asarray(labels)
-        if wanted.ndim != 1 or len(wanted) == 0 or not np.issubdtype(wanted.dtype, np.integer):
-            raise OptionError("labels must be a non-empty list of whole numbers")
-        classes = manifest.target.class_num
-        bad = wanted[(wanted < 0) | (wanted > classes)]
-        if len(bad):
-            raise OptionError(
-                f"label {int(bad[0])} is out of range: give 0 to {classes - 1}, or {classes} for "
-                "an unconditional image"
-            )
-        return wanted.astype(np.int64)
+        return resolve_labels(labels, manifest.target.class_num, manifest.class_names)
 
     def _decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents `[B, c, h, w]` -> images `[B, 3, H, W]`, empty ones without a decoder."""
@@ -252,6 +407,32 @@ class Session:
                 "belongs to the model"
             )
         return images
+
+
+def _checked_noise(noise: object) -> Noise:
+    methods = ("orders", "initial", "per_step", "accept", "stream")
+    if isinstance(noise, type) or not all(callable(getattr(noise, m, None)) for m in methods):
+        raise wrong_type("noise", noise, "SeededNoise(...), FixedNoise(...) or their like")
+    return cast(Noise, noise)
+
+
+def _reserve_products() -> None:
+    """Let NumPy's BLAS take its buffers before the graphs take their memory.
+
+    OpenBLAS takes them at its first product and ends the process where it cannot: an error that
+    nobody could report.
+    """
+    square = np.ones((64, 64), dtype=np.float32)
+    np.dot(square, square)
+
+
+def _less_memory(images: int, options: GenerateOptions) -> str:
+    """What takes less memory than a run that failed."""
+    lower = ["give fewer labels"] if images > 1 else []
+    lower.append(f"lower head-steps ({options.head_steps})")
+    if options.mode == "csd":
+        lower.append(f"lower gamma ({options.gamma})")
+    return " or ".join(lower)
 
 
 class _Reporter:

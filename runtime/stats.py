@@ -41,7 +41,7 @@ class Progress:
     drafted: int
 
 
-@dataclass
+@dataclass(repr=False)
 class Stats:
     """Counts and times of a run.
 
@@ -90,6 +90,11 @@ class Stats:
     def __post_init__(self) -> None:
         self.drafted_by_step = np.zeros(self.num_iter, dtype=np.int64)
         self.accepted_by_step = np.zeros(self.num_iter, dtype=np.int64)
+
+    def __repr__(self) -> str:
+        rate = self.acceptance_rate
+        accepted = "" if rate is None else f", acceptance rate {rate:.1%}"
+        return f"<Stats: {self.seconds:.2f} s, {self.ar_steps} AR steps{accepted}>"
 
     @property
     def acceptance_rate(self) -> float | None:

@@ -11,6 +11,8 @@ import pytest
 
 from .helpers import ROOT, run_python
 
+# `csd` itself, a regular package: a folder named csd where Python starts does not hide it.
+ROOT_PACKAGE = ("runtime", "root")
 FOLDERS = ("export", "models", "plugins", "runtime", "tools")
 
 # What each folder may import of the others, and which heavy libraries.
@@ -21,7 +23,7 @@ ARROWS = {
     "export": {"models", "runtime", "plugins"},
     "tools": {"export", "models", "runtime", "plugins"},
 }
-RUNTIME_MODULES_FOR_MODELS = {"config", "schedule", "errors", "cli_support"}
+RUNTIME_MODULES_FOR_MODELS = {"config", "schedule", "errors", "cli_support", "files"}
 FOREIGN = {
     "plugins": {"numpy", "cuda", "onnx", "tensorrt"},  # all but numpy inside functions only
     "runtime": {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "nvtx", "PIL", "rich"},
@@ -55,6 +57,16 @@ def test_folders_import_only_what_the_design_allows(folder):
                 assert name[0] in FOREIGN[folder], where
 
 
+def test_one_place_imports_onnxruntime():
+    files = [p for folder in (*FOLDERS, "tests") for p in (ROOT / folder).rglob("*.py")]
+    places = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if any(name[0] == "onnxruntime" for name in _imports(path))
+    }
+    assert places == {"runtime/backends/onnx_library.py"}
+
+
 def test_the_runtime_never_mentions_an_import_of_torch():
     for folder in ("runtime", "plugins"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -67,7 +79,8 @@ def test_every_python_folder_is_packaged_and_typed():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("__init__.py"):
-            name = ".".join(("csd", *path.parent.relative_to(ROOT).parts))
+            parts = path.parent.relative_to(ROOT).parts
+            name = ".".join(("csd", *(() if parts == ROOT_PACKAGE else parts)))
             assert f'"{name}"' in text, name
         assert (ROOT / folder / "py.typed").is_file()
 
@@ -86,6 +99,8 @@ def test_importing_the_runtime_is_quick_and_brings_no_backend():
     best = min(float(output[0]) for output in outputs)
     print(f"import csd.runtime: {best:.3f} s")
     assert best < 0.5
+    names = "Bundle, GenerateOptions, GenerateResult, Session, Stats, __version__"
+    assert run_python(f"from csd.runtime import {names}; print(__version__)").returncode == 0
     assert [output[1:] for output in outputs] == [[]] * 3
 
 
@@ -100,7 +115,7 @@ def test_importing_plugins_brings_numpy_alone():
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
-@pytest.mark.parametrize("module", ["csd.export.cli", "csd.runtime.cli", "csd.tools.bench_cli"])
+@pytest.mark.parametrize("module", ["csd.export.cli", "csd.runtime.cli", "csd.tools.bench.cli"])
 def test_help_of_a_command_loads_no_network_library(module):
     code = (
         f"import sys; from {module} import build_parser; build_parser().format_help(); "
@@ -113,12 +128,12 @@ def test_help_of_a_command_loads_no_network_library(module):
 def test_bench_runs_without_torch_where_eager_is_not_asked_for(tiny_bundle):
     argv = [str(tiny_bundle), "--modes", "target,csd", "--num-iter", "2", "--repeats", "1"]
     code = (
-        "import sys; sys.modules['torch'] = None; from csd.tools.bench_cli import main; "
+        "import sys; sys.modules['torch'] = None; from csd.tools.bench.cli import main; "
         f"print(main({[*argv, '--head-steps', '2', '--gammas', '2']}), main({argv[:1]}))"
     )
     done = run_python(code)
     assert done.stdout.split()[-2:] == ["0", "2"], done.stderr
-    assert "mode eager needs torch: pip install 'csd[export]'" in done.stderr
+    assert "mode eager needs torch: pip install torch" in done.stderr
 
 
 def test_commands_and_metadata_are_those_of_the_project():
@@ -142,7 +157,8 @@ def test_the_runtime_needs_three_libraries_and_backends_are_extras():
 
 @pytest.mark.slow
 def test_images_are_generated_in_an_environment_without_torch(tiny_bundle, tmp_path):
-    source, environment = tmp_path / "source", tmp_path / "venv"
+    # The checkout is called csd and lies where Python starts: it must not hide what is installed.
+    source, environment = tmp_path / "csd", tmp_path / "venv"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
@@ -164,8 +180,12 @@ def test_images_are_generated_in_an_environment_without_torch(tiny_bundle, tmp_p
     assert torch_spec == "None"
     where = run(python, "-c", "import csd.runtime; print(csd.runtime.__file__)").strip()
     assert Path(where).is_relative_to(environment)
+    if shutil.which("g++"):
+        find = "from csd.plugins import host; print(host.find_library())"
+        assert Path(run(python, "-c", find).strip()).is_relative_to(environment)
 
-    argv = [tiny_bundle, "--labels", "3,7", "--gamma", 2, "--num-iter", 8, "--quiet"]
+    argv = [tiny_bundle, "--labels", "3,7", "--num-iter", 8, "--quiet"]
+    argv += ["--mode", "csd", "--gamma", 2, "--head", "sequential"]
     files = ["--out", tmp_path / "x.png", "--stats", tmp_path / "x.json"]
     shown = run(environment / "bin" / "csd-generate", *argv, *files)
     assert "2 images in" in shown

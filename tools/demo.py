@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
 
 from ..export.cli import main as export
 from ..models.zoo import zoo_entry
@@ -20,15 +19,20 @@ from ..runtime.errors import CsdError
 from ..runtime.files import write_atomically, write_json
 from ..runtime.manifest import MANIFEST_FILE
 from ..runtime.options import GenerateOptions
-from .bench import Case, eager_samplers, figures, measure
-from .bench_cli import results_table
-from .machine import describe_machine
+from .arguments import COUNT, THREADS
+from .bench.baselines import check_baselines, eager_samplers
+from .bench.cases import EAGER, Case, threads_in_words
+from .bench.measure import Runners, measure
+from .bench.report import make_report, results_table
+from .console import progress_report, results_console
+from .load import LoadMeter, idle_load
+from .outputs import result_files
 
 ZOO = "fashion-mnist"
 ROWS = 4
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.tools.demo",
@@ -37,8 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
         example="python -m csd.tools.demo --out out",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="directory of all results")
-    parser.add_argument("--repeats", type=int, default=2, help="timed runs of each mode")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--repeats", type=COUNT, default=2, help="timed runs of each mode")
+    parser.add_argument(
+        "--threads",
+        type=THREADS,
+        default=2,
+        help="CPU threads; eager is timed with one thread too, and ratios are of its best",
+    )
     return parser
 
 
@@ -49,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Export, generate, compare."""
-    console = Console(highlight=False)
-    args.out.mkdir(parents=True, exist_ok=True)
+    progress, idle = progress_report(), idle_load()
+    check_baselines([EAGER], "cpu")
+    picture_file, figures_file = result_files(args.out, ["demo.png", "demo.json"])
     folder = args.out / "bundle"
     if not (folder / MANIFEST_FILE).is_file():
         code = export(["--zoo", ZOO, "--out", str(folder)])
@@ -59,39 +69,37 @@ def run(args: argparse.Namespace) -> int:
     bundle, cfg = Bundle.open(folder), zoo_entry(ZOO).best_cfg
     names = bundle.manifest.class_names or ()
     speculative = GenerateOptions(mode="csd", cfg=cfg, head="auto")
-    alone = GenerateOptions(mode="target", cfg=cfg)
+    alone = GenerateOptions(mode="target", cfg=cfg, head="sequential")
     with bundle.session(threads=args.threads) as session:
-        console.print(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
+        progress(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
         labels = [label for label in range(len(names)) for _ in range(ROWS)]
         made = session.generate(labels, speculative, seed=0)
         picture = labelled_grid(
             made.images.reshape(len(names), ROWS, *made.images.shape[1:]), names
         )
-        with write_atomically(args.out / "demo.png") as stream:
+        with write_atomically(picture_file) as stream:
             picture.save(stream, format="PNG")
-        results = measure(
-            session,
-            eager_samplers(bundle, ["eager"], None, args.threads, "cpu"),
-            [
-                Case("eager", alone, "eager"),
-                Case("target", alone),
-                Case("target, head auto", replace(alone, head="auto")),
-                Case("csd, head auto", speculative),
-            ],
-            batch=1, repeats=args.repeats, seed=1, report=console.print,
+        counts = sorted({1, args.threads})
+        runners = Runners(
+            {args.threads: session}, eager_samplers(bundle, [EAGER], None, counts, "cpu")
+        )
+        cases = [
+            *(Case(f"eager, {threads_in_words(n)}", alone, EAGER, n) for n in counts),
+            Case("target", alone, threads=args.threads),
+            Case("target, head auto", replace(alone, head="auto"), threads=args.threads),
+            Case("csd, head auto", speculative, threads=args.threads),
+        ]
+        meter = LoadMeter()
+        results = measure(runners, cases, batch=1, repeats=args.repeats, seed=1, report=progress)
+        report = make_report(
+            results, session,
+            batch=1, repeats=args.repeats, warm_ups=1, seed=1, load=(idle, meter.read()),
+            grid={"labels": labels, "seed": 0, **made.stats.to_dict()},
         )  # fmt: skip
-    report = {
-        "bundle": bundle.manifest.name,
-        "batch": 1,
-        "repeats": args.repeats,
-        "threads": args.threads,
-        "machine": describe_machine(),
-        **figures(results, 1),
-        "grid": {"labels": labels, "seed": 0, **made.stats.to_dict()},
-    }
-    write_json(args.out / "demo.json", report)
+    write_json(figures_file, report)
+    console = results_console()
     console.print(results_table(report))
-    console.print(f"images: {args.out / 'demo.png'}   figures: {args.out / 'demo.json'}")
+    console.print(f"images: {picture_file}   figures: {figures_file}", soft_wrap=True)
     return 0
 
 

@@ -6,16 +6,20 @@ import os
 import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+
+from ..runtime.bundle import Bundle
+from ..runtime.manifest import MANIFEST_FILE, file_sha256
+from ..runtime.version import version
 
 
 def describe_machine() -> dict[str, Any]:
     """Return processor, cores, system and library versions as JSON values."""
-    libraries: dict[str, str] = {}
+    libraries: dict[str, str] = {"csd": version()}
     for name in (
-        "csd",
         "numpy",
         "onnxruntime",
         "onnxruntime-gpu",
@@ -26,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
         "cuda-core",
     ):
         try:
-            libraries[name] = version(name)
+            libraries[name] = installed(name)
         except PackageNotFoundError:
             continue
     return {
@@ -37,6 +41,12 @@ def describe_machine() -> dict[str, Any]:
         "libraries": libraries,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Return the name of a bundle and the hash of its manifest, which holds those of its files."""
+    manifest_sha256 = file_sha256(bundle.path / MANIFEST_FILE)
+    return {"bundle": {"name": bundle.manifest.name, "manifest_sha256": manifest_sha256}}
 
 
 _GPU_FIELDS = (

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.backends import OnnxRuntimeBackend
+from ..models.zoo import zoo_entry
+from ..runtime.arrays import Float32
+from ..runtime.backends import OnnxLoader
+from ..runtime.bundle import Bundle
 from ..runtime.images import to_uint8
-
-Float32 = NDArray[np.float32]
 
 
 class ImageClassifier:
@@ -22,12 +23,25 @@ class ImageClassifier:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._graph = OnnxRuntimeBackend(threads).load(path)
+        self._graph = OnnxLoader(threads).load(path)
 
     def accuracy(self, images: Float32, labels: Sequence[int] | NDArray[np.integer]) -> float:
         """Share of images `[N, c, h, w]` that are given their label."""
         logits = self._graph.run({"image": images})["logits"]
         return float((logits.argmax(axis=1) == np.asarray(labels)).mean())
+
+
+def bundle_classifier(bundle: Bundle, threads: int) -> ImageClassifier | None:
+    """Return the classifier of the zoo pair that a bundle holds, or None for other models.
+
+    Raises:
+        WeightsError: the pair is none of this zoo's.
+        BackendError: onnxruntime is missing or cannot load the classifier.
+    """
+    source = bundle.manifest.sources.get("target")
+    if source is None or not source.path.startswith("zoo:"):
+        return None
+    return ImageClassifier(zoo_entry(source.path.removeprefix("zoo:")).classifier, threads)
 
 
 def as_shown(latents: Float32) -> Float32:

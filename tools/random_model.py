@@ -15,19 +15,22 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-
-from ..models.head import DiffusionMLP
-from ..models.mar import MAR
 from ..runtime.cli_support import Parser, run_command
 from ..runtime.config import PRESETS, MARConfig
-from ..runtime.errors import CsdError, OptionError
 from ..runtime.files import write_atomically, write_json
+from .arguments import SEED, real_number
+from .console import results_console
+from .needs import need
+from .outputs import result_files
+
+if TYPE_CHECKING:
+    from ..models import MAR
+    from ..models.head import DiffusionMLP
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.tools.random_model",
@@ -38,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help=f"JSON file or {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, required=True, help="directory for both files")
     parser.add_argument(
-        "--roughness", type=float, default=0.2, help="how much eps depends on t and z"
+        "--roughness", type=real_number(0, 10), default=0.2, help="how much eps depends on t and z"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the weights")
     return parser
 
 
@@ -51,26 +54,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the weights and write them."""
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise CsdError("weights are written by safetensors: pip install 'csd[export]'") from error
-    if not (math.isfinite(args.roughness) and args.roughness >= 0):
-        raise OptionError(f"roughness is {args.roughness}: give 0 or more")
+    need("random_model", "torch", "safetensors")
+    from safetensors.torch import save
+
     config = dataclasses.replace(MARConfig.load(args.config), beta_schedule="linear")
     name = Path(args.config).stem
+    inputs = {} if args.config in PRESETS else {"the configuration": Path(args.config)}
+    weights, description = result_files(args.out, [f"{name}.safetensors", f"{name}.json"], inputs)
     model = random_model(config, args.roughness, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights, description = (args.out / f"{name}.{end}" for end in ("safetensors", "json"))
     with write_atomically(weights) as stream:
         stream.write(save(model.state_dict()))
     write_json(description, config.to_dict())
-    Console(highlight=False).print(f"{weights} and {description}")
+    results_console().print(f"{weights} and {description}", soft_wrap=True)
     return 0
 
 
 def random_model(config: MARConfig, roughness: float, seed: int) -> MAR:
     """Return a model of random weights, as the head of this file explains."""
+    import torch
+
+    from ..models import MAR
+
     torch.manual_seed(seed)
     model = MAR(config)
     model.initialize()
@@ -80,6 +84,8 @@ def random_model(config: MARConfig, roughness: float, seed: int) -> MAR:
 
 
 def _make_smooth(head: DiffusionMLP, roughness: float) -> None:
+    import torch
+
     channels, width = head.channels, head.width
     size = 8 * math.sqrt(channels / width)  # x adds 1/64 to the square that a LayerNorm divides by
     for layer in head.modulation_layers():

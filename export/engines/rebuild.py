@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...runtime import bundle_checks
+from ...runtime.bundle_files import BundleFolder
 from ...runtime.errors import BundleError, ExportError
 from ...runtime.files import check_writable, write_atomically
 from ...runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
 from ..profiles import ProfileChange, with_changes
 from .condition import fault_here
 from .renewal import renewal
-from .update import EngineRequest, Progress, Report, drop_unnamed, jobs_of, update_engines
+from .update import FOLDER, EngineRequest, Progress, Report, drop_unnamed, jobs_of, update_engines
 
 
 def rebuild(
@@ -38,7 +41,9 @@ def rebuild(
         ExportError: there is no bundle, it lacks what engines are built from, or a build failed.
         OSError: nothing can be written there.
     """
-    manifest = with_changes(read_manifest(root), changes)
+    before = read_manifest(root)
+    _check_own(root)
+    manifest = with_changes(before, changes)
     check_writable(root / MANIFEST_FILE)
     wanted = jobs_of(root, manifest, request)
     fault = fault_here()
@@ -52,7 +57,7 @@ def rebuild(
     manifest = dataclasses.replace(manifest, engines=engines, schema_version=SCHEMA_VERSION)
     with write_atomically(root / MANIFEST_FILE) as stream:
         stream.write(manifest.to_json().encode())
-    drop_unnamed(root, manifest)
+    drop_unnamed(root, before, manifest)
     return manifest
 
 
@@ -62,16 +67,28 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         ExportError: there is none, or it cannot be read.
     """
-    path = root / MANIFEST_FILE
-    if not path.is_file():
+    if not os.path.lexists(root / MANIFEST_FILE):
         raise ExportError(
             f"no bundle at {root} (it has no {MANIFEST_FILE}): give the directory of one, or "
             "export one with --out"
         )
     try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
-    except (BundleError, UnicodeDecodeError) as error:
-        raise ExportError(f"cannot read bundle {root}: {error}") from error
+        return bundle_checks.read_manifest(BundleFolder.at(root))
+    except BundleError as error:
+        raise ExportError(str(error)) from error
+
+
+def _check_own(root: Path) -> None:
+    """Check that what will be written is the bundle's own, and no link to what others use.
+
+    Raises:
+        ExportError: it is a link.
+    """
+    folders = [path.relative_to(root).as_posix() for path in (root / FOLDER).rglob("*")]
+    try:
+        BundleFolder.at(root).check_own((MANIFEST_FILE, FOLDER, *folders))
+    except BundleError as error:
+        raise ExportError(str(error)) from error
 
 
 def _check_file(root: Path, name: str, sha256: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from .fingerprint import fingerprint, first_difference, short_name
 from .operator_plugins import plugins_for
 
 FOLDER = "engines"
+_OWN_NAME = re.compile(r"[a-z_.]+\.(fp16|bf16|fp32)\.[0-9a-f]{8}(\.[0-9a-f]{8})?\.engine")
 
 Report = Callable[[str], None]
 # Shows the progress of one engine while its context is open.
@@ -224,12 +226,17 @@ def update_engines(
     return tuple(engines)
 
 
-def drop_unnamed(root: Path, manifest: Manifest) -> None:
-    """Delete files of engines that the manifest does not name, and folders that become empty."""
+def drop_unnamed(root: Path, before: Manifest, manifest: Manifest) -> None:
+    """Delete files of engines that a manifest does not name any more, and folders then empty.
+
+    These are what the manifest before named, and what a process that was killed left: files in the
+    folder of engines with names as `_build` gives them. What else lies there is the user's.
+    """
+    old = {root / engine.file for engine in before.engines}
     named = {root / engine.file for engine in manifest.engines}
-    for path in _under(root):
-        if path.is_file() and path not in named:
-            path.unlink()
+    left = {path for path in _under(root) if _OWN_NAME.fullmatch(path.name) and path.is_file()}
+    for path in (old | left) - named:
+        path.unlink(missing_ok=True)
     _drop_empty_folders(root)
 
 

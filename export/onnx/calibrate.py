@@ -8,7 +8,7 @@ import numpy as np
 
 from ...runtime.arrays import Float32, Int64
 from ...runtime.decoding.evaluator import Conditions, HeadEvaluator
-from ...runtime.decoding.loop import Decoder
+from ...runtime.decoding.loop import decode
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.decoding.plan import Canvas, Plan
 from ...runtime.head import AffineDraft, Trajectories, fit_affine_draft
@@ -68,7 +68,7 @@ def record_chains(
     recording = _RecordingModel(model)
     count = math.ceil(tokens / config.seq_len)
     options = GenerateOptions(
-        mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps
+        mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps, head="sequential"
     )
     plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
     images = np.arange(count, dtype=np.int64)
@@ -76,8 +76,8 @@ def record_chains(
     canvas = Canvas.blank(config, noise, labels, images)
     stats = Stats(plan.schedule.num_iter)
     for part in canvas.split(batch):
-        Decoder(part, recording, None, plan, noise, stats, lambda _: None).run()
-    schedule = model.schedule(steps)
+        decode(part, {"target": recording}, plan, noise, stats)
+    schedule = model.samplers.schedule(steps)
     calls = [recording.calls[i] for i in range(steps)]
     x, eps, v = (
         np.stack([np.concatenate([call[k] for call in step]) for step in calls]) for k in range(3)
@@ -98,4 +98,4 @@ def calibrate(
         chains.x[:, order], chains.mean[:, order], chains.log_std[:, order],
         chains.x0hat[:, order], chains.v[:, order],
     )  # fmt: skip
-    return fit_affine_draft(model.schedule(steps), shuffled)
+    return fit_affine_draft(model.samplers.schedule(steps), shuffled)

@@ -1,19 +1,12 @@
 """The networks as they are exported: index inputs, named dynamic dimensions.
 
-| graph | inputs | outputs |
-| --- | --- | --- |
-| `backbone` | `tokens [B, V, C]`, `visible [B, V]`, `query [B, P]`, `label [B]` | `z [B, P, D]` |
-| `head_modulation` | `z [N, D]`, `timestep [S]` | `mods [S, N, M]` |
-| `head_step` | `x [R, C]`, `step [R]`, `token [R]`, `mods [S, N, M]` | `eps [R, C]`, `v [R, C]` |
-| `head_chain` | `x [N, C]`, `noise [S, N, C]`, `mods [S, T, M]`, `tables [S, 6]`, `scale [N]` | `tokens [N, C]`, `mean [N, C]`, `std [N, C]`, `sum_log_std [N, C]`, `trajectory [S + 1, N, C]` |
-| `decoder` | `latents [B, c, h, w]` | `image [B, 3, H, W]` |
+`runtime/graph_tensors.py` has their inputs and outputs.
 
-Integers are int64, everything else float32; `mods` has the type of a variant (`variants.py`).
 `visible` may be padded with L; V may be 0. `head_chain` is the sequential sampler: S head steps for
 given noise, temperature included (entry i for head step i, entry 0 finite and unused), with the
 columns of `HeadSchedule`. T is N, or 2 N with guidance: the unconditional columns follow, and
 `scale` counts only then. Its `std` is that of the last step without the temperature.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -31,6 +24,7 @@ from ...models.head import DiffusionMLP
 from ...models.kl_decoder import KLDecoder
 from ...models.mar import MAR, Backbone
 from ...runtime.config import MARConfig
+from ...runtime.graph_tensors import GraphTensors, Shapes, graph_tensors
 from ...runtime.head import HeadSchedule
 from ...runtime.schedule import TRAIN_STEPS
 from ..profiles import Limits, Profile, default_profile
@@ -163,8 +157,8 @@ class ExportGraph:
 
     name: str
     module: nn.Module
-    inputs: dict[str, tuple[int | str, ...]]
-    outputs: dict[str, tuple[int | str, ...]]
+    inputs: Shapes
+    outputs: Shapes
     profile: Profile
     feeds: Callable[[Sizes, torch.Generator], tuple[Tensor, ...]]
     trials: list[Sizes]
@@ -189,6 +183,12 @@ def model_graphs(
     return [*graphs, _head_chain(role, model, limits)] if head_chain else graphs
 
 
+def _tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensors:
+    tensors = graph_tensors(kind, config, upscale)
+    assert tensors is not None, kind
+    return tensors
+
+
 def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
     config: MARConfig = model.config
     length, channels = config.seq_len, config.token_dim
@@ -196,23 +196,23 @@ def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
     def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
         batch, known, wanted = sizes["B"], sizes["V"], sizes["P"]
         order = torch.rand(batch, length, generator=rng).argsort(dim=1)
-        visible = order[:, :known].clone()
+        # An image of one token has less than the sizes of the example: padding, and it twice.
+        visible = torch.nn.functional.pad(
+            order[:, :known], (0, max(0, known - length)), value=length
+        )
+        query = order.repeat(1, -(-wanted // length))[:, -wanted:]
         if known > 1:
             visible[-1, -1] = length  # padding
         label = torch.randint(config.class_num + 1, (batch,), generator=rng)
         tokens = torch.randn(batch, known, channels, generator=rng)
-        return tokens, visible, order[:, length - wanted :], label
+        return tokens, visible, query, label
 
     half = max(2, length // 2)
     name = f"{role}.backbone"
     return ExportGraph(
         name,
         BackboneGraph(model),
-        {
-            "tokens": ("B", "V", channels), "visible": ("B", "V"),
-            "query": ("B", "P"), "label": ("B",),
-        },
-        {"z": ("B", "P", config.condition_dim)},
+        *_tensors("backbone", config),
         default_profile(name, config, limits),
         feeds,
         [
@@ -229,8 +229,7 @@ def _head_modulation(role: str, model: MAR, limits: Limits) -> ExportGraph:
     return ExportGraph(
         name,
         HeadModulationGraph(model.head_net),
-        {"z": ("N", config.condition_dim), "timestep": ("S",)},
-        {"mods": ("S", "N", config.modulation_dim)},
+        *_tensors("head_modulation", config),
         default_profile(name, config, limits),
         lambda s, g: (
             torch.randn(s["N"], config.condition_dim, generator=g),
@@ -255,11 +254,7 @@ def _head_step(role: str, model: MAR, limits: Limits) -> ExportGraph:
     return ExportGraph(
         name,
         HeadStepGraph(model.head_net),
-        {
-            "x": ("R", config.token_dim), "step": ("R",), "token": ("R",),
-            "mods": ("S", "N", config.modulation_dim),
-        },
-        {"eps": ("R", config.token_dim), "v": ("R", config.token_dim)},
+        *_tensors("head_step", config),
         default_profile(name, config, limits),
         feeds,
         [{"R": 5, "S": 4, "N": 3}, {"R": 1, "S": 1, "N": 1}, {"R": 33, "S": 20, "N": 2}],
@@ -268,7 +263,6 @@ def _head_step(role: str, model: MAR, limits: Limits) -> ExportGraph:
 
 def _head_chain(role: str, model: MAR, limits: Limits) -> ExportGraph:
     config, name = model.config, f"{role}.head_chain"
-    token = ("N", config.token_dim)
 
     def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
         steps, count, columns = sizes["S"], sizes["N"], sizes["T"]
@@ -285,14 +279,7 @@ def _head_chain(role: str, model: MAR, limits: Limits) -> ExportGraph:
     return ExportGraph(
         name,
         HeadChainGraph(model.head_net),
-        {
-            "x": token, "noise": ("S", *token), "mods": ("S", "T", config.modulation_dim),
-            "tables": ("S", 6), "scale": ("N",),
-        },
-        {
-            "tokens": token, "mean": token, "std": token, "sum_log_std": token,
-            "trajectory": ("S + 1", *token),
-        },
+        *_tensors("head_chain", config),
         default_profile(name, config, limits),
         feeds,
         [{"S": 5, "N": 3, "T": 6}, {"S": 1, "N": 1, "T": 1}, {"S": 20, "N": 2, "T": 2}],
@@ -310,8 +297,7 @@ def decoder_graph(decoder: KLDecoder, config: MARConfig, limits: Limits) -> Expo
     return ExportGraph(
         "decoder",
         DecoderGraph(decoder, config.latent_scale),
-        {"latents": ("B", channels, height, width)},
-        {"image": ("B", 3, height * decoder.upscale, width * decoder.upscale)},
+        *_tensors("decoder", config, decoder.upscale),
         default_profile("decoder", config, limits),
         lambda s, g: (torch.randn(s["B"], channels, height, width, generator=g),),
         [{"B": 2}, {"B": 1}],

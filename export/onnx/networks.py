@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...runtime.backends import Graph, OnnxRuntimeBackend
+from ...runtime.backends import Graph, OnnxLoader
 from ...runtime.errors import BackendError, ExportError
+from ...runtime.graph_tensors import Shapes, tensor_dtype
 from ...runtime.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ..profiles import Profile
 from .graphs import ExportGraph
-from .precision import ELEMENTS, TYPED_TENSORS, write_variant
+from .precision import write_variant
 from .to_onnx import check_parity, export_onnx
 
-_INT64_INPUTS = {"visible", "query", "label", "step", "token", "timestep"}
 # ONNX Runtime's CPU provider has no products in it: its numbers are checked by emulation alone.
 _NOT_IN_ONNX_RUNTIME = "bf16"
 
@@ -54,7 +54,7 @@ def export_networks(
     Raises:
         ExportError: a graph cannot be exported or loaded.
     """
-    backend = OnnxRuntimeBackend(threads=os.cpu_count() or 1)
+    loader = OnnxLoader(threads=os.cpu_count() or 1)
     made = Networks(variants={precision: {} for precision in variants})
     for index, graph in enumerate(graphs):
         counter, stem = f"[{index + 1}/{len(graphs)}]", graph.name.replace(".", "_")
@@ -62,7 +62,7 @@ def export_networks(
         files = export_onnx(graph, folder / f"{stem}.onnx")
         made.specs[graph.name] = _spec(graph, files, profiles[graph.name], "fp32")
         report(f"{counter} {graph.name}: {_megabytes(files):.1f} MB, checking")
-        made.loaded[graph.name] = _loaded(backend, files[0])
+        made.loaded[graph.name] = _loaded(loader, files[0])
         made.parity.append(check_parity(graph, made.loaded[graph.name]))
         for precision in variants:
             typed = write_variant(files[0], folder / f"{stem}.{precision}.onnx", precision)
@@ -70,12 +70,12 @@ def export_networks(
                 graph, typed, profiles[graph.name], precision
             )
             report(f"{counter} {graph.name} [{precision}]: {_megabytes(typed):.1f} MB, checking")
-            made.parity.append(_check_variant(graph, files[0], typed[0], precision, backend))
+            made.parity.append(_check_variant(graph, files[0], typed[0], precision, loader))
     return made
 
 
 def _check_variant(
-    graph: ExportGraph, source: Path, typed: Path, precision: str, backend: OnnxRuntimeBackend
+    graph: ExportGraph, source: Path, typed: Path, precision: str, loader: OnnxLoader
 ) -> ParityResult:
     """Check a variant: the file where ONNX Runtime has its type, and its rounding by emulation.
 
@@ -84,13 +84,13 @@ def _check_variant(
     path = typed.with_name(f"{typed.stem}.emulated.onnx")
     files = write_variant(source, path, precision, emulated=True)
     try:
-        emulated = check_parity(graph, _loaded(backend, path), precision, emulated=True)
+        emulated = check_parity(graph, _loaded(loader, path), precision, emulated=True)
     finally:
         for file in files:
             file.unlink(missing_ok=True)
     if precision == _NOT_IN_ONNX_RUNTIME:
         return emulated
-    own = check_parity(graph, _loaded(backend, typed), precision)
+    own = check_parity(graph, _loaded(loader, typed), precision)
     return dataclasses.replace(
         own,
         max_abs=max(own.max_abs, emulated.max_abs),
@@ -99,9 +99,9 @@ def _check_variant(
     )
 
 
-def _loaded(backend: OnnxRuntimeBackend, path: Path) -> Graph:
+def _loaded(loader: OnnxLoader, path: Path) -> Graph:
     try:
-        return backend.load(path)
+        return loader.load(path)
     except BackendError as error:
         raise ExportError(str(error)) from error
 
@@ -117,16 +117,7 @@ def _spec(graph: ExportGraph, files: Sequence[Path], profile: Profile, precision
     )
 
 
-def _tensors(
-    tensors: Mapping[str, tuple[int | str, ...]], precision: str
-) -> tuple[TensorSpec, ...]:
+def _tensors(tensors: Shapes, precision: str) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, _dtype(name, precision), shape) for name, shape in tensors.items()
+        TensorSpec(name, tensor_dtype(name, precision), shape) for name, shape in tensors.items()
     )
-
-
-def _dtype(name: str, precision: str) -> str:
-    if name in _INT64_INPUTS:
-        return "int64"
-    typed = name in TYPED_TENSORS and precision in ELEMENTS
-    return ELEMENTS[precision][1] if typed else "float32"

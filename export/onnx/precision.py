@@ -24,12 +24,12 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-# Element types of ONNX and their names in a manifest.
-ELEMENTS = {"fp16": (TensorProto.FLOAT16, "float16"), "bf16": (TensorProto.BFLOAT16, "bfloat16")}
+from ...runtime.graph_tensors import TYPED
+
+ELEMENTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # The first and the last layer of the head: the first step of a cosine chain multiplies an error of
 # eps by 350, and rounding here adds two thirds to it. They have C and 2 C columns of the head's.
 FLOAT32_LAYERS = ("input_proj.", "final_layer.linear.")
-TYPED_TENSORS = frozenset({"mods"})
 # Protobuf cannot hold more than 2 GiB in one file.
 EXTERNAL_DATA_BYTES = 1_800_000_000
 
@@ -69,12 +69,12 @@ def typed_model(
         model: the float32 model.
         precision: a key of `ELEMENTS`.
         emulated: keep every tensor float32, and round to the precision what would have it: the
-            same numbers where a runtime has no operators of that type. `TYPED_TENSORS` must then
+            same numbers where a runtime has no operators of that type. `TYPED` tensors must then
             be given rounded.
     """
-    element = TensorProto.FLOAT if emulated else ELEMENTS[precision][0]
+    element = TensorProto.FLOAT if emulated else ELEMENTS[precision]
     for value in (*model.graph.input, *model.graph.output):
-        if value.name in TYPED_TENSORS:
+        if value.name in TYPED:
             value.type.tensor_type.elem_type = element
     _Scope(model.graph, precision, emulated, None).convert()
     return model
@@ -94,7 +94,7 @@ class _Scope:
         self.declared = {v.name: v.type.tensor_type.elem_type for v in graph.output}
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         # Names of values in the variant's type, and in float32 where they are computed in it.
-        self.halves = {v.name: v.name for v in graph.input if v.name in TYPED_TENSORS}
+        self.halves = {v.name: v.name for v in graph.input if v.name in TYPED}
         self.fulls: dict[str, str | None] = dict.fromkeys(self.halves)
         self.nodes: list[NodeProto] = []
         # A name of a loop's body must not be one of the graph around it.
@@ -194,7 +194,7 @@ class _Scope:
         if self.emulated:
             self._round(name, typed)
         else:
-            self._cast(name, typed, ELEMENTS[self.precision][0])
+            self._cast(name, typed, ELEMENTS[self.precision])
         self.halves[name] = typed
         return typed
 
@@ -219,7 +219,7 @@ class _Scope:
 
     def _round(self, source: str, result: str) -> None:
         rounded = f"{result}_{self.precision}_rounded"
-        self._cast(source, rounded, ELEMENTS[self.precision][0])
+        self._cast(source, rounded, ELEMENTS[self.precision])
         self._cast(rounded, result, TensorProto.FLOAT)
 
     def _cast(self, source: str, result: str, element: int) -> None:
@@ -239,7 +239,7 @@ def _data_inputs(node: NodeProto) -> tuple[int, ...]:
 
 
 def _converted(tensor: TensorProto, name: str, precision: str, emulated: bool) -> TensorProto:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(ELEMENTS[precision][0])
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(ELEMENTS[precision])
     array = numpy_helper.to_array(tensor).astype(dtype)
     return numpy_helper.from_array(array.astype(np.float32) if emulated else array, name)
 

@@ -10,17 +10,19 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxscript
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.backends import Graph
+from ...runtime.difference import Difference
 from ...runtime.errors import ExportError
+from ...runtime.graph_tensors import TYPED
 from ...runtime.manifest import ParityResult
 from .graphs import ExportGraph
-from .precision import EXTERNAL_DATA_BYTES, TYPED_TENSORS
+from .precision import EXTERNAL_DATA_BYTES
+from .strip import strip_notes
 
 # The first with Gelu as one operator; TensorRT reads it from 10.0 on.
 OPSET = 20
@@ -65,6 +67,7 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
         size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
         external = size > EXTERNAL_DATA_BYTES
         program.save(path, external_data=external)
+    strip_notes(path)
     return [path, path.with_name(path.name + ".data")] if external else [path]
 
 
@@ -101,7 +104,7 @@ def check_parity(
         precision: `fp32`, or that of the variant; its own typed inputs are not part of its error.
         emulated: the variant keeps its tensors in float32 (`variants.typed_model`).
     """
-    worst_abs = worst_rel = worst_share = 0.0
+    worst = Difference()
     for index, sizes in enumerate(graph.trials):
         args = graph.feeds(sizes, torch.Generator().manual_seed(index))
         feeds, args = _typed_feeds(graph, args, precision, emulated)
@@ -111,19 +114,11 @@ def check_parity(
             expected = (expected,)
         outputs = loaded.run(feeds)
         for name, tensor in zip(graph.outputs, expected, strict=True):
-            wanted = tensor.numpy()
-            difference = np.abs(outputs[name].astype(np.float32) - wanted)
-            largest = float(difference.max())
-            # A difference that is not a number must count as one.
-            largest = largest if np.isfinite(largest) else float("inf")
-            scale = float(np.abs(wanted).max())
-            worst_abs = max(worst_abs, largest)
-            worst_rel = max(worst_rel, largest / max(scale, 1e-12))
-            worst_share = max(worst_share, largest / max(scale, 1.0))
+            worst = worst.or_worse(Difference.of(outputs[name], tensor.numpy()))
     tolerance = TOLERANCES[precision]
     return ParityResult(
-        parity_name(graph.name, precision, emulated), len(graph.trials), worst_abs, worst_rel,
-        tolerance, worst_share <= tolerance,
+        parity_name(graph.name, precision, emulated), len(graph.trials), worst.absolute,
+        worst.relative, tolerance, worst.share <= tolerance,
     )  # fmt: skip
 
 
@@ -141,7 +136,7 @@ def _typed_feeds(
     feeds: dict[str, NDArray[Any]] = {}
     values: list[Tensor] = []
     for name, arg in zip(graph.inputs, args, strict=True):
-        typed = precision != "fp32" and name in TYPED_TENSORS
+        typed = precision != "fp32" and name in TYPED
         held = arg.to(_TORCH_TYPES[precision]) if typed else arg
         values.append(held.to(arg.dtype))
         feeds[name] = (values[-1] if emulated else held).numpy()

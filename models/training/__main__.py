@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ...runtime.cli_support import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
+from ...runtime.files import write_atomically, write_json
 from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, load_images
 from .trainer import Recipe, train
+
+MAX_COUNT = 2**31 - 1
+MAX_SEED = 2**63 - 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train the draft, the target or the classifier of the fashion-mnist zoo. "
         "A run that was interrupted resumes from its last checkpoint when started again.",
         example="python -m csd.models.training target --out zoo --steps 7000",
+        lower="--batch",
     )
     parser.add_argument("what", choices=("target", "draft", "classifier"), help="what to train")
     parser.add_argument("--out", type=Path, required=True, help="directory of weights and logs")
@@ -64,9 +68,9 @@ def _train_model(args: argparse.Namespace) -> None:
     )
     # Half precision halves what ships; it is read back as float32.
     weights = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, args.out / f"{args.what}.safetensors")
-    text = json.dumps(config.to_dict(), indent=1) + "\n"
-    (args.out / f"{args.what}.json").write_text(text, encoding="utf-8")
+    with write_atomically(args.out / f"{args.what}.safetensors") as stream:
+        stream.write(save(weights))
+    write_json(args.out / f"{args.what}.json", config.to_dict())
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
@@ -82,8 +86,10 @@ def _train_classifier(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for."""
     for name in ("steps", "batch", "epochs", "threads"):
-        if getattr(args, name) < 1:
-            raise OptionError(f"{name} is {getattr(args, name)}: give at least 1")
+        if not 1 <= getattr(args, name) <= MAX_COUNT:
+            raise OptionError(f"{name} is {getattr(args, name)}: give 1 to {MAX_COUNT}")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise OptionError(f"seed is {args.seed}: give a whole number from 0 to 2**63 - 1")
     if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
         raise OptionError(f"learning-rate is {args.learning_rate}: give a number above 0")
     torch.set_num_threads(args.threads)

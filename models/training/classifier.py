@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runtime.files import write_atomically
+
 
 class Classifier(nn.Module):
     """Convolutional classifier: images `[N, 1, 28, 28]` in [-1, 1] -> logits `[N, classes]`."""
@@ -76,4 +78,5 @@ def export_classifier(model: Classifier, path: Path) -> None:
         input_names=["image"], output_names=["logits"], dynamic_shapes=({0: batch},),
     )  # fmt: skip
     assert program is not None
-    program.save(path, external_data=False)
+    with write_atomically(path) as stream:
+        stream.write(program.model_proto.SerializeToString())

@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError
+from ...runtime.files import write_atomically
 from ...runtime.schedule import TRAIN_STEPS
 from ..mar import MAR, Backbone
 from ..patches import patchify
@@ -243,9 +243,8 @@ def _save(state: _State, path: Path, config: MARConfig, recipe: Recipe) -> None:
         "model_ema": state.ema.state_dict(),
         "optimizer": state.optimizer.state_dict(),
     }
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with write_atomically(path) as stream:
+        torch.save(content, stream)
 
 
 def _resume(

@@ -1,4 +1,4 @@
-// The C interface of the host library. csd/plugins/host.py and csd/runtime/head/native.py mirror
+// The C interface of the host library. csd/plugins/structs.py mirrors
 // these structures; CSD_ABI_VERSION grows with every change to them.
 #pragma once
 

@@ -19,7 +19,7 @@
 #define CSD_OUT_OF_LINE
 #endif
 
-// Device addresses of dense arrays; csd/plugins/rounds.py mirrors this structure.
+// Device addresses of dense arrays; csd/plugins/structs.py mirrors this structure.
 struct CsdRounds {
   // given
   const float* tables;        // [S, 6]: recip, recipm1, coef_x0, coef_x, log_std_base, log_std_slope

@@ -12,12 +12,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from ..manifest import Manifest
-from .base import Backend, BindableGraph, DeviceClock, DeviceTensor, Graph, HeadRounds, Timed
-from .engines import PRECISIONS, Machine, check_engines_exist, choose_engines, needed_graphs
-from .onnx_runtime import OnnxRuntimeBackend, check_cuda_provider
+from .base import (
+    Backend,
+    BindableGraph,
+    DeviceClock,
+    DeviceTensor,
+    Graph,
+    GraphDemand,
+    HeadRounds,
+    Timed,
+)
+from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist, needed_graphs
+from .onnx_library import check_cuda_provider
+from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
@@ -34,7 +45,9 @@ __all__ = [
     "DeviceClock",
     "DeviceTensor",
     "Graph",
+    "GraphDemand",
     "HeadRounds",
+    "OnnxLoader",
     "OnnxRuntimeBackend",
     "Timed",
     "create_backend",
@@ -54,7 +67,7 @@ class BackendOptions:
         cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value is of another type or out of range.
     """
 
     backend: str = "auto"
@@ -64,14 +77,17 @@ class BackendOptions:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise OptionError(f"threads is {self.threads}: give 1 to {MAX_THREADS}")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise OptionError(
-                f"precision is {self.precision!r}: give one of {', '.join(PRECISIONS)}"
-            )
-        if self.memory_limit is not None and self.memory_limit < 1:
-            raise OptionError(f"memory-limit is {self.memory_limit}: give MB, 1 or more")
+        instance_of("backend", self.backend, str, f"auto or one of {', '.join(BACKENDS)}")
+        threads = whole_number_from("threads", self.threads, 1, MAX_THREADS)
+        object.__setattr__(self, "threads", threads)
+        object.__setattr__(self, "cuda_graph", truth_value("cuda-graph", self.cuda_graph))
+        if self.precision is not None:
+            one_of("precision", self.precision, PRECISIONS)
+        if self.memory_limit is not None:
+            limit = whole_number("memory-limit", self.memory_limit)
+            if limit < 1:
+                raise OptionError(f"memory-limit is {limit}: give MB, 1 or more")
+            object.__setattr__(self, "memory_limit", limit)
 
 
 def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
@@ -126,9 +142,9 @@ def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions
                 "tensorrt_rtx)"
             )
     if name == "onnxruntime":
-        return OnnxRuntimeBackend(options.threads)
-    check_cuda_provider()  # first: it is quicker than asking the driver
-    return OnnxRuntimeBackend(options.threads, find_device())
+        return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads))
+    check_cuda_provider(CUDA_PROVIDER)  # first: it is quicker than asking the driver
+    return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads, find_device()))
 
 
 def _create_engine_backend(
@@ -140,12 +156,11 @@ def _create_engine_backend(
 
     device = find_device()
     binding = Binding(name)
-    engines = choose_engines(
-        manifest, folder, needed_graphs(manifest), Machine(name, binding.version, device),
-        options.precision,
-    )  # fmt: skip
+    engines = EngineChoice(
+        manifest, folder, Machine(name, binding.version, device), options.precision
+    )
+    engines.require(needed_graphs(manifest))
     limit = None if options.memory_limit is None else options.memory_limit << 20
     return TensorRtBackend(
-        binding, device, engines,
-        precision=options.precision, memory_limit=limit, cuda_graph=options.cuda_graph,
-    )  # fmt: skip
+        folder, manifest, binding, engines, memory_limit=limit, cuda_graph=options.cuda_graph
+    )

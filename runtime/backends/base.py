@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from ...plugins.rounds import Finished, Start
-from ..manifest import Manifest
 
 Array = NDArray[Any]
 # Sizes of the named dimensions of a call, as `{"B": 2, "V": 10, "P": 3}`.
 Dims = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class GraphDemand:
+    """The largest calls that a run makes of a graph, and what a backend may do about them.
+
+    Attributes:
+        sizes: of the named dimensions.
+        shrinks: the dimension of which the caller takes less, where the backend grants less.
+        least: what it must be granted at least.
+        on_device: outputs that stay on the device, and inputs that stayed there.
+        reader: graph that is called with what stayed on the device, so with the same sizes.
+        alike: for a dimension, the graphs of all models that get the same size of it.
+    """
+
+    sizes: Mapping[str, int]
+    shrinks: str
+    least: int = 1
+    on_device: tuple[str, ...] = ()
+    reader: str | None = None
+    alike: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 class DeviceTensor(Protocol):
@@ -124,24 +144,23 @@ class Timed(Protocol):
 
 
 class Backend(Protocol):
-    """Opens graphs, plans their memory and reports what it is."""
+    """Runs the graphs of one bundle: opens them, plans their memory and reports what it is."""
 
     name: str
 
-    def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
-        """Load a graph of a bundle.
+    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> Graph:
+        """Load a graph of the bundle; once, however often it is asked for.
 
         Args:
-            folder: the bundle's directory.
-            manifest: what is in it.
-            graph: name in `manifest.graphs`.
+            graph: its name in the manifest.
+            padding: values of entries that a backend adds to an input; 0 where not given.
 
         Raises:
             BackendError: it cannot be loaded here.
         """
         ...
 
-    def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
+    def head_rounds(self, graph: str) -> HeadRounds | None:
         """What runs the head sampler on the device with a graph that is open.
 
         None where the host does it; `versions` then says why, if the backend has such kernels.
@@ -151,12 +170,12 @@ class Backend(Protocol):
         """
         ...
 
-    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
-        """Make room for a run, given the largest sizes that each graph will be asked for.
+    def prepare(self, demand: Mapping[str, GraphDemand]) -> Mapping[str, Dims]:
+        """Make room for a run, given the largest calls that it makes of each graph.
 
         Returns:
-            The sizes granted. A caller must keep to those of `N`; graphs split calls that are
-            larger in the other dimensions themselves.
+            The sizes granted. Graphs split calls that are larger in their leading dimension; a
+            caller keeps to the other ones.
 
         Raises:
             BackendError: the device has too little memory, or the limit that was given is.

@@ -13,9 +13,8 @@ from pathlib import Path
 from ..device import DeviceInfo, architecture
 from ..errors import BackendError
 from ..manifest import EngineSpec, GraphSpec, Manifest
+from ..manifest_checks import PRECISIONS
 
-# By speed: half of the bytes first, and of those the one with more digits.
-PRECISIONS = ("fp16", "bf16", "fp32")
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL = {
     "tensorrt": "on Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), "
@@ -131,6 +130,53 @@ def choose_engines(
                 _misfit(group, own, fitting, machine, folder, precision if strict else None)
             )
     return chosen
+
+
+class EngineChoice:
+    """The engines that one session runs, each chosen when it is first asked for.
+
+    Args:
+        manifest: of the bundle.
+        folder: of the bundle, for messages.
+        machine: what must fit.
+        precision: that was asked for, or None.
+    """
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, machine: Machine, precision: str | None = None
+    ) -> None:
+        self.machine = machine
+        self._manifest, self._folder, self._precision = manifest, folder, precision
+        self._chosen: dict[str, EngineSpec] = {}
+
+    def require(self, graphs: Collection[str]) -> None:
+        """Choose the engines of graphs that a session cannot do without.
+
+        Raises:
+            BackendError: as for `choose_engines`.
+        """
+        self._chosen |= choose_engines(
+            self._manifest, self._folder, graphs, self.machine, self._precision
+        )
+
+    def of(self, graph: str) -> EngineSpec:
+        """The engine of a graph; one that was not required follows the others of its model.
+
+        Raises:
+            BackendError: as for `choose_engines`.
+        """
+        if graph not in self._chosen:
+            role = graph.split(".")[0]
+            own = (e.precision for name, e in self._chosen.items() if name.split(".")[0] == role)
+            self._chosen |= choose_engines(
+                self._manifest, self._folder, [graph], self.machine, next(own, self._precision)
+            )
+        return self._chosen[graph]
+
+    @property
+    def chosen(self) -> Mapping[str, EngineSpec]:
+        """The engines so far, by graph."""
+        return self._chosen
 
 
 def _groups(graphs: Collection[str], manifest: Manifest) -> list[tuple[str, ...]]:

@@ -12,7 +12,10 @@ import numpy as np
 from ..device import DeviceInfo
 from ..errors import BackendError
 from ..manifest import Manifest
-from .base import Array, Dims, Graph, HeadRounds
+from ..memory import first_line, is_memory_error, out_of_memory
+from .base import Array, Dims, Graph, GraphDemand, HeadRounds
+from .external_data import linked_weights
+from .onnx_library import load_onnxruntime
 
 # Handing the work of one operator to a second thread pays from a few dozen rows on matrices of a
 # few hundred columns, and only where that thread spins: the shipped head at 32 rows took 0.27 ms
@@ -24,29 +27,6 @@ ONE_THREAD_BYTES = 8 << 20
 THREADED_WORK = 24_000_000
 _ON_THE_HOST = "export the bundle again"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-
-
-def _import() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(
-            "the onnxruntime backend is not installed: pip install 'csd[cpu]' (or 'csd[gpu]')"
-        ) from error
-    return onnxruntime
-
-
-def check_cuda_provider() -> None:
-    """Check that the onnxruntime that is installed was built for CUDA.
-
-    Raises:
-        BackendError: it was not, or none is installed.
-    """
-    if CUDA_PROVIDER not in _import().get_available_providers():
-        raise BackendError(
-            "the onnxruntime that is installed has no CUDA: pip uninstall onnxruntime, then "
-            "pip install 'csd[gpu]', or use --backend onnxruntime"
-        )
 
 
 class OnnxGraph:
@@ -151,32 +131,36 @@ class BoundGraph:
         return {name: KeptValue(v) if name in keep else v.numpy() for name, v in values}
 
 
-class OnnxRuntimeBackend:
-    """Runs ONNX files.
+class OnnxLoader:
+    """Loads ONNX files.
 
     Args:
         threads: threads of one operator, in graphs of `ONE_THREAD_BYTES` and more, on the CPU.
         device: the CUDA device to run on, or None for the CPU.
 
     Raises:
-        BackendError: onnxruntime is not installed.
+        BackendError: onnxruntime cannot be imported.
     """
 
     def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
-        self._ort = _import()
+        self._ort = load_onnxruntime()
         self._threads, self._info = threads, device
-        self.name = "onnxruntime" if device is None else "onnxruntime_cuda"
+        self._weights: list[dict[str, Any]] = []  # that sessions use where they lie
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is an error is raised, and said once
         # Several sessions take turns: a pool that spins after its turn slows the next one down.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # float32 is float32: by default the provider rounds matrices to 10 bits of mantissa.
         cuda = [] if self._info is None else [(CUDA_PROVIDER, {"use_tf32": "0"})]
+        weights = linked_weights(self._ort, path)
+        if weights:
+            options.add_external_initializers([*weights], [*weights.values()])
+            self._weights.append(weights)
         return self._ort.InferenceSession(
             str(path), options, providers=[*cuda, "CPUExecutionProvider"]
         )
@@ -200,8 +184,10 @@ class OnnxRuntimeBackend:
         except BackendError:
             raise
         except Exception as error:  # onnxruntime raises its own untyped exceptions
+            if is_memory_error(error):
+                raise out_of_memory(f"onnxruntime cannot load {path.name}", error) from error
             raise BackendError(
-                f"onnxruntime cannot load {path} ({_first_line(error)}): export the bundle again"
+                f"onnxruntime cannot load {path} ({first_line(error)}): export the bundle again"
             ) from error
 
     def _load_bound(self, path: Path) -> BoundGraph:
@@ -214,17 +200,47 @@ class OnnxRuntimeBackend:
             )
         return BoundGraph(session, "cuda")
 
-    def open(self, folder: Path, manifest: Manifest, graph: str) -> Graph:
-        """See `Backend.open`."""
-        return self.load(folder / manifest.graphs[graph].onnx_file)
+    @property
+    def device(self) -> DeviceInfo | None:
+        """The CUDA device that graphs run on, or None for the CPU."""
+        return self._info
 
-    def head_rounds(self, folder: Path, graph: str) -> HeadRounds | None:
+    @property
+    def version(self) -> str:
+        """Of onnxruntime."""
+        return self._ort.__version__
+
+
+class OnnxRuntimeBackend:
+    """Runs the ONNX files of one bundle.
+
+    Args:
+        folder: the bundle's directory.
+        manifest: what is in it.
+        loader: loads them.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, loader: OnnxLoader) -> None:
+        self._folder, self._manifest, self._loader = folder, manifest, loader
+        self.name = "onnxruntime" if loader.device is None else "onnxruntime_cuda"
+        self._graphs: dict[str, Graph] = {}
+
+    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> Graph:
+        """See `Backend.open`; nothing is ever padded."""
+        del padding
+        if graph not in self._graphs:
+            path = self._folder / self._manifest.graphs[graph].onnx_file
+            self._graphs[graph] = self._loader.load(path)
+        return self._graphs[graph]
+
+    def head_rounds(self, graph: str) -> HeadRounds | None:
         """See `Backend.head_rounds`: the host does it."""
+        del graph
         return None
 
-    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
+    def prepare(self, demand: Mapping[str, GraphDemand]) -> Mapping[str, Dims]:
         """See `Backend.prepare`; onnxruntime takes memory as it goes."""
-        return demand
+        return {graph: largest.sizes for graph, largest in demand.items()}
 
     @property
     def device_memory(self) -> int | None:
@@ -233,25 +249,23 @@ class OnnxRuntimeBackend:
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
-        versions = {"onnxruntime": self._ort.__version__}
-        if self._info is not None:
+        versions, device = {"onnxruntime": self._loader.version}, self._loader.device
+        if device is not None:
             versions |= {
-                "driver": self._info.driver,
-                "device": self._info.name,
-                "compute_capability": self._info.compute_capability,
+                "driver": device.driver,
+                "device": device.name,
+                "compute_capability": device.compute_capability,
             }
         return versions
 
     def close(self) -> None:
-        """See `Backend.close`; sessions go with their graphs."""
+        """See `Backend.close`."""
+        self._graphs.clear()
 
 
 def _failure(error: Exception, remedy: str) -> BackendError:
+    if is_memory_error(error):
+        return out_of_memory("onnxruntime failed", error)
     return BackendError(
-        f"onnxruntime failed ({_first_line(error)}): give fewer images at once, or {remedy}"
+        f"onnxruntime failed ({first_line(error)}): give fewer images at once, or {remedy}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [repr(error)]
-    return lines[0][:200]

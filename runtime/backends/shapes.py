@@ -13,8 +13,8 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import BackendError
 from ..manifest import GraphSpec, TensorSpec
@@ -22,10 +22,6 @@ from ..manifest import GraphSpec, TensorSpec
 Range = tuple[int, int]
 
 _PADDED_TO_BUCKETS = "R"
-# Graphs of all models that are called with the same sizes of these dimensions: a run has one
-# number of head steps, and guidance takes two conditions of every model.
-_SAME_SIZES = ("S", "N")
-_TOGETHER = ("head_modulation", "head_step")
 # What a plan may make smaller, so that a run fits the memory.
 SPLIT = ("R", "B")
 
@@ -81,16 +77,11 @@ class Limits:
         graph: that it runs.
         ranges: `(least, most)` of each named dimension, perhaps lowered by a plan.
         rebuild: command that builds it again.
-        engines: ranges of all engines of a session by graph, not lowered: others may have to be
-            widened with this one.
     """
 
     graph: str
     ranges: Mapping[str, Range]
     rebuild: str
-    engines: Mapping[str, Mapping[str, Range]] = field(
-        default_factory=dict[str, Mapping[str, Range]], compare=False, repr=False
-    )
 
     def lowered(self, most: Mapping[str, int]) -> Limits:
         """The same with lower upper ends."""
@@ -106,7 +97,7 @@ class Limits:
         Raises:
             BackendError: a dimension is out of range and cannot be padded.
         """
-        check_calls([(self, dims)])
+        check_calls([(self, dims, {})], {})
         return {**dims, **{name: self._padded(name, dims[name]) for name in self.ranges}}
 
     def _padded(self, name: str, size: int) -> int:
@@ -125,17 +116,6 @@ class Limits:
             if not least <= sizes[name] <= most or sizes[name] < dims[name]
         ]
 
-    def called_alike(self, dimension: str) -> dict[str, Range]:
-        """Ranges of a dimension in the engines that get the same sizes, this one among them."""
-        alike = {self.graph: self.engines.get(self.graph, self.ranges)[dimension]}
-        if dimension in _SAME_SIZES and self.graph.rpartition(".")[2] in _TOGETHER:
-            alike |= {
-                graph: ranges[dimension]
-                for graph, ranges in self.engines.items()
-                if graph.rpartition(".")[2] in _TOGETHER
-            }
-        return alike
-
     def parts(self, spec: GraphSpec, dims: Mapping[str, int]) -> Iterator[slice]:
         """Split a call along its leading dimension into calls of at most the range's end.
 
@@ -153,19 +133,30 @@ class Limits:
             yield slice(start, min(start + size, total))
 
 
-def check_calls(calls: Iterable[tuple[Limits, Mapping[str, int]]]) -> None:
-    """Check that engines take calls, given the sizes of the named dimensions of each.
+def check_calls(
+    calls: Iterable[tuple[Limits, Mapping[str, int], Mapping[str, Sequence[str]]]],
+    engines: Mapping[str, Mapping[str, Range]],
+) -> None:
+    """Check that engines take calls.
+
+    Args:
+        calls: for each, what its engine takes, the sizes of its named dimensions, and for a
+            dimension the graphs that get the same size of it.
+        engines: ranges of all engines of a session by graph, not lowered.
 
     Raises:
         BackendError: names the first that is out of range, and one command that widens all.
     """
     first: tuple[Limits, str, int] | None = None
     wider: dict[tuple[str, str], tuple[int, int, int]] = {}
-    for limits, dims in calls:
+    for limits, dims, alike in calls:
         for name in limits.misfits(dims):
             asked = dims[name]
             first = first or (limits, name, asked)
-            for graph, (least, most) in limits.called_alike(name).items():
+            ranges = {limits.graph: engines.get(limits.graph, limits.ranges)}
+            ranges |= {graph: engines[graph] for graph in alike.get(name, ()) if graph in engines}
+            for graph in ranges:
+                least, most = ranges[graph][name]
                 low, typical, high = wider.get((graph, name), (least, asked, most))
                 if not low <= asked <= high:
                     wider[graph, name] = min(low, asked), typical, max(high, asked)

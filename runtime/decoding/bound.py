@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Float32, Int64
 from ..backends import BindableGraph
-from ..head.sampler import HeadRows, RowsEvaluate
+from ..head.request import HeadRows, RowsEvaluate
 from .evaluator import Conditions, HeadEvaluator, HeadGraphs
 
 # Bound calls kept at once, one for each shape; making one takes 50 microseconds.

@@ -1,15 +1,15 @@
-"""Chains of the head: the randomness that goes in, the tokens and densities that come out."""
+"""Sampled tokens with the chains of head steps that led to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...plugins.reference import Density
 from ..arrays import Float32, Int64
-from ..head import HeadNoise
+from ..head import HeadReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Chains:
     Attributes:
         tokens: `[N, C]`.
         density: what the density ratio needs.
-        trajectory: states, `[N, S + 1, C]`; see `HeadReport.trajectory`.
+        trajectory: states, `[S + 1, N, C]`; see `HeadReport.trajectory`.
         noise: normals with which the sequential chain makes the trajectory, `[N, S, C]`.
     """
 
@@ -31,8 +31,14 @@ class Chains:
     def __getitem__(self, rows: Int64) -> Chains:
         """Return some of the tokens."""
         return Chains(
-            self.tokens[rows], self.density[rows], self.trajectory[rows], self.noise[rows]
+            self.tokens[rows], self.density[rows], self.trajectory[:, rows], self.noise[rows]
         )
+
+    @classmethod
+    def of(cls, report: HeadReport) -> Chains:
+        """Return what a head sampler reports."""
+        density = Density(report.mean, report.std, report.sum_log_std)
+        return cls(report.mean, density, report.trajectory, report.noise[1])
 
     @classmethod
     def scattered(cls, parts: Sequence[tuple[Int64, Chains]]) -> Chains:
@@ -45,38 +51,12 @@ class Chains:
         out = cls(
             np.empty((count, channels), dtype=np.float32),
             Density.empty(count, channels),
-            np.zeros((count, steps + 1, channels), dtype=np.float32),
+            np.zeros((steps + 1, count, channels), dtype=np.float32),
             np.zeros((count, steps, channels), dtype=np.float32),
         )
         for rows, chains in parts:
             out.tokens[rows] = chains.tokens
             out.density[rows] = chains.density
-            out.trajectory[rows, : chains.trajectory.shape[1]] = chains.trajectory
+            out.trajectory[: len(chains.trajectory), rows] = chains.trajectory
             out.noise[rows, : chains.noise.shape[1]] = chains.noise
         return out
-
-
-@dataclass(frozen=True, eq=False)
-class ChainInputs:
-    """Randomness of N chains.
-
-    Attributes:
-        noise: `(initial [N, C], per_step [N, S, C])`.
-        streams: makes the generator of each chain for what the samplers draw besides.
-        start: trajectory to start the parallel sampler from, `[N, S + 1, C]`, or None.
-        together: how many of them belong to one image. Samplers are chosen by this number and not
-            by N, so that an image does not depend on its batch.
-    """
-
-    noise: HeadNoise
-    streams: Callable[[], list[np.random.Generator]]
-    start: Float32 | None = None
-    together: int = 1
-
-    def __getitem__(self, rows: slice) -> ChainInputs:
-        """Return some of the chains."""
-        start = None if self.start is None else self.start[rows]
-        return ChainInputs(
-            (self.noise[0][rows], self.noise[1][rows]), lambda: self.streams()[rows], start,
-            self.together,
-        )  # fmt: skip

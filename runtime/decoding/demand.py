@@ -13,14 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ..backends import GraphDemand
 from .model import RuntimeModel
 from .plan import Plan
 
-Demand = dict[str, dict[str, int]]
+Demand = dict[str, GraphDemand]
+
+_HEAD = ("head_modulation", "head_step")
+# Tensors that stay on the device, from one graph to the next.
+_ON_DEVICE = ("mods",)
 
 
 def largest_calls(plan: Plan, batch: int, models: Mapping[str, RuntimeModel]) -> Demand:
-    """Return sizes of the named dimensions by graph, for the models that the mode uses.
+    """Return the largest calls by graph, for the models that the mode uses.
 
     Args:
         plan: what every AR step does.
@@ -28,40 +33,56 @@ def largest_calls(plan: Plan, batch: int, models: Mapping[str, RuntimeModel]) ->
         models: by role.
     """
     calls = _Calls(plan, models)
-    options, total = plan.options, plan.schedule.num_iter
+    options, total = plan.options, plan.num_iter
     single = [range(step, step + 1) for step in range(total)]
     if options.mode != "csd":
-        calls.add(options.mode, batch, single, started=False)
-        return calls.demand
+        calls.add(options.mode, batch, single, aligned=False)
+        return calls.demand()
     first = plan.prefilled_steps
-    calls.add("draft", batch, single[first:], started=False)
-    calls.add("target", batch, single[:first], started=False)
-    blocks = [range(step, min(step + options.gamma, total)) for step in range(first, total)]
+    calls.add("draft", batch, single[first:], aligned=False)
+    calls.add("target", batch, single[:first], aligned=False)
     if options.verify == "block":
-        # Blocks follow one another: nothing is rolled back.
-        calls.add("target", batch, blocks[:: options.gamma], started=True)
-    else:
-        calls.add_prefixes(blocks)
-        calls.add("target", 1, single[first:], started=False)
-    return calls.demand
+        calls.add("target", batch, plan.blocks(), aligned=True)
+    else:  # a block may start anywhere
+        calls.add_prefixes([plan.block(step) for step in range(first, total)])
+        calls.add("target", 1, single[first:], aligned=False)
+    return calls.demand()
 
 
 class _Calls:
-    """The largest calls so far, `demand`."""
+    """The largest calls so far."""
 
     def __init__(self, plan: Plan, models: Mapping[str, RuntimeModel]) -> None:
-        self.demand: Demand = {}
+        self._sizes_of: dict[str, dict[str, int]] = {}
         self._plan, self._models = plan, models
         self._branches = 2 if plan.options.guided else 1
         self._sizes = plan.schedule.sizes
         self._known = [plan.schedule.seq_len - stop for _, stop in plan.schedule.bounds]
 
-    def add(self, role: str, batch: int, blocks: Iterable[range], *, started: bool) -> None:
+    def demand(self) -> Demand:
+        """Return them, with what a backend may do about them."""
+        return {graph: self._demand(graph, sizes) for graph, sizes in self._sizes_of.items()}
+
+    def _demand(self, graph: str, sizes: Mapping[str, int]) -> GraphDemand:
+        role, _, kind = graph.rpartition(".")
+        if kind == "backbone":
+            return GraphDemand(sizes, shrinks="B")
+        # A run has one number of head steps, and guidance takes two conditions of every model.
+        heads = tuple(f"{own}.{name}" for own in self._models for name in _HEAD)
+        alike = {"S": heads, "N": heads}
+        if kind == "head_step":
+            return GraphDemand(sizes, shrinks="R", on_device=_ON_DEVICE, alike=alike)
+        return GraphDemand(
+            sizes, shrinks="N", least=self._branches, on_device=_ON_DEVICE, alike=alike,
+            reader=f"{role}.head_step",
+        )  # fmt: skip
+
+    def add(self, role: str, batch: int, blocks: Iterable[range], *, aligned: bool) -> None:
         """Each block predicted in one backbone call, given what was known before it."""
         for block in blocks:
             wanted = sum(self._sizes[block.start : block.stop])
             self._backbone(role, batch, self._known[block.start], wanted)
-            self._head(role, batch, block, started=started)
+            self._head(role, batch, block, aligned=aligned)
 
     def add_prefixes(self, blocks: Iterable[range]) -> None:
         """Each AR step of a block given its prefix, and the step after it, in one call."""
@@ -69,25 +90,25 @@ class _Calls:
             stop = min(block.stop + 1, len(self._sizes))
             sizes = self._sizes[block.start : stop]
             self._backbone("target", len(sizes), self._known[stop - 1], max(sizes))
-            self._head("target", 1, block, started=True)
+            self._head("target", 1, block, aligned=True)
 
     def _backbone(self, role: str, batch: int, known: int, wanted: int) -> None:
         self._join(f"{role}.backbone", B=self._branches * batch, V=known, P=wanted)
 
-    def _head(self, role: str, batch: int, block: range, *, started: bool) -> None:
+    def _head(self, role: str, batch: int, block: range, *, aligned: bool) -> None:
         model, tokens_of = self._models[role], dict[int, int]()
         for step in block:  # those that differ in head steps are sampled apart
-            steps = self._plan.head_steps[step]
+            steps = int(self._plan.head_steps[step])
             tokens_of[steps] = tokens_of.get(steps, 0) + batch * self._sizes[step]
         for steps, tokens in tokens_of.items():
             rows = model.chunk_tokens(tokens, steps, self._branches) * self._branches
             together = tokens // batch
-            window = model.largest_window(self._plan.options, steps, together, started=started)
+            window = model.largest_window(self._plan.options, steps, together, aligned=aligned)
             self._join(f"{role}.head_modulation", N=rows, S=steps)
             self._join(f"{role}.head_step", N=rows, S=steps, R=rows * window)
 
     def _join(self, graph: str, **dims: int) -> None:
         """Take the larger of each size."""
-        own = self.demand.setdefault(graph, {})
+        own = self._sizes_of.setdefault(graph, {})
         for name, size in dims.items():
             own[name] = max(own.get(name, 0), size)

@@ -8,14 +8,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...plugins.rounds import Finished, Start
 from ..arrays import Float32, Int64
-from ..backends import Graph
+from ..backends import Graph, HeadRounds
 from ..errors import NumericsError
+from ..head.request import DeviceEvaluate
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +59,16 @@ class HeadGraphs:
         role: `target` or `draft`, for error messages.
         modulation: the graph `head_modulation`.
         step: the graph `head_step`.
+        rounds: runs the speculative sampler's rounds beside `step`, or None.
     """
 
     role: str
     modulation: Graph
     step: Graph
+    rounds: HeadRounds | None = None
 
 
-class HeadEvaluator:
+class HeadEvaluator(DeviceEvaluate):
     """`evaluate(x [R, C], step [R], token [R]) -> (eps [R, C], v [R, C])`.
 
     Args:
@@ -94,6 +99,12 @@ class HeadEvaluator:
             feeds, rows = {"z": z, "timestep": timesteps}, len(z) * len(timesteps)
             self._mods = self._graphs.modulation.run(feeds, rows=rows, keep=("mods",))["mods"]
         return self._mods
+
+    def run_rounds(self, start: Callable[[], Start | None]) -> tuple[Finished, int, int] | None:
+        """See `DeviceEvaluate.run_rounds`."""
+        if self._graphs.rounds is None or (given := start()) is None:
+            return None
+        return self._graphs.rounds.run(given, self.modulations())
 
     def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
         """Evaluate R rows.

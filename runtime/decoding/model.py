@@ -11,60 +11,24 @@ With guidance the rows of `head_step` come in pairs, conditional then unconditio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ...plugins.reference import Density
 from ..arrays import Float32, Int64
 from ..backends import BindableGraph, Graph, HeadRounds
 from ..config import MARConfig
 from ..errors import NumericsError
-from ..head import (
-    AffineDraft,
-    Evaluate,
-    HeadReport,
-    HeadSchedule,
-    ParallelSampler,
-    SequentialSampler,
-    SpeculativeSampler,
-)
-from ..head.device import report_of, start_of
-from ..head.draft import ROW_COST
+from ..head import HeadCalibration, HeadReport, HeadRequest
 from ..options import GenerateOptions
-from ..schedule import diffusion_tables
 from ..stats import Stats
 from .bound import BoundEvaluator, BoundHead
-from .chains import ChainInputs, Chains
+from .chains import Chains
 from .evaluator import Conditions, HeadEvaluator, HeadGraphs
-
-Sampler = SequentialSampler | SpeculativeSampler | ParallelSampler
+from .samplers import HeadSamplers
 
 # adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk.
 MODULATION_BYTES = 256 << 20
-# Below this number of head steps `auto` samples sequentially: most drafts are rejected there.
-FEW_HEAD_STEPS = 16
-# What the parallel sampler takes from a draft's trajectory: sweeps, and rows a token over S.
-SWEEPS, SWEPT_ROWS = 7, 2.5
-
-
-def _sampler_kind(head: str, steps: int, cost: float, *, aligned: bool) -> str:
-    """Return the head sampler for an option `head`.
-
-    Args:
-        head: `sequential`, `speculative`, `parallel` or `auto`.
-        steps: S.
-        cost: of a row of every token, in units of a call.
-        aligned: whether a chain follows another one's noise and trajectory.
-    """
-    if head == "auto" and steps < FEW_HEAD_STEPS:
-        return "sequential"
-    if not aligned:
-        return "speculative" if head == "auto" else head
-    if head == "auto" and SWEEPS + cost * SWEPT_ROWS * steps > steps + cost * steps:
-        return "sequential"  # rows cost more than the calls that are saved
-    return "sequential" if head == "sequential" else "parallel"
 
 
 class RuntimeModel:
@@ -74,42 +38,28 @@ class RuntimeModel:
         role: `target` or `draft`.
         config: its configuration.
         graphs: `backbone`, `head_modulation` and `head_step`.
-        draft: fitted predictor of the head's transitions, or None.
-        row_cost: what a row of the head costs in units of a call.
+        calibration: of the head.
+        rounds: runs the speculative sampler's rounds beside `head_step`; None is the host.
     """
 
     def __init__(
         self,
         role: str,
         config: MARConfig,
-        graphs: dict[str, Graph],
-        draft: AffineDraft | None = None,
-        row_cost: float = ROW_COST,
+        graphs: Mapping[str, Graph],
+        calibration: HeadCalibration | None = None,
+        rounds: HeadRounds | None = None,
     ) -> None:
         self.role = role
         self.config = config
-        self.draft = draft
-        self.row_cost = row_cost
         self.graphs = graphs
-        # Rows of z in one call of head_modulation, guidance's included; None is no limit.
-        self.most_tokens: int | None = None
-        # What runs the speculative sampler beside the network; None is the host.
-        self.rounds: HeadRounds | None = None
-        self._backbone = graphs["backbone"]
+        self.calibration = calibration or HeadCalibration()
+        self.samplers = HeadSamplers(config.beta_schedule, config.token_dim, self.calibration)
         modulation, step = graphs["head_modulation"], graphs["head_step"]
-        self.head_graphs = HeadGraphs(role, modulation, step)
+        self.head_graphs = HeadGraphs(role, modulation, step, rounds)
         self._bound: BoundHead | None = None
         if isinstance(modulation, BindableGraph) and isinstance(step, BindableGraph):
             self._bound = BoundHead(modulation, step, config.token_dim, config.modulation_dim)
-        self._schedules: dict[int, HeadSchedule] = {}
-        self._samplers: dict[tuple[str, int, float], Sampler] = {}
-
-    def schedule(self, steps: int) -> HeadSchedule:
-        """Head schedule of this model with S = `steps`."""
-        if steps not in self._schedules:
-            tables = diffusion_tables(self.config.beta_schedule, steps)
-            self._schedules[steps] = HeadSchedule(tables)
-        return self._schedules[steps]
 
     def condition(
         self,
@@ -148,7 +98,7 @@ class RuntimeModel:
             feeds = {"tokens": tokens, "visible": visible, "query": query, "label": labels}
             # The encoder sees what is known, the decoder everything: their mean.
             seen = self.config.buffer_size + (visible.shape[1] + self.config.seq_len) // 2
-            z = self._backbone.run(feeds, rows=len(labels) * seen)["z"]
+            z = self.graphs["backbone"].run(feeds, rows=len(labels) * seen)["z"]
             z = z.reshape(-1, self.config.condition_dim)
         if not np.isfinite(z).all():
             raise NumericsError(
@@ -161,10 +111,11 @@ class RuntimeModel:
     def sample(
         self,
         conditions: Conditions,
-        inputs: ChainInputs,
-        steps: int,
+        request: HeadRequest,
         options: GenerateOptions,
         *,
+        together: int,
+        most_tokens: int | None,
         where: str,
         stats: Stats,
     ) -> Chains:
@@ -172,112 +123,47 @@ class RuntimeModel:
 
         Args:
             conditions: of N tokens.
-            inputs: randomness of N chains.
-            steps: S.
-            options: head sampler, tolerance and temperature.
+            request: of N chains; those with a start are aligned with others.
+            options: head sampler, tolerance and guidance.
+            together: how many of the tokens belong to one image.
+            most_tokens: rows of z in one call of `head_modulation`, guidance's included; None is
+                no limit.
             where: what is being sampled, for error messages.
             stats: where time and evaluations are counted.
         """
-        schedule = self.schedule(steps)
-        sampler = self._sampler_of(
-            options, schedule, inputs.together, started=inputs.start is not None
-        )
+        steps, aligned = request.noise[1].shape[1], request.start is not None
+        timesteps = self.samplers.schedule(steps).timesteps
+        sampler = self.samplers.choose(options, steps, together, aligned=aligned)
         reports: list[HeadReport] = []
         with stats.timed(f"{self.role} head"):
-            for rows in self._chunks(conditions, steps):
-                part = conditions[rows]
-                evaluate = self.evaluator(part, schedule.timesteps, where)
-                report = self._sample_on_device(sampler, evaluate, inputs[rows], options)
-                if report is None:
-                    report = self._run_sampler(sampler, evaluate, inputs[rows], options)
-                reports.append(report)
+            for rows in self._chunks(conditions, steps, most_tokens):
+                evaluate = self.evaluator(conditions[rows], timesteps, where)
+                try:
+                    reports.append(sampler.run(evaluate, request[rows]))
+                except NumericsError as error:
+                    raise self._located(error, evaluate, where) from error
                 stats.count_head(
-                    self.role, report,
-                    guided=conditions.unconditional is not None, aligned=inputs.start is not None,
+                    self.role, reports[-1],
+                    guided=conditions.unconditional is not None, aligned=aligned,
                 )  # fmt: skip
-        joined = HeadReport.joined(reports)
-        return Chains(
-            joined.mean,
-            Density(joined.mean, joined.std, joined.sum_log_std),
-            joined.trajectory.transpose(1, 0, 2),
-            joined.noise[1],
-        )
+        return Chains.of(HeadReport.joined(reports))
 
-    def _sample_on_device(
-        self,
-        sampler: Sampler,
-        evaluate: HeadEvaluator,
-        inputs: ChainInputs,
-        options: GenerateOptions,
-    ) -> HeadReport | None:
-        """Sample where the network runs; None where the host has to do it."""
-        if self.rounds is None or not isinstance(sampler, SpeculativeSampler):
-            return None
-        start = start_of(
-            sampler, inputs.noise, inputs.streams(), options.temperature, evaluate.scale
-        )
-        if start is None:
-            return None
-        made = self.rounds.run(start, evaluate.modulations())
-        return None if made is None else report_of(*made, inputs.noise[0])
-
-    def _run_sampler(
-        self,
-        sampler: Sampler,
-        evaluate: Evaluate,
-        inputs: ChainInputs,
-        options: GenerateOptions,
-    ) -> HeadReport:
-        common: dict[str, Any] = {
-            "n_tokens": len(inputs.noise[0]),
-            "channels": self.config.token_dim,
-            "temperature": options.temperature,
-            "noise": inputs.noise,
-        }
-        if isinstance(sampler, ParallelSampler):
-            start = None if inputs.start is None else inputs.start.transpose(1, 0, 2)
-            return sampler.sample(evaluate, **common, start=start)[1]
-        if isinstance(sampler, SpeculativeSampler):
-            return sampler.sample(evaluate, **common, streams=inputs.streams())[1]
-        return sampler.sample(evaluate, **common)[1]
+    def _located(self, error: NumericsError, evaluate: HeadEvaluator, where: str) -> NumericsError:
+        """The error with graph and place: samplers know neither."""
+        mods = evaluate.modulations()
+        if isinstance(mods, np.ndarray) and not np.isfinite(mods).all():
+            return NumericsError(
+                f"{self.role}.head_modulation returned values that are not finite at {where}: "
+                "check the weights"
+            )
+        graph = f"{self.role}.head_step"
+        return error if graph in str(error) else NumericsError(f"{graph} at {where}: {error}")
 
     def largest_window(
-        self, options: GenerateOptions, steps: int, together: int, *, started: bool
+        self, options: GenerateOptions, steps: int, together: int, *, aligned: bool
     ) -> int:
-        """Rows that a token may have in one evaluation.
-
-        Args:
-            options: head sampler, guidance and tolerance.
-            steps: S.
-            together: tokens of one image that are sampled together.
-            started: whether a trajectory is given to start from.
-        """
-        sampler = self._sampler_of(options, self.schedule(steps), together, started=started)
-        return 1 if isinstance(sampler, SequentialSampler) else sampler.largest_window
-
-    def _sampler_of(
-        self, options: GenerateOptions, schedule: HeadSchedule, together: int, *, started: bool
-    ) -> Sampler:
-        # What one more transition of every token costs, in units of a call.
-        cost = self.row_cost * together * (2 if options.guided else 1)
-        kind = _sampler_kind(options.head, schedule.steps, cost, aligned=started)
-        setting = cost if kind == "speculative" else options.head_tolerance
-        return self._sampler(kind, schedule, setting)
-
-    def _sampler(self, kind: str, schedule: HeadSchedule, setting: float) -> Sampler:
-        """Return a sampler; `setting` is a tolerance, or what a transition costs."""
-        key = kind, schedule.steps, setting
-        if key not in self._samplers:
-            fitted = self.draft if self.draft and self.draft.steps == schedule.steps else None
-            if kind == "parallel":
-                sampler = ParallelSampler(schedule, setting, draft=fitted)
-            elif kind == "sequential":
-                sampler = SequentialSampler(schedule)
-            else:
-                draft = fitted or AffineDraft.frozen(schedule.steps, self.config.token_dim)
-                sampler = SpeculativeSampler(schedule, draft.windows(setting), fitted)
-            self._samplers[key] = sampler
-        return self._samplers[key]
+        """Rows that a token may have in one evaluation; arguments as for `HeadSamplers.choose`."""
+        return self.samplers.choose(options, steps, together, aligned=aligned).largest_window
 
     def chunk_tokens(self, tokens: int, steps: int, branches: int) -> int:
         """How many of some tokens are sampled together: as many as their adaLN values allow.
@@ -290,11 +176,13 @@ class RuntimeModel:
         per_token = 4 * steps * self.config.modulation_dim * branches
         return min(tokens, max(1, MODULATION_BYTES // per_token))
 
-    def _chunks(self, conditions: Conditions, steps: int) -> Iterator[slice]:
+    def _chunks(
+        self, conditions: Conditions, steps: int, most_tokens: int | None
+    ) -> Iterator[slice]:
         branches = 1 if conditions.unconditional is None else 2
         size = self.chunk_tokens(len(conditions), steps, branches)
-        if self.most_tokens is not None:
-            size = min(size, max(1, self.most_tokens // branches))
+        if most_tokens is not None:
+            size = min(size, max(1, most_tokens // branches))
         for start in range(0, len(conditions), size):
             yield slice(start, start + size)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .. import arrays
 from ..arrays import Float32, Int64
 from ..config import MARConfig
 from ..noise import Noise
@@ -16,12 +19,19 @@ from ..schedule import ARSchedule, annealed_head_steps
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What every AR step does."""
+    """What every AR step does.
+
+    Attributes:
+        options: resolved.
+        schedule: which tokens each AR step predicts.
+        guidance: scale of each AR step, `[num_iter]`.
+        head_steps: S of each AR step, `[num_iter]`.
+    """
 
     options: GenerateOptions
     schedule: ARSchedule
-    guidance: list[float]
-    head_steps: list[int]
+    guidance: Float32
+    head_steps: Int64
 
     @classmethod
     def of(cls, options: GenerateOptions, seq_len: int) -> Plan:
@@ -34,20 +44,41 @@ class Plan:
             else options.head_steps
         )
         schedule = ARSchedule(seq_len, options.num_iter)
+        guidance = schedule.guidance(options.cfg, options.cfg_schedule)
+        head_steps = annealed_head_steps(first, last, options.num_iter)
         return cls(
             options,
             schedule,
-            schedule.guidance(options.cfg, options.cfg_schedule),
-            annealed_head_steps(first, last, options.num_iter),
+            np.array(guidance, dtype=np.float32),
+            np.array(head_steps, dtype=np.int64),
         )
+
+    @property
+    def num_iter(self) -> int:
+        """Number of AR steps."""
+        return self.schedule.num_iter
 
     @property
     def prefilled_steps(self) -> int:
         """AR steps that the target decodes before the draft takes over."""
-        return math.ceil(self.options.prefill * self.schedule.num_iter)
+        return math.ceil(self.options.prefill * self.num_iter)
+
+    def block(self, start: int) -> range:
+        """AR steps that are drafted together from `start` on."""
+        return range(start, min(start + self.options.gamma, self.num_iter))
+
+    def blocks(self) -> list[range]:
+        """Blocks that follow one another where nothing is rolled back."""
+        starts = range(self.prefilled_steps, self.num_iter, self.options.gamma)
+        return [self.block(start) for start in starts]
+
+    def per_token(self, values: NDArray[Any], steps: range) -> NDArray[Any]:
+        """Spread a value of each AR step `[num_iter]` over the tokens of some of them, `[P]`."""
+        part = slice(steps.start, steps.stop)
+        return np.repeat(values[part], self.schedule.sizes[part])
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Canvas:
     """Images in the making.
 
@@ -69,9 +100,33 @@ class Canvas:
         tokens = np.zeros((len(images), config.seq_len, config.token_dim), dtype=np.float32)
         return cls(tokens, noise.orders(images, config.seq_len), labels, images)
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def split(self, size: int) -> list[Canvas]:
         """Return views of at most `size` images each; writing to them writes here."""
         return [
             Canvas(self.tokens[rows], self.orders[rows], self.labels[rows], self.images[rows])
-            for rows in (slice(i, i + size) for i in range(0, len(self.images), size))
+            for rows in (slice(i, i + size) for i in range(0, len(self), size))
         ]
+
+    def known(self, schedule: ARSchedule, step: int) -> Int64:
+        """Positions known before an AR step, `[B, V]`."""
+        return self.orders[:, schedule.bounds[step][1] :]
+
+    def positions(self, schedule: ARSchedule, steps: range) -> Int64:
+        """Positions that some AR steps predict, in their order, `[B, P]`."""
+        bounds = schedule.bounds[steps.start : steps.stop]
+        return np.concatenate([self.orders[:, a:b] for a, b in bounds], axis=1)
+
+    def rows(self, per_token: NDArray[Any]) -> NDArray[Any]:
+        """Values of tokens `[P]`, image after image, `[B * P]`."""
+        return np.tile(per_token, len(self))
+
+    def pairs(self, positions: Int64) -> tuple[Int64, Int64]:
+        """Image and position of each row, `[B * P]` each, of `positions [B, P]`."""
+        return arrays.paired_images(self.images, positions)
+
+    def put(self, positions: Int64, tokens: Float32) -> None:
+        """Write tokens `[B * P, C]` at `positions [B, P]`."""
+        arrays.scatter(self.tokens, positions, tokens)

@@ -1,8 +1,9 @@
 """Samplers of the diffusion head."""
 
-from .draft import AffineDraft, Trajectories, fit_affine_draft
+from .draft import AffineDraft, HeadCalibration, Trajectories, fit_affine_draft
 from .parallel import ParallelSampler
-from .sampler import Evaluate, HeadNoise, HeadReport
+from .request import Evaluate, HeadNoise, HeadReport, HeadRequest
+from .sampler import HeadSampler
 from .schedule import HeadSchedule
 from .sequential import SequentialSampler
 from .speculative import SpeculativeSampler
@@ -10,8 +11,11 @@ from .speculative import SpeculativeSampler
 __all__ = [
     "AffineDraft",
     "Evaluate",
+    "HeadCalibration",
     "HeadNoise",
     "HeadReport",
+    "HeadRequest",
+    "HeadSampler",
     "HeadSchedule",
     "ParallelSampler",
     "SequentialSampler",

@@ -1,47 +1,44 @@
-"""The speculative sampler on a backend that runs its rounds on the device."""
+"""What the rounds of the speculative sampler on a device start from, and what they report."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from ...plugins.rounds import Finished, Start
-from ..arrays import Float32
-from .sampler import HeadNoise, HeadReport
-from .speculative import SpeculativeSampler
+from ..arrays import Float32, Int64
+from .draft import AffineDraft
+from .request import HeadReport, HeadRequest, log_uniforms_of
+from .schedule import HeadSchedule
 
 
 def start_of(
-    sampler: SpeculativeSampler,
-    noise: HeadNoise,
-    streams: Sequence[np.random.Generator],
-    temperature: float,
+    schedule: HeadSchedule,
+    draft: AffineDraft | None,
+    windows: Int64,
+    request: HeadRequest,
     scale: Float32 | None,
 ) -> Start | None:
-    """What the rounds start from, drawn from the streams as `SpeculativeSampler.sample` draws it.
+    """What the rounds start from, drawn as the host draws it.
 
     Args:
-        sampler: schedule, draft and windows.
-        noise: `(initial [N, C], per_step [N, S, C])`.
-        streams: a generator for each token.
-        temperature: factor of the noise.
+        schedule: the head schedule.
+        draft: fitted predictor, or None.
+        windows: `[S]`.
+        request: what is asked for.
         scale: guidance of each token, `[N]`, or None.
 
     Returns:
-        None where the sampler has no fitted draft: it would have to evaluate the network first.
+        None where there is no fitted draft: the network would have to be evaluated first.
     """
-    draft, (initial, per_step) = sampler.draft, noise
-    if draft is None or len(initial) == 0:
+    if draft is None or len(request) == 0:
         return None
-    uniforms = np.array([stream.random(sampler.schedule.steps) for stream in streams])
-    with np.errstate(divide="ignore"):
-        log_uniforms = np.log(uniforms)
+    initial, per_step = request.noise
+    streams, log_uniforms = log_uniforms_of(request)
     return Start(
-        tables=np.concatenate(sampler.schedule.columns, axis=1),
-        weight=draft.weight, bias=draft.bias, share=draft.share, windows=sampler.windows,
+        tables=np.concatenate(schedule.columns, axis=1),
+        weight=draft.weight, bias=draft.bias, share=draft.share, windows=windows,
         initial=initial, normals=per_step, log_uniforms=log_uniforms, generators=streams,
-        guess=draft.first(initial), temperature=temperature, scale=scale,
+        guess=draft.first(initial), temperature=request.temperature, scale=scale,
     )  # fmt: skip
 
 

@@ -128,6 +128,19 @@ class AffineDraft:
         return x0hat + change, v + change_v
 
 
+@dataclass(frozen=True)
+class HeadCalibration:
+    """What is known of a model's head besides its weights.
+
+    Attributes:
+        draft: fitted predictor of its transitions, or None.
+        row_cost: what a row of the head costs in units of a call.
+    """
+
+    draft: AffineDraft | None = None
+    row_cost: float = ROW_COST
+
+
 class Rollout:
     """A draft and a schedule, joined for drafting many transitions at once.
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...plugins import host
+from ...plugins import host, structs
 from ..arrays import Float32, Int64
 from ..errors import BackendError, NumericsError
 from .draft import AffineDraft
-from .sampler import Evaluate, HeadNoise, HeadReport, HeadRows, RowsEvaluate
+from .request import Evaluate, HeadNoise, HeadReport, HeadRows, RowsEvaluate
 from .schedule import HeadSchedule
 from .slopes import Slopes
 
@@ -40,46 +40,6 @@ def available() -> bool:
         raise BackendError(str(error)) from error
 
 
-def _pointers(*names: str) -> list[tuple[str, Any]]:
-    return [(name, ctypes.c_void_p) for name in names]
-
-
-def _integers(*names: str) -> list[tuple[str, Any]]:
-    return [(name, ctypes.c_int64) for name in names]
-
-
-class _RowsStruct(ctypes.Structure):
-    _fields_ = _pointers("x", "step", "token", "start")
-
-
-class _ChainsStruct(ctypes.Structure):
-    _fields_ = [
-        *_integers("tokens", "channels", "steps"),
-        ("temperature", ctypes.c_float),
-        ("table", host.StepPointers),
-        *_pointers("normals", "index", "rounds", "states", "sum_log_std", "std"),
-    ]
-
-
-class _SpeculationStruct(ctypes.Structure):
-    _fields_ = [
-        ("chains", _ChainsStruct),
-        ("rows", _RowsStruct),
-        *_pointers("weight", "bias", "share", "windows", "log_uniforms", "generators"),
-        *_pointers("x0hat", "v", "noise", "mean", "log_std", "next"),
-    ]
-
-
-class _IterationStruct(ctypes.Structure):
-    _fields_ = [
-        ("chains", _ChainsStruct),
-        ("rows", _RowsStruct),
-        *_integers("window"),
-        ("tolerance", ctypes.c_float),
-        *_pointers("slope", "before", "mean"),
-    ]
-
-
 class _Keeper:
     """Hands out addresses and keeps their arrays alive."""
 
@@ -95,9 +55,9 @@ class _Keeper:
 # The schedules and drafts of a session serve all its tokens, and addresses take time to find. Who
 # uses them keeps the keeper too: the cache may drop it at any time.
 @functools.lru_cache(maxsize=16)
-def _step_pointers(schedule: HeadSchedule) -> tuple[host.StepPointers, _Keeper]:
+def _step_pointers(schedule: HeadSchedule) -> tuple[structs.StepPointers, _Keeper]:
     keep = _Keeper()
-    return host.StepPointers(*(keep(column) for column in schedule.columns)), keep
+    return structs.StepPointers(*(keep(column) for column in schedule.columns)), keep
 
 
 @functools.lru_cache(maxsize=16)
@@ -158,7 +118,7 @@ class _Chains:
         table, keeper = _step_pointers(schedule)
         self._kept = rows, keeper  # compiled code knows their addresses alone
         self._eps, self._v = host.pointer(rows.eps), host.pointer(rows.v)
-        self.struct = _ChainsStruct(
+        self.struct = structs.ChainsStruct(
             tokens=count, channels=channels, steps=steps, temperature=temperature,
             table=table,
             normals=keep(per_step),
@@ -166,7 +126,7 @@ class _Chains:
             states=host.pointer(self.states), sum_log_std=host.pointer(self.sum_log_std),
             std=host.pointer(self.std),
         )  # fmt: skip
-        self.rows = _RowsStruct(
+        self.rows = structs.RowsStruct(
             x=host.pointer(rows.x), step=host.pointer(rows.step), token=host.pointer(rows.token),
             start=keep(np.zeros(count + 1), np.int64),
         )  # fmt: skip
@@ -233,7 +193,7 @@ class _Speculation:
         self.noise = per_step.copy()
         self.next = np.empty((count * int(windows.max()), channels), dtype=np.float32)
         generators = [host.generator_pointer(stream).value for stream in streams]
-        self.struct = _SpeculationStruct(
+        self.struct = structs.SpeculationStruct(
             chains=self.chains.struct, rows=self.chains.rows,
             **pointers, windows=keep(windows, np.int64),
             log_uniforms=keep(log_uniforms, np.float64),
@@ -333,7 +293,7 @@ def iterate(
     count, channels = noise[0].shape
     network = _network(evaluate, channels)
     chains = _Chains(schedule, noise, states, temperature, network.rows(window * count))
-    struct = _IterationStruct(
+    struct = structs.IterationStruct(
         chains=chains.struct, rows=chains.rows, window=window, tolerance=tolerance
     )
     if slopes is not None:

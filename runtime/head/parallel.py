@@ -14,12 +14,17 @@ transitions and the iteration ends. Relatives: ParaDiGMS (arXiv 2305.16317), Par
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from ..arguments import number_from_zero, whole_number_from
 from ..arrays import Float32, Int64
+from ..errors import OptionError
 from . import native
 from .draft import AffineDraft, Rollout
-from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
+from .request import Evaluate, HeadNoise, HeadReport, HeadRequest, evaluated
+from .sampler import HeadSampler
 from .schedule import HeadSchedule
 from .slopes import Slopes, tokens_at_once
 
@@ -36,7 +41,7 @@ class _Drive:
         return self._temperature * std * self._normals[token, index]
 
 
-class ParallelSampler:
+class ParallelSampler(HeadSampler):
     """The sequential sample within a tolerance, in a few batched sweeps.
 
     Args:
@@ -49,7 +54,8 @@ class ParallelSampler:
             given; its Jacobian is used unless one is given.
 
     Raises:
-        ValueError: the tolerance is negative, the window below 1, or `jacobian` has another shape.
+        OptionError: the tolerance is negative, the window below 1, one is of another type, or
+            `jacobian` has another shape.
     """
 
     def __init__(
@@ -61,15 +67,14 @@ class ParallelSampler:
         window: int | None = None,
         draft: AffineDraft | None = None,
     ) -> None:
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance is {tolerance}: give 0 or more")
-        if window is not None and window < 1:
-            raise ValueError(f"window is {window}: give at least 1")
+        tolerance = number_from_zero("tolerance", tolerance)
+        if window is not None:
+            window = whole_number_from("window", window, 1)
         if jacobian is None and draft is not None:
             jacobian = draft.jacobian
         if jacobian is not None and (jacobian.ndim != 3 or len(jacobian) != schedule.steps):
-            raise ValueError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
-        self.schedule = schedule
+            raise OptionError(f"jacobian is {jacobian.shape}, not [{schedule.steps}, C, C]")
+        super().__init__(schedule)
         self.tolerance = tolerance
         self.draft = draft
         self._jacobian = jacobian
@@ -104,40 +109,64 @@ class ParallelSampler:
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
-        steps = self.schedule.steps
-        initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
-        shape = steps + 1, n_tokens, channels
-        if start is not None and start.shape != shape:
-            raise ValueError(f"start is {start.shape}, not {shape}")
-        size = tokens_at_once(steps, channels)
-        parts: list[HeadReport] = []
-        for first in range(0, max(1, n_tokens), size):
-            part = slice(first, first + size)
-            given = initial[part], per_step[part]
-            if start is None:
-                states = self._drafted(*given, temperature)
-            else:
-                states = np.array(start[:, part], dtype=np.float32, order="C")
-                states[steps] = given[0]
-            network = evaluate if n_tokens <= size else _shifted(evaluate, first)
-            parts.append(self._iterate(network, given, states, temperature))
-        report = HeadReport.joined(parts)
+        request = HeadRequest.drawn(
+            self.schedule, n_tokens, channels, rng, temperature, noise, start=start
+        )
+        report = self.run(evaluate, request)
         return report.mean, report
 
-    def _iterate(
-        self, evaluate: Evaluate, noise: HeadNoise, states: Float32, temperature: float
-    ) -> HeadReport:
-        """Sweep until every chain is settled; `states [S + 1, N, C]` are overwritten."""
-        initial, per_step = noise
-        (n_tokens, channels), steps = initial.shape, self.schedule.steps
-        slopes = Slopes.of(self.schedule, self._jacobian, n_tokens, channels)
-        if native.available():
+    def _compiled(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        def drafted(part: HeadRequest) -> Float32:
+            return native.drafted_trajectory(
+                self.schedule, self._draft_for(part), part.noise, part.temperature
+            )
+
+        def iterate(network: Evaluate, part: HeadRequest, states: Float32) -> HeadReport:
             return native.iterate(
-                self.schedule, self._window, self.tolerance, slopes, evaluate, noise, states,
-                temperature,
+                self.schedule, self._window, self.tolerance, self._slopes(part), network,
+                part.noise, states, part.temperature,
             )  # fmt: skip
+
+        return self._in_parts(evaluate, request, drafted, iterate)
+
+    def _plain(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        return self._in_parts(evaluate, request, self._drafted, self._iterate)
+
+    def _in_parts(
+        self,
+        evaluate: Evaluate,
+        request: HeadRequest,
+        drafted: Callable[[HeadRequest], Float32],
+        iterate: Callable[[Evaluate, HeadRequest, Float32], HeadReport],
+    ) -> HeadReport:
+        """Sample as many tokens at once as their slopes allow."""
+        count, steps = len(request), self.schedule.steps
+        size = tokens_at_once(steps, request.channels)
+        parts: list[HeadReport] = []
+        for first in range(0, max(1, count), size):
+            part = request[first : first + size] if count > size else request
+            if part.start is None:
+                states = drafted(part)
+            else:
+                states = np.array(part.start, dtype=np.float32, order="C")
+                states[steps] = part.noise[0]
+            network = _shifted(evaluate, first) if count > size else evaluate
+            parts.append(iterate(network, part, states))
+        return HeadReport.joined(parts)
+
+    def _draft_for(self, request: HeadRequest) -> AffineDraft:
+        return self.draft or AffineDraft.frozen(self.schedule.steps, request.channels)
+
+    def _slopes(self, request: HeadRequest) -> Slopes:
+        return Slopes.of(self.schedule, self._jacobian, len(request), request.channels)
+
+    def _iterate(self, evaluate: Evaluate, request: HeadRequest, states: Float32) -> HeadReport:
+        """Sweep until every chain is settled; `states [S + 1, N, C]` are overwritten."""
+        (initial, per_step), n_tokens, steps = request.noise, len(request), self.schedule.steps
+        slopes, temperature = self._slopes(request), request.temperature
         drive = _Drive(per_step, temperature)
         index = np.full(n_tokens, steps - 1, dtype=np.int64)
         rounds = np.zeros(n_tokens, dtype=np.int64)
@@ -166,7 +195,7 @@ class ParallelSampler:
             std=std,
             sum_log_std=sum_log_std,
             trajectory=states,
-            noise=noise,
+            noise=request.noise,
         )
 
     def _sweep(
@@ -208,17 +237,15 @@ class ParallelSampler:
         settled = np.where(still.all(axis=1), width, np.argmin(still, axis=1))
         return log_std, settled, len(rows)
 
-    def _drafted(self, initial: Float32, per_step: Float32, temperature: float) -> Float32:
-        """Start from a chain drafted without the network, `[S + 1, N, C]`."""
-        steps, count, channels = self.schedule.steps, *initial.shape
-        draft = self.draft or AffineDraft.frozen(steps, channels)
-        if native.available():
-            return native.drafted_trajectory(self.schedule, draft, (initial, per_step), temperature)
+    def _drafted(self, request: HeadRequest) -> Float32:
+        """A chain drafted without the network, `[S + 1, N, C]`."""
+        (initial, per_step), draft = request.noise, self._draft_for(request)
+        steps, count = self.schedule.steps, len(request)
         index = np.broadcast_to(np.arange(steps - 1, -1, -1), (count, steps))
         normals = per_step[:, ::-1].copy()
         normals[:, -1] = 0  # the last head step draws nothing
         path, _, _ = Rollout(self.schedule, draft)(
-            index, initial, *draft.first(initial), normals, temperature
+            index, initial, *draft.first(initial), normals, request.temperature
         )
         return np.ascontiguousarray(path.transpose(1, 0, 2)[::-1])
 

@@ -1,166 +1,58 @@
-"""What the head samplers share.
-
-A sampler draws N tokens given `evaluate`, the batched network:
-`evaluate(x [R, C], step [R], token [R]) -> (eps [R, C], v [R, C])`, where `step` is the head step
-i in 0..S-1 and `token` in 0..N-1 names the condition of the row.
-"""
+"""What every head sampler is, and where it runs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import numpy as np
-
-from ..arrays import Float32, Int64
-from ..errors import NumericsError
-from .schedule import HeadSchedule, Transition
-
-Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
-HeadNoise = tuple[Float32, Float32]
+from . import native
+from .request import DeviceEvaluate, Evaluate, HeadReport, HeadRequest
+from .schedule import HeadSchedule
 
 
-class HeadRows(NamedTuple):
-    """Where rows are written and outputs are read: `x, eps, v [R, C]`, `step, token [R]`."""
+class HeadSampler(ABC):
+    """Draws the tokens of a request.
 
-    x: Float32
-    step: Int64
-    token: Int64
-    eps: Float32
-    v: Float32
+    | code | runs | where |
+    | --- | --- | --- |
+    | `_on_device` | beside the network | the network offers it (`DeviceEvaluate`) |
+    | `_compiled` | in C++ on the host | the host library was built |
+    | `_plain` | in NumPy | anywhere |
 
-    @classmethod
-    def empty(cls, capacity: int, channels: int) -> HeadRows:
-        """Return arrays of their own for `capacity` rows."""
-        x, eps, v = (np.empty((capacity, channels), dtype=np.float32) for _ in range(3))
-        step, token = (np.empty(capacity, dtype=np.int64) for _ in range(2))
-        return cls(x, step, token, eps, v)
+    Args:
+        schedule: the head schedule.
+    """
 
+    def __init__(self, schedule: HeadSchedule) -> None:
+        self.schedule = schedule
 
-class RowsEvaluate(ABC):
-    """A network that evaluates rows where they lie."""
-
-    @abstractmethod
-    def rows(self, capacity: int) -> HeadRows:
-        """Arrays of at least `capacity` rows, good until `rows` is called again."""
-
-    @abstractmethod
-    def evaluate_rows(self, count: int) -> None:
-        """Evaluate the first `count` rows; rows after them may be overwritten."""
-
-    @abstractmethod
-    def check_rows(self, count: int) -> None:
-        """Check the outputs of the first `count` rows.
+    def run(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        """Draw tokens. This is where it is decided which code does it.
 
         Raises:
-            NumericsError: one is not finite.
+            NumericsError: an output of the network is not finite.
+            BackendError: the device failed, or the host library that was asked for is not there.
         """
+        if isinstance(evaluate, DeviceEvaluate):
+            report = self._on_device(evaluate, request)
+            if report is not None:
+                return report
+        run = self._compiled if native.available() else self._plain
+        return run(evaluate, request)
 
+    @property
+    @abstractmethod
+    def largest_window(self) -> int:
+        """Rows of a token in one evaluation at most."""
 
-@dataclass(frozen=True, eq=False)
-class HeadReport:
-    """What sampling N tokens took, and the densities that CSD's acceptance needs.
+    def _on_device(self, evaluate: DeviceEvaluate, request: HeadRequest) -> HeadReport | None:
+        """Sample where the network runs; None where the host has to do it."""
+        del evaluate, request
+        return None
 
-    Attributes:
-        rounds: sequential evaluations that each token needed, `[N]`.
-        row_evaluations: network rows in all.
-        evaluations: batched network calls in all.
-        mean: mean of the last head step (i = 0), `[N, C]`.
-        std: its standard deviation, temperature included, `[N, C]`.
-        sum_log_std: sum over i >= 1 of the log standard deviations without temperature, `[N, C]`.
-        trajectory: states, `[S + 1, N, C]`: entry S is the initial noise, entry 0 the tokens,
-            entry i + 1 what head step i was evaluated at.
-        noise: the noise `(initial [N, C], per_step [N, S, C])` with which the sequential chain
-            makes this trajectory; entry 0 of S is not used by any chain.
-    """
+    @abstractmethod
+    def _compiled(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        """Sample in compiled code."""
 
-    rounds: Int64
-    row_evaluations: int
-    evaluations: int
-    mean: Float32
-    std: Float32
-    sum_log_std: Float32
-    trajectory: Float32
-    noise: HeadNoise
-
-    @classmethod
-    def joined(cls, parts: Sequence[HeadReport]) -> HeadReport:
-        """Return one report of tokens that were sampled one part after another."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            rounds=np.concatenate([part.rounds for part in parts]),
-            row_evaluations=sum(part.row_evaluations for part in parts),
-            evaluations=sum(part.evaluations for part in parts),
-            mean=np.concatenate([part.mean for part in parts]),
-            std=np.concatenate([part.std for part in parts]),
-            sum_log_std=np.concatenate([part.sum_log_std for part in parts]),
-            trajectory=np.concatenate([part.trajectory for part in parts], axis=1),
-            noise=(
-                np.concatenate([part.noise[0] for part in parts]),
-                np.concatenate([part.noise[1] for part in parts]),
-            ),
-        )
-
-    def after_first(self) -> HeadReport:
-        """Return the report with one more evaluation of every token, made before the others."""
-        return replace(
-            self,
-            rounds=self.rounds + 1,
-            row_evaluations=self.row_evaluations + len(self.rounds),
-            evaluations=self.evaluations + 1,
-        )
-
-
-def draw_noise(
-    schedule: HeadSchedule,
-    n_tokens: int,
-    channels: int,
-    rng: np.random.Generator | None,
-    noise: HeadNoise | None,
-) -> HeadNoise:
-    """Return the given noise after a check of its shapes, or draw it.
-
-    Raises:
-        ValueError: neither `rng` nor `noise` is given, or the shapes do not fit.
-    """
-    shape = (n_tokens, schedule.steps, channels)
-    if noise is None:
-        if rng is None:
-            raise ValueError("give rng or noise")
-        initial = rng.standard_normal((n_tokens, channels), dtype=np.float32)
-        return initial, rng.standard_normal(shape, dtype=np.float32)
-    initial, per_step = (np.asarray(a, dtype=np.float32) for a in noise)
-    if initial.shape != (n_tokens, channels) or per_step.shape != shape:
-        raise ValueError(
-            f"noise has shapes {initial.shape} and {per_step.shape}, not "
-            f"{(n_tokens, channels)} and {shape}"
-        )
-    return initial, per_step
-
-
-def evaluated(
-    schedule: HeadSchedule, evaluate: Evaluate, x: Float32, step: Int64, token: Int64
-) -> tuple[Transition, Float32]:
-    """Evaluate rows and return their transitions and variance shares.
-
-    Raises:
-        NumericsError: an output, or the transition that it makes, is not finite.
-    """
-    eps, v = evaluate(x, step, token)
-    with np.errstate(over="ignore", invalid="ignore"):
-        transition = schedule.transition(x, eps, v, step)
-        # A sum is finite only if its terms are, and costs less than looking at each.
-        checksum = transition.mean.sum() + transition.log_std.sum()
-    if not np.isfinite(checksum):
-        fine = np.isfinite(transition.mean).all(axis=1) & np.isfinite(transition.log_std).all(
-            axis=1
-        )
-        if not fine.all():
-            raise NumericsError(
-                f"the head's output is not finite at head step {int(step[~fine][0])}: check the "
-                "weights, or lower temperature or cfg"
-            )
-    return transition, v
+    @abstractmethod
+    def _plain(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        """Sample in NumPy."""

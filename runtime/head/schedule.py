@@ -43,12 +43,20 @@ class HeadSchedule:
 
     @classmethod
     def cosine(cls, steps: int = 100) -> HeadSchedule:
-        """MAR's cosine schedule respaced to `steps`."""
+        """MAR's cosine schedule respaced to `steps`.
+
+        Raises:
+            OptionError: `steps` is no whole number from 1 to 1000.
+        """
         return cls(diffusion_tables("cosine", steps))
 
     @classmethod
     def linear(cls, steps: int = 100) -> HeadSchedule:
-        """The linear schedule respaced to `steps`."""
+        """The linear schedule respaced to `steps`.
+
+        Raises:
+            OptionError: `steps` is no whole number from 1 to 1000.
+        """
         return cls(diffusion_tables("linear", steps))
 
     @property

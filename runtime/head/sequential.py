@@ -6,15 +6,17 @@ import numpy as np
 
 from ..arrays import Float32
 from . import native
-from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
-from .schedule import HeadSchedule
+from .request import Evaluate, HeadNoise, HeadReport, HeadRequest, evaluated
+from .sampler import HeadSampler
 
 
-class SequentialSampler:
+class SequentialSampler(HeadSampler):
     """The plain chain: S evaluations, one after another (ancestral DDPM sampling)."""
 
-    def __init__(self, schedule: HeadSchedule) -> None:
-        self.schedule = schedule
+    @property
+    def largest_window(self) -> int:
+        """See `HeadSampler.largest_window`."""
+        return 1
 
     def sample(
         self,
@@ -38,36 +40,41 @@ class SequentialSampler:
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: neither `rng` nor `noise` is given, or shapes do not fit.
+            OptionError: neither `rng` nor `noise` is given, a value is of another type or out of
+                range, or shapes do not fit.
         """
-        steps = self.schedule.steps
-        initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
-        states = np.zeros((steps + 1, n_tokens, channels), dtype=np.float32)
-        if native.available():
-            report = native.iterate(
-                self.schedule, 1, 0.0, None, evaluate, (initial, per_step), states, temperature
-            )
-            return report.mean, report
-        token = np.arange(n_tokens, dtype=np.int64)
-        sum_log_std, scale = np.zeros_like(initial), np.float32(temperature)
+        request = HeadRequest.drawn(self.schedule, n_tokens, channels, rng, temperature, noise)
+        report = self.run(evaluate, request)
+        return report.mean, report
+
+    def _compiled(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        states = np.zeros((self.schedule.steps + 1, *request.noise[0].shape), dtype=np.float32)
+        return native.iterate(
+            self.schedule, 1, 0.0, None, evaluate, request.noise, states, request.temperature
+        )
+
+    def _plain(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        (initial, per_step), count, steps = request.noise, len(request), self.schedule.steps
+        states = np.zeros((steps + 1, *initial.shape), dtype=np.float32)
+        token = np.arange(count, dtype=np.int64)
+        sum_log_std, scale = np.zeros_like(initial), np.float32(request.temperature)
         states[steps] = initial
         for i in range(steps - 1, 0, -1):
-            step = np.full(n_tokens, i, dtype=np.int64)
+            step = np.full(count, i, dtype=np.int64)
             (mean, log_std, _), _ = evaluated(self.schedule, evaluate, states[i + 1], step, token)
             sum_log_std += log_std
             states[i] = mean + scale * np.exp(log_std) * per_step[:, i]
         (mean, log_std, _), _ = evaluated(
-            self.schedule, evaluate, states[1], np.zeros(n_tokens, dtype=np.int64), token
+            self.schedule, evaluate, states[1], np.zeros(count, dtype=np.int64), token
         )
         states[0] = mean
-        report = HeadReport(
-            rounds=np.full(n_tokens, steps, dtype=np.int64),
-            row_evaluations=steps * n_tokens,
+        return HeadReport(
+            rounds=np.full(count, steps, dtype=np.int64),
+            row_evaluations=steps * count,
             evaluations=steps,
             mean=mean,
             std=scale * np.exp(log_std),
             sum_log_std=sum_log_std,
             trajectory=states,
-            noise=(initial, per_step),
+            noise=request.noise,
         )
-        return mean, report

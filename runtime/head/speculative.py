@@ -28,11 +28,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...plugins.reference import Density, continue_residual
+from ..arguments import numbers_array, whole_number
 from ..arrays import Float32, Int64
-from ..errors import NumericsError
+from ..errors import NumericsError, OptionError
 from . import native
+from .device import report_of, start_of
 from .draft import AffineDraft, Rollout, log_acceptance
-from .sampler import Evaluate, HeadNoise, HeadReport, draw_noise, evaluated
+from .request import (
+    DeviceEvaluate,
+    Evaluate,
+    HeadNoise,
+    HeadReport,
+    HeadRequest,
+    evaluated,
+    log_uniforms_of,
+)
+from .sampler import HeadSampler
 from .schedule import HeadSchedule
 
 
@@ -71,7 +82,7 @@ class _Chains:
     calls: int = 0
 
 
-class SpeculativeSampler:
+class SpeculativeSampler(HeadSampler):
     """Exact sampling with drafted transitions.
 
     Args:
@@ -81,7 +92,8 @@ class SpeculativeSampler:
         draft: fitted predictor; None freezes the last verified prediction.
 
     Raises:
-        ValueError: the window is below 1, or the draft belongs to another number of head steps.
+        OptionError: the window is below 1, of another type or length, or the draft belongs to
+            another number of head steps.
     """
 
     def __init__(
@@ -90,15 +102,23 @@ class SpeculativeSampler:
         window: int | Sequence[int] | Int64 | None = None,
         draft: AffineDraft | None = None,
     ) -> None:
-        self.schedule = schedule
+        super().__init__(schedule)
         self.draft = draft
         if draft is not None and draft.steps != schedule.steps:
-            raise ValueError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
+            raise OptionError(f"the draft has {draft.steps} head steps, not {schedule.steps}")
         if window is None:
             window = (draft or AffineDraft.frozen(schedule.steps, 1)).windows()
-        windows = np.broadcast_to(np.asarray(window, dtype=np.int64), (schedule.steps,))
+        if np.ndim(window) == 0:
+            window = whole_number("window", window)
+        windows = numbers_array("window", window, np.int64)
+        if windows.shape not in ((), (schedule.steps,)):
+            raise OptionError(
+                f"window is {windows.shape}: give one number, or one for each of "
+                f"{schedule.steps} head steps"
+            )
+        windows = np.broadcast_to(windows, (schedule.steps,))
         if (windows < 1).any():
-            raise ValueError(f"window is {windows.min()}: give at least 1")
+            raise OptionError(f"window is {windows.min()}: give at least 1")
         # A round that starts at index i has i + 1 transitions left.
         self._windows = np.minimum(windows, np.arange(1, schedule.steps + 1))
 
@@ -136,32 +156,37 @@ class SpeculativeSampler:
 
         Raises:
             NumericsError: an output of the network is not finite.
-            ValueError: randomness is missing, or shapes do not fit.
+            OptionError: randomness is missing, a value is of another type or out of range, or
+                shapes do not fit.
         """
-        steps = self.schedule.steps
-        initial, per_step = draw_noise(self.schedule, n_tokens, channels, rng, noise)
-        if streams is not None:
-            uniforms = np.array([stream.random(steps) for stream in streams])
-        elif rng is not None:
-            uniforms = rng.random((n_tokens, steps))
-            streams = [rng] * n_tokens
-        else:
-            raise ValueError("give rng or streams")
-        with np.errstate(divide="ignore"):
-            log_uniforms = np.log(uniforms)
-        draft = self.draft or AffineDraft.frozen(steps, channels)
-        # A frozen draft has nothing to start from but an evaluation.
-        first = self._evaluated(evaluate, initial) if self.draft is None and steps > 1 else None
-        guess = draft.first(initial) if first is None else first
-        if native.available():
-            report = native.speculate(
-                self.schedule, draft, self._windows, evaluate, (initial, per_step), log_uniforms,
-                streams, float(temperature), guess,
-            )  # fmt: skip
-            return report.mean, report if first is None else report.after_first()
+        request = HeadRequest.drawn(
+            self.schedule, n_tokens, channels, rng, temperature, noise, streams=streams
+        )
+        report = self.run(evaluate, request)
+        return report.mean, report
+
+    def _on_device(self, evaluate: DeviceEvaluate, request: HeadRequest) -> HeadReport | None:
+        made = evaluate.run_rounds(
+            lambda: start_of(self.schedule, self.draft, self._windows, request, evaluate.scale)
+        )
+        return None if made is None else report_of(*made, request.noise[0])
+
+    def _compiled(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        draft, (streams, log_uniforms) = self._draft_for(request), log_uniforms_of(request)
+        guess, calls = self._first_guess(evaluate, draft, request)
+        report = native.speculate(
+            self.schedule, draft, self._windows, evaluate, request.noise, log_uniforms, streams,
+            request.temperature, guess,
+        )  # fmt: skip
+        return report.after(calls)
+
+    def _plain(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
+        draft, (streams, log_uniforms) = self._draft_for(request), log_uniforms_of(request)
+        guess, calls = self._first_guess(evaluate, draft, request)
+        initial, per_step = request.noise
         run = _Run(
             self.schedule, draft, self._windows, evaluate, per_step, log_uniforms, streams,
-            float(temperature),
+            request.temperature,
         )  # fmt: skip
         chains = run.start(initial, guess)
         while (active := np.flatnonzero(chains.index >= 0)).size:
@@ -176,13 +201,23 @@ class SpeculativeSampler:
             trajectory=chains.states,
             noise=(initial, chains.noise),
         )
-        return chains.mean, report if first is None else report.after_first()
+        return report.after(calls)
 
-    def _evaluated(self, evaluate: Evaluate, initial: Float32) -> tuple[Float32, Float32]:
+    def _draft_for(self, request: HeadRequest) -> AffineDraft:
+        return self.draft or AffineDraft.frozen(self.schedule.steps, request.channels)
+
+    def _first_guess(
+        self, evaluate: Evaluate, draft: AffineDraft, request: HeadRequest
+    ) -> tuple[tuple[Float32, Float32], int]:
+        """Return `(x0hat, v)` at the first head step, and how often the network was called."""
+        initial = request.noise[0]
+        if self.draft is not None or self.schedule.steps == 1:
+            return draft.first(initial), 0
+        # A frozen draft has nothing to start from but an evaluation.
         token = np.arange(len(initial), dtype=np.int64)
         step = np.full(len(initial), self.schedule.steps - 1, dtype=np.int64)
         transition, v = evaluated(self.schedule, evaluate, initial, step, token)
-        return transition.x0hat, v
+        return (transition.x0hat, v), 1
 
 
 class _Run:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from csd.export.profiles import Limits
 from csd.models import MAR, MARConfig
 from csd.models.kl_decoder import load_kl_decoder
 from csd.runtime import CsdError
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader
 
 from ..helpers import tiny_config
 from ..models.test_kl_decoder import random_kl_state
@@ -26,7 +28,7 @@ def test_decoders_of_other_architectures_export_with_parity(ch_mult, attended, b
     config = MARConfig(img_size=12, vae_stride=4, vae_embed_dim=4, latent_scale=0.5)
     graph = decoder_graph(decoder, config, Limits(3, 1, 4))
     (path,) = export_onnx(graph, tmp_path / "decoder.onnx")
-    loaded = OnnxRuntimeBackend(1).load(path)
+    loaded = OnnxLoader(1).load(path)
     result = check_parity(graph, loaded)
     print(f"largest difference {result.max_abs:.1e}")
     assert result.passed
@@ -88,6 +90,23 @@ def test_the_parity_check_detects_a_graph_that_differs(change):
     assert good.max_abs == 0
     assert not bad.passed
     assert bad.max_abs > bad.tolerance
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_is_not_finite_in_pytorch_either_fails_parity(value):
+    head = model_graphs("draft", MAR(tiny_config("draft")).eval(), Limits(1, 1, 4))[2]
+
+    class Sick(torch.nn.Module):
+        def forward(self, x, step, token, mods):
+            return x, x * value
+
+    class Same:
+        def run(self, feeds):
+            return {"eps": feeds["x"], "v": feeds["x"] * np.float32(value)}
+
+    result = check_parity(dataclasses.replace(head, module=Sick()), Same())
+    assert not result.passed
+    assert result.max_abs == result.max_rel == float("inf")
 
 
 def test_what_pytorch_cannot_export_is_one_error_of_the_user(tmp_path):

@@ -252,11 +252,11 @@ print("finished")
 OVERRUN = """
 import ctypes
 import numpy as np
-from csd.plugins import host
+from csd.plugins import host, structs
 x = np.zeros(400)
 host.library().csd_transition(
     ctypes.c_int64(1 << 16), ctypes.c_int64(64),
-    ctypes.byref(host.StepPointers(*[host.pointer(x)] * 6)),
+    ctypes.byref(structs.StepPointers(*[host.pointer(x)] * 6)),
     *[host.pointer(x)] * 7)
 print("finished")
 """

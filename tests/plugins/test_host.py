@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -311,3 +312,27 @@ def test_operators_are_refused_where_the_library_is_switched_off(monkeypatch):
     assert host.library() is None
     with pytest.raises(host.HostLibraryError, match="not built"):
         host.continue_residual(*[density([0.0], [1.0])] * 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("value", ["0", "off", "OFF", "no", "false", " off "])
+def test_the_library_can_be_switched_off(value, monkeypatch):
+    monkeypatch.setenv(host.ENVIRONMENT, value)
+    assert host.find_library() is None
+
+
+@pytest.mark.parametrize("value", ["1", "on", "yes", "true"])
+def test_the_built_library_can_be_insisted_on(value, monkeypatch):
+    monkeypatch.setenv(host.ENVIRONMENT, value)
+    monkeypatch.setattr(host, "_built_library", lambda: Path("/built/_host.so"))
+    assert host.find_library() == Path("/built/_host.so")
+    monkeypatch.setattr(host, "_built_library", lambda: None)
+    with pytest.raises(host.HostLibraryError, match=f"{value} and .* not built: run python -m csd"):
+        host.library()
+    monkeypatch.delenv(host.ENVIRONMENT)
+    assert host.find_library() is None
+
+
+def test_a_library_is_named_by_its_path_from_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(host.ENVIRONMENT, "on.so")
+    assert host.find_library() == tmp_path / "on.so"

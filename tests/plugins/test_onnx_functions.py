@@ -7,14 +7,16 @@ import sys
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from csd.plugins import onnx_functions, reference
 from csd.plugins.reference import Density
+from csd.runtime.backends.onnx_library import load_onnxruntime
 
 from ..helpers import assert_parity, run_python
 from ..vendor.real import missing
+
+onnxruntime = load_onnxruntime()
 
 FORMS = [("CsdAccept", True), ("CsdResample", True), ("CsdVerifyWindow", True),
          ("CsdTransition", True), ("CsdTransition", False)]  # fmt: skip

@@ -7,20 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from csd.runtime import Bundle
-from csd.runtime.cli import main
-from csd.runtime.stats import PARTS
+from csd.plugins import host
+from csd.runtime import Bundle, GenerateOptions
+from csd.runtime.cli import build_parser, main
+from csd.runtime.manifest import file_sha256
+from csd.runtime.session import GenerateResult
+from csd.runtime.stats import PARTS, Stats
 
+from .. import nasty
 from ..helpers import failure, leftovers, no_draft, run_python
 
 FAST = ("--num-iter", 4, "--head-steps", 3, "--quiet")
+CSD = ("--mode", "csd", "--head", "sequential", "--gamma", 2)
 COMMAND = "from csd.runtime.cli import main; raise SystemExit(main())"
+ENTRY = COMMAND.replace("cli", "entry")
 
 
 def _run(*argv) -> int:
@@ -34,7 +41,7 @@ def out(tmp_path) -> Path:
 
 
 def test_a_run_writes_a_grid_latents_and_statistics(tiny_bundle, out, capsys):
-    argv = [tiny_bundle, "--labels", "3,7,9", "--seed", 4, "--gamma", 2, *FAST]
+    argv = [tiny_bundle, "--labels", "3,7,9", "--seed", 4, *CSD, *FAST]
     files = ["--out", out / "x.png", "--save-latents", out / "x.npy", "--stats", out / "x.json"]
     assert _run(*argv, *files) == 0
     assert leftovers(out) == ["x.json", "x.npy", "x.png"]
@@ -42,9 +49,7 @@ def test_a_run_writes_a_grid_latents_and_statistics(tiny_bundle, out, capsys):
     latents = np.load(out / "x.npy")
     assert (latents.shape, latents.dtype) == ((3, 16, 4, 4), np.float32)
     with Bundle.open(tiny_bundle).session() as session:
-        from csd.runtime import GenerateOptions
-
-        options = GenerateOptions(num_iter=4, head_steps=3, gamma=2)
+        options = GenerateOptions(mode="csd", num_iter=4, head_steps=3, gamma=2, head="sequential")
         expected = session.generate([3, 7, 9], options, seed=4)
     np.testing.assert_array_equal(latents, expected.latents)
     # Two by two images of 8 pixels, enlarged 14 times, with a gap of two pixels between them.
@@ -52,7 +57,7 @@ def test_a_run_writes_a_grid_latents_and_statistics(tiny_bundle, out, capsys):
 
 
 def test_the_statistics_hold_everything_that_a_report_needs(tiny_bundle, out):
-    argv = [tiny_bundle, "--labels", "3", "--seed", 4, "--gamma", 2, *FAST, "--out", out / "x.png"]
+    argv = [tiny_bundle, "--labels", "3", "--seed", 4, *CSD, *FAST, "--out", out / "x.png"]
     assert _run(*argv, "--cfg", 2, "--stats", out / "x.json") == 0
     report = json.loads((out / "x.json").read_text(encoding="utf-8"))
     assert (report["mode"], report["seed"], report["labels"]) == ("csd", 4, [3])
@@ -98,7 +103,7 @@ def test_an_unknown_name_is_answered_with_the_names_of_the_bundle(make_bundle, o
     [
         (["--gamma", "0"], "gamma is 0: give at least 1"),
         (["--gamma", "-3"], "gamma is -3"),
-        (["--gamma", "33"], "gamma is 33: this bundle takes 1 to 32"),
+        (["--mode", "csd", "--gamma", "33"], "gamma is 33: this bundle takes 1 to 32"),
         (["--num-iter", "0"], "num-iter is 0"),
         (["--num-iter", "17"], "num-iter is 17: give 1 to 16"),
         (["--head-steps", "0"], "head-steps is 0: give 1 to 1000"),
@@ -141,9 +146,11 @@ def test_arguments_that_cannot_be_parsed_are_one_line(argv, capsys):
 
 def test_csd_without_a_draft_names_the_mode_that_works(make_bundle, out, capsys):
     bundle = make_bundle(no_draft)
-    message = failure(main, [bundle, "--labels", "1", "--out", out / "x.png"], capsys)
-    assert "use --mode target, or export with --draft" in message
-    assert _run(bundle, "--labels", 1, "--mode", "target", *FAST, "--out", out / "x.png") == 0
+    argv = [bundle, "--labels", "1", "--out", out / "x.png"]
+    for mode in ("csd", "draft"):
+        message = failure(main, [*argv, "--mode", mode], capsys)
+        assert "use --mode target, or export with --draft" in message
+    assert _run(*argv, *FAST) == 0
 
 
 def test_a_bundle_without_a_decoder_asks_for_latents(make_bundle, out, capsys):
@@ -177,7 +184,7 @@ def test_a_bundle_that_cannot_be_used_is_one_line(make_bundle, spoil, message, o
 def test_a_missing_onnxruntime_is_one_line_with_the_extra(tiny_bundle, out, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     message = failure(main, [tiny_bundle, "--labels", "1", "--out", out / "x.png"], capsys)
-    assert "pip install 'csd[cpu]'" in message
+    assert "pip install onnxruntime" in message
 
 
 @pytest.mark.parametrize("option", ["--out", "--save-latents", "--stats"])
@@ -254,7 +261,7 @@ def test_ctrl_c_is_one_line_with_130_and_leaves_nothing(tiny_bundle, out):
 
 
 def test_the_progress_bar_shows_ar_steps_and_the_acceptance_rate(tiny_bundle, out):
-    argv = [tiny_bundle, "--labels", 1, "--num-iter", 4, "--head-steps", 2, "--gamma", 2]
+    argv = [tiny_bundle, "--labels", 1, "--num-iter", 4, "--head-steps", 2, *CSD]
     done = run_python(COMMAND, *argv, "--out", out / "x.png")
     assert done.returncode == 0
     assert "AR step 4/4" in done.stderr
@@ -272,7 +279,8 @@ def test_the_help_shows_defaults_and_an_example(capsys):
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "example: csd-generate bundle --labels 3,7,9" in text
-    for default in ("csd", "8", "block", "paper", "42.0", "0.05", "linear", "1.0", "2", "grid.png"):
+    assert "(default: grid.png, or none with --out-dir)" in text
+    for default in ("target", "auto", "8", "block", "paper", "42.0", "0.05", "linear", "1.0", "2"):
         assert f"(default: {default})" in text
     for option in ("--labels", "--seed", "--mode", "--gamma", "--verify", "--acceptance",
                    "--inner-temperature", "--prefill", "--num-iter", "--head-steps", "--cfg",
@@ -282,12 +290,14 @@ def test_the_help_shows_defaults_and_an_example(capsys):
 
 
 def test_settings_of_engines_reach_the_session(tiny_bundle, out, monkeypatch, capsys):
-    from csd.runtime.backends import BackendOptions, OnnxRuntimeBackend
+    from csd.runtime.backends import BackendOptions, OnnxLoader, OnnxRuntimeBackend
 
     given = []
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: given.append(options) or OnnxRuntimeBackend(1),
+        lambda folder, manifest, options: (
+            given.append(options) or OnnxRuntimeBackend(folder, manifest, OnnxLoader(1))
+        ),
     )
     argv = [tiny_bundle, "--labels", "3", *FAST, "--mode", "target", "--out", out / "x.png"]
     assert _run(*argv) == 0
@@ -302,3 +312,214 @@ def test_settings_of_engines_reach_the_session(tiny_bundle, out, monkeypatch, ca
         "tensorrt_rtx)"
     )
     assert "memory-limit is 0: give MB" in failure(main, [*argv, "--memory-limit", 0], capsys)
+
+
+def test_a_png_holds_what_makes_it_again(tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", "3,7", "--seed", 4, *FAST]
+    files = ["--out", out / "x.png", "--out-dir", out / "each", "--stats", out / "x.json"]
+    assert _run(*argv, *files) == 0
+    assert leftovers(out / "each") == ["000-3.png", "001-7.png"]
+    stats = json.loads((out / "x.json").read_text(encoding="utf-8"))
+    with Image.open(out / "x.png") as image:
+        whole = json.loads(image.text["csd"])
+    assert (whole["labels"], whole["seed"], whole["first_image"]) == ([3, 7], 4, 0)
+    assert whole["bundle"] == stats["bundle"]
+    assert stats["bundle"]["manifest_sha256"] == file_sha256(tiny_bundle / "manifest.json")
+    assert str(tiny_bundle.parent) not in json.dumps(whole)
+    with Image.open(out / "each" / "001-7.png") as image:
+        assert image.size == (8, 8)
+        pixels, alone = np.asarray(image), json.loads(image.text["csd"])
+    options = alone["options"]
+    if isinstance(options["head_steps"], list):
+        options["head_steps"] = tuple(options["head_steps"])
+    with Bundle.open(tiny_bundle).session() as session:
+        again = session.generate(
+            alone["labels"], GenerateOptions(**options), seed=alone["seed"],
+            first_image=alone["first_image"],
+        )  # fmt: skip
+    assert np.abs(again.images[0].astype(int) - pixels).max() <= 1
+
+
+def test_the_statistics_say_what_ran(tiny_bundle, out, monkeypatch):
+    argv = [tiny_bundle, "--labels", 1, *FAST, "--threads", 1, "--out", out / "x.png"]
+    assert _run(*argv, "--stats", out / "x.json") == 0
+    report = json.loads((out / "x.json").read_text(encoding="utf-8"))
+    found = host.find_library()
+    assert report["host_library"] == (None if found is None else str(found))
+    assert (report["backend"], report["threads"]) == ("onnxruntime", 1)
+    monkeypatch.setenv("CSD_HOST_LIBRARY", "off")
+    assert _run(*argv, "--stats", out / "x.json") == 0
+    report = json.loads((out / "x.json").read_text(encoding="utf-8"))
+    assert report["host_library"] is None
+
+
+def test_all_labels_with_captions_one_file_an_image(make_bundle, out):
+    names = ["T-shirt/top", "a b", "..", "ü", "x" * 300, "5", "six", "7", "8", "9"]
+    bundle = make_bundle(lambda values: values.update(class_names=names))
+    (out / "each").mkdir()
+    (out / "each" / "001-a-b.png").write_bytes(b"old")
+    argv = [bundle, "--labels", "all", *FAST, "--out-dir", out / "each", "--captions"]
+    assert _run(*argv) == 0
+    assert leftovers(out) == ["each"]  # no grid unless it is asked for
+    files = leftovers(out / "each")
+    assert len(files) == 10
+    assert files[:4] == ["000-T-shirt-top.png", "001-a-b.png", "002-class.png", "003-ü.png"]
+    assert files[4] == f"004-{'x' * 60}.png"
+    with Image.open(out / "each" / "001-a-b.png") as image:
+        assert image.size[1] == 8 + 14
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_any_work(out, capsys):
+    (out / "file").touch()
+    for place in ("file", "gone/each", "/proc/each"):
+        argv = ["nowhere", "--labels", "1", "--out-dir", out / place]
+        message = failure(main, argv, capsys)
+        assert "nowhere" not in message
+        assert leftovers(out) == ["file"]
+
+
+def test_a_pillow_that_cannot_be_loaded_is_one_line_before_any_work(
+    tiny_bundle, out, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    message = failure(main, [tiny_bundle, "--labels", "1", "--out", out / "x.png"], capsys)
+    assert message.startswith("Pillow cannot be loaded")
+    assert "pip install --force-reinstall pillow" in message
+
+
+def test_columns_beyond_the_images_are_no_more_than_the_images(tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", "1,2", *FAST, "--out", out / "x.png"]
+    assert _run(*argv, "--columns", 2**31 - 1) == 0
+    with Image.open(out / "x.png") as image:
+        assert image.size == (22 * 14, 12 * 14)
+
+
+@nasty.every(build_parser())
+def test_no_value_of_an_option_is_a_traceback(option, tiny_bundle, out, capsys, monkeypatch):
+    monkeypatch.chdir(out)
+    made = []
+
+    def generate(session, labels, options, *_):
+        made.append(len(labels))
+        side = 8
+        images = np.zeros((len(labels), side, side, 3), np.uint8)
+        latents = np.zeros((len(labels), 16, 4, 4), np.float32)
+        return GenerateResult(
+            images, latents, latents, Stats(4), options, tuple(labels), 0, 0, session.origin
+        )
+
+    monkeypatch.setattr("csd.runtime.cli._generate_with_bar", generate)
+    if option not in ("--backend", "--threads", "--precision", "--memory-limit"):
+        session = Bundle.open(tiny_bundle).session()
+        monkeypatch.setattr("csd.runtime.cli.open_session", lambda *_: nullcontext(session))
+    for value in nasty.VALUES:
+        if value == "-" and option in ("--out", "--save-latents", "--stats"):
+            continue  # results on stdout, below
+        argv = [tiny_bundle, "--labels=1", "--quiet", f"{option}={value}"]
+        code = nasty.check(main, argv, capsys)
+        assert (code == 0) == bool(made), value
+        made.clear()
+
+
+@pytest.mark.parametrize(
+    "options", [["--temperature=1e-320"], ["--temperature=1e308"], ["--inner-temperature=1e-320"],
+                ["--inner-temperature=1e308"], ["--cfg=1e-320"], ["--cfg=1e308"],
+                ["--head-tolerance=1e308", "--head=parallel"], ["--prefill=1e-320"],
+                [f"--seed={2**64 - 1}"], ["--columns=2147483647"], [f"--columns={10**400}"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_ends_of_ranges_generate_or_are_one_line(options, tiny_bundle, out, capsys):
+    argv = [tiny_bundle, "--labels=1,2", "--out", out / "x.png", *FAST, *options]
+    assert leftovers(out) == ([] if nasty.check(main, argv, capsys) else ["x.png"])
+
+
+def test_no_name_of_a_bundle_is_a_traceback(out, capsys, monkeypatch):
+    monkeypatch.chdir(out)
+    for bundle in nasty.VALUES:
+        if "\0" not in bundle and not bundle.startswith("-"):
+            assert nasty.check(main, [bundle, "--labels=1"], capsys) == 2
+    assert leftovers(out) == []
+
+
+def test_enormous_lists_of_labels_are_refused_before_work(tiny_bundle, out, capsys):
+    argv = [tiny_bundle, "--labels", ",".join(["1"] * 100_000), "--out", out / "x.png"]
+    assert "give fewer --labels at a time" in failure(main, argv, capsys)
+    argv[2] = ",".join(["shirt"] * 100_000)
+    assert "label 'shirt' is not known" in failure(main, argv, capsys)
+    assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("option", ["--out", "--save-latents", "--stats"])
+def test_results_can_go_to_stdout(option, tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", 1, *FAST, "--out", out / "x.png", option, "-"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *map(str, argv)], capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"1 image in ")
+    begins = {"--out": b"\x89PNG", "--save-latents": b"\x93NUMPY", "--stats": b"{\n "}
+    assert done.stdout.startswith(begins[option])
+    assert leftovers(out) == ([] if option == "--out" else ["x.png"])
+
+
+def test_outputs_that_are_one_another_or_the_bundle_are_refused(make_bundle, out, capsys):
+    bundle = make_bundle()
+    before = (bundle / "manifest.json").read_bytes()
+    argv = [bundle, "--labels", "1", "--out", out / "x"]
+    assert "are one file: give two" in failure(main, [*argv, "--stats", out / "x"], capsys)
+    assert "are one file" in failure(main, [*argv, "--stats=-", "--save-latents=-"], capsys)
+    for name in ("manifest.json", "new"):
+        said = failure(main, [*argv, "--stats", bundle / name], capsys)
+        assert f"--stats {bundle / name} belongs to the bundle {bundle}" in said
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("option", [None, "--out", "--stats"])
+def test_files_are_written_though_nobody_reads_stdout(option, tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", 1, *FAST, "--out", out / "x.png", "--stats", out / "x.json"]
+    argv += ["--save-latents", out / "x.npy", *([] if option is None else [option, "-"])]
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, argv)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert err == "" if option is None else err.startswith("1 image")
+    skipped = {"--out": "x.png", "--stats": "x.json"}.get(option)
+    assert leftovers(out) == sorted({"x.json", "x.npy", "x.png"} - {skipped})
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_that_is_stopped_is_one_line(number, code, tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", ",".join("1" * 200), "--mode", "target", "--head-steps", 1000,
+            "--quiet", "--out", out / "x.png"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, *map(str, argv)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "onnxruntime_pybind11" not in maps.read_text():
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert len(err.splitlines()) == 1
+    assert leftovers(out) == []
+
+
+def test_ctrl_c_while_python_imports_is_one_line(tiny_bundle, out):
+    argv = [tiny_bundle, "--labels", "1,2", *FAST, "--out", out / "x.png"]
+    for part in ("multiarray_umath", "onnxruntime_pybind11"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENTRY, *map(str, argv)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and part not in maps.read_text():
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert err == "csd-generate: error: interrupted; nothing was left half-written\n"

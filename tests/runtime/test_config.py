@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_configuration_survives_json(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder_depth": 0}, "encoder_depth is 0: give a whole number above 0"),
+        ({"encoder_depth": 0}, "encoder_depth is 0: give a whole number from 1 to 1024"),
         ({"encoder_depth": 2.0}, "encoder_depth is 2.0"),
         ({"encoder_depth": True}, "encoder_depth is True"),
         ({"encoder_depth": None}, "encoder_depth is None"),
@@ -74,7 +75,10 @@ def test_a_configuration_survives_json(tmp_path):
         ({"encoder_num_heads": 5}, "encoder_embed_dim 64 is not a multiple of encoder_num_heads 5"),
         ({"decoder_num_heads": 7}, "decoder_embed_dim 64 is not a multiple of decoder_num_heads 7"),
         ({"patch_size": 3}, "img_size 64 is not a multiple of vae_stride x patch_size = 48"),
-        ({"num_sampling_steps": 1001}, "num_sampling_steps is 1001: at most 1000"),
+        (
+            {"num_sampling_steps": 1001},
+            "num_sampling_steps is 1001: give a whole number from 1 to 1000",
+        ),
         ({"num_sampling_steps": "ddim50"}, "num_sampling_steps is 'ddim50'"),
         ({"num_sampling_steps": "²"}, "num_sampling_steps is '²'"),
         ({"num_sampling_steps": "0"}, "num_sampling_steps is 0"),
@@ -118,3 +122,42 @@ def test_an_unknown_name_is_answered_with_the_presets(tmp_path):
         MARConfig.load("mar_tiny")
     with pytest.raises(ConfigError, match="no configuration"):
         MARConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_embed_dim": 2**40}, "encoder_embed_dim is 1099511627776: give a whole number"),
+        ({"encoder_depth": 10**9}, "encoder_depth is 1000000000: give"),
+        ({"class_num": 10**12}, "class_num is 1000000000000: give"),
+        ({"encoder_depth": 10**5000}, "encoder_depth is <int>: give"),
+        ({"beta_schedule": "x" * 10**6}, "beta_schedule is 'xxx"),
+        ({"image_kind": "\x1b[31mred\u202e"}, r"image_kind is '\\x1b\[31mred\\u202e': give"),
+        ({"norm_eps": float("nan")}, "norm_eps is nan: give a number above 0"),
+        ({"latent_scale": 1e300}, "latent_scale is 1e\\+300: give"),
+        ({"mlp_ratio": 10**5000}, "mlp_ratio is <int>: give"),
+        ({"img_size": 16384}, "img_size 16384 makes 1048576 tokens an image: give a smaller one"),
+        (
+            {"encoder_embed_dim": 32768, "encoder_depth": 64},
+            "has 825 billion parameters: give smaller widths or depths, for at most 20 billion",
+        ),
+    ],
+)
+def test_huge_sizes_are_refused_in_a_short_line(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        MARConfig.from_dict({**MARConfig().to_dict(), **changes})
+    assert len(str(error.value)) < 300
+    assert str(error.value).isprintable()
+
+
+def test_every_number_of_a_configuration_has_a_limit():
+    from csd.runtime.config import MOST
+
+    numbers = {f.name for f in dataclasses.fields(MARConfig) if f.type in ("int", "float")}
+    assert set(MOST) == numbers
+
+
+def test_a_configuration_that_is_nested_too_deep_is_one_line(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ConfigError, match="cannot read configuration"):
+        MARConfig.load(tmp_path / "deep.json")

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import errno
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from csd.runtime.files import check_writable, write_atomically
-from csd.runtime.images import grid, save_png, to_uint8
+from csd.runtime.images import grid, save_png, sheet, to_uint8
 
 from ..helpers import leftovers
 
@@ -22,7 +23,7 @@ def test_pixels_are_clipped_and_rounded():
 
 @pytest.mark.parametrize(
     ("count", "columns", "rows", "expected_columns"),
-    [(1, None, 1, 1), (5, None, 2, 3), (5, 2, 3, 2), (3, 8, 1, 8)],
+    [(1, None, 1, 1), (5, None, 2, 3), (5, 2, 3, 2), (3, 8, 1, 3), (3, 2**31 - 1, 1, 3)],
 )
 def test_a_grid_shows_every_image_once_on_white(count, columns, rows, expected_columns):
     images = np.zeros((count, 4, 6, 3), np.uint8)
@@ -40,6 +41,40 @@ def test_a_png_holds_the_pixels_enlarged(tmp_path):
     save_png(tmp_path / "x.png", image, scale=2)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png"))[::2, ::2], image)
     assert leftovers(tmp_path) == ["x.png"]
+
+
+def test_one_image_is_a_sheet_as_it_is():
+    image = np.random.default_rng(0).integers(256, size=(1, 5, 9, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(sheet(image), image[0])
+    np.testing.assert_array_equal(sheet(image, 7), image[0])
+
+
+def test_small_images_of_a_grid_are_enlarged_and_large_ones_are_not():
+    small, large = np.zeros((2, 28, 20, 3), np.uint8), np.zeros((2, 300, 256, 3), np.uint8)
+    assert sheet(small).shape == (4 * 28 + 2 * 8, 2 * 4 * 20 + 3 * 8, 3)
+    np.testing.assert_array_equal(sheet(small)[::4, ::4], grid(small))
+    assert sheet(large).shape == (304, 2 * 256 + 3 * 2, 3)
+
+
+def test_captions_stand_under_their_images():
+    images = np.full((2, 30, 60, 3), 200, np.uint8)
+    plain, captioned = sheet(images), sheet(images, captions=["bag", "a" * 99])
+    assert captioned.shape[0] == plain.shape[0] + 14
+    written = sheet(images[:1], captions=["bag"])
+    np.testing.assert_array_equal(written[:30], images[0])
+    assert (written[30:] < 128).any()
+    # Wider than a small image where its name is, and bounded.
+    narrow = sheet(np.zeros((1, 8, 8, 3), np.uint8), captions=["ankle-boot"])
+    assert 8 < narrow.shape[1] < 100
+    assert sheet(np.zeros((1, 8, 8, 3), np.uint8), captions=["x" * 500]).shape[1] == 160
+    sheet(images, captions=["靴", ""])  # letters that the font has not
+
+
+def test_a_png_says_how_it_was_made(tmp_path):
+    made = {"seed": 3, "options": {"mode": "target"}, "name": "ü, 靴"}
+    save_png(tmp_path / "x.png", np.zeros((2, 2, 3), np.uint8), metadata=made)
+    with Image.open(tmp_path / "x.png") as image:
+        assert json.loads(image.text["csd"]) == made
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

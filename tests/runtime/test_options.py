@@ -47,7 +47,8 @@ def test_values_in_range_are_taken_and_survive_json(values):
 
 def test_the_defaults_are_those_of_the_documentation():
     options = GenerateOptions()
-    assert (options.mode, options.verify, options.acceptance) == ("csd", "block", "paper")
+    assert (options.mode, options.head) == ("target", "auto")
+    assert (options.verify, options.acceptance) == ("block", "paper")
     assert (options.gamma, options.inner_temperature, options.prefill) == (8, 42.0, 0.05)
     assert (options.cfg, options.cfg_schedule, options.temperature) == (1.0, "linear", 1.0)
     assert not options.guided

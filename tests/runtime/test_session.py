@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from csd.models import load_mar
-from csd.runtime import Bundle, FixedNoise, GenerateOptions, MARConfig, OptionError
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime import (
+    BackendError,
+    Bundle,
+    FixedNoise,
+    GenerateOptions,
+    MARConfig,
+    OptionError,
+    SeededNoise,
+    Session,
+)
+from csd.runtime.backends import OnnxLoader
 from csd.runtime.head import HeadSchedule, SequentialSampler
 from csd.runtime.schedule import ARSchedule
 
@@ -16,13 +27,19 @@ from ..helpers import DATA, HEAD_STEPS, NUM_ITER, ScriptedNoise, assert_parity, 
 from ..mar_reference import Reference, random_state, unpatchified
 
 EVERY_MODE = {
-    "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
-    "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER),
-    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3),
-    "prefix": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix"),
-    "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0),
-    "relaxed": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=4, acceptance="relaxed"),
-    "annealed": GenerateOptions(mode="target", num_iter=NUM_ITER, head_steps=(20, 5)),
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, head="sequential"),
+    "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER, head="sequential"),
+    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="sequential"),
+    "prefix": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", head="sequential"
+    ),
+    "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, head="sequential"),
+    "relaxed": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=4, acceptance="relaxed", head="sequential"
+    ),
+    "annealed": GenerateOptions(
+        mode="target", num_iter=NUM_ITER, head_steps=(20, 5), head="sequential"
+    ),
     "speculative": GenerateOptions(mode="target", num_iter=NUM_ITER, head="speculative"),
     "parallel": GenerateOptions(mode="target", num_iter=NUM_ITER, head="parallel"),
     "auto": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
@@ -38,7 +55,7 @@ def fixed(recorded):
 @pytest.fixture(scope="module")
 def graphs(tiny_bundle):
     """Run a graph of the tiny bundle on ONNX Runtime: `graphs(name, **inputs)`."""
-    bundle, backend, loaded = Bundle.open(tiny_bundle), OnnxRuntimeBackend(1), {}
+    bundle, backend, loaded = Bundle.open(tiny_bundle), OnnxLoader(1), {}
 
     def run(name, **inputs):
         if name not in loaded:
@@ -98,14 +115,16 @@ def test_the_decoder_graph_reproduces_the_recorded_images(graphs):
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize("kind", ["linear", "constant"])
 def test_target_reproduces_the_recorded_decodes(recorded, tiny_session, fixed, cfg, kind):
-    options = GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=cfg, cfg_schedule=kind)
+    options = GenerateOptions(
+        mode="target", num_iter=NUM_ITER, cfg=cfg, cfg_schedule=kind, head="sequential"
+    )
     result = tiny_session.generate(recorded["labels"], options, noise=fixed)
     assert_parity(result.tokens, recorded[f"ar_tokens_{cfg}_{kind}"], "tokens")
     assert_parity(result.latents, recorded[f"ar_latents_{cfg}_{kind}"], "latents")
 
 
 def test_images_are_the_decoded_latents(recorded, tiny_session, fixed, graphs):
-    options = GenerateOptions(mode="target", num_iter=2)
+    options = GenerateOptions(mode="target", num_iter=2, head="sequential")
     result = tiny_session.generate(recorded["labels"], options, noise=fixed)
     decoded = graphs("decoder", latents=result.latents)["image"]
     expected = np.rint((np.clip(decoded, -1, 1) + 1) * 127.5).transpose(0, 2, 3, 1)
@@ -174,7 +193,12 @@ def test_the_first_verified_block_of_the_fixtures_is_reproduced(recorded, tiny_s
         recorded["orders"], recorded["noise"], recorded["inter_noise"], rejected=rejected
     )
     options = GenerateOptions(
-        mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.15, acceptance="relaxed"
+        mode="csd",
+        num_iter=NUM_ITER,
+        gamma=3,
+        prefill=0.15,
+        acceptance="relaxed",
+        head="sequential",
     )
     result = tiny_session.generate(recorded["labels"], options, noise=noise)
     bounds = ARSchedule(16, NUM_ITER).bounds[2:4]  # recorded are the first two AR steps of it
@@ -232,7 +256,7 @@ def _other_inputs(head_steps):
 def test_another_configuration_is_decoded_as_a_plain_definition_does(
     other, cfg, kind, num_iter, beta_schedule
 ):
-    from csd.tools.eager import EagerSampler
+    from csd.tools.bench.eager import EagerSampler
 
     model, reference, bundle = other
     # The exported graphs know nothing of betas: one bundle serves both schedules.
@@ -245,7 +269,12 @@ def test_another_configuration_is_decoded_as_a_plain_definition_does(
         num_iter=num_iter, cfg=cfg, kind=kind, temperature=0.95,
     )  # fmt: skip
     options = GenerateOptions(
-        mode="target", num_iter=num_iter, cfg=cfg, cfg_schedule=kind, temperature=0.95
+        mode="target",
+        num_iter=num_iter,
+        cfg=cfg,
+        cfg_schedule=kind,
+        temperature=0.95,
+        head="sequential",
     )
     noise = FixedNoise(orders, initial, per_step)
     with Bundle(bundle.path, manifest).session() as session:
@@ -268,7 +297,7 @@ def test_annealed_head_steps_of_another_configuration_follow_the_plain_definitio
         *map(torch.from_numpy, (labels, orders, initial, per_step)),
         num_iter=5, head_steps=head_steps,
     )  # fmt: skip
-    options = GenerateOptions(mode="target", num_iter=5, head_steps=(12, 2))
+    options = GenerateOptions(mode="target", num_iter=5, head_steps=(12, 2), head="sequential")
     with bundle.session() as session:
         result = session.generate(labels, options, noise=FixedNoise(orders, initial, per_step))
     assert_parity(result.tokens, expected, "tokens")
@@ -290,7 +319,10 @@ def test_one_seed_gives_the_same_images_in_any_batch(tiny_session, options):
 
 
 def test_more_images_than_a_bundle_takes_at_once_are_the_same_images(tiny_session):
-    labels, options = list(range(10)), GenerateOptions(gamma=2, num_iter=4, head_steps=4)
+    labels, options = (
+        list(range(10)),
+        GenerateOptions(mode="csd", gamma=2, num_iter=4, head_steps=4, head="sequential"),
+    )
     together = tiny_session.generate(labels, options).tokens
     parts = [
         tiny_session.generate(labels[k : k + 5], options, first_image=k).tokens for k in (0, 5)
@@ -323,7 +355,7 @@ def test_temperature_scales_the_noise(tiny_session, recorded, fixed):
     expected, _ = reference.decode(
         *(torch.from_numpy(recorded[name]) for name in names), num_iter=NUM_ITER, temperature=0.7
     )
-    options = GenerateOptions(mode="target", num_iter=NUM_ITER, temperature=0.7)
+    options = GenerateOptions(mode="target", num_iter=NUM_ITER, temperature=0.7, head="sequential")
     result = tiny_session.generate(recorded["labels"], options, noise=fixed)
     assert_parity(result.tokens, expected, "tokens")
     assert np.abs(result.tokens - recorded["ar_tokens_1.0_linear"]).max() > 10
@@ -338,8 +370,14 @@ def test_labels_that_do_not_fit_are_refused(tiny_session, labels):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (GenerateOptions(gamma=33), "gamma is 33: this bundle takes 1 to 32; export with --max-"),
-        (GenerateOptions(num_iter=17), "num-iter is 17: give 1 to 16, the number of tokens"),
+        (
+            GenerateOptions(mode="csd", gamma=33, head="sequential"),
+            "gamma is 33: this bundle takes 1 to 32; export with --max-",
+        ),
+        (
+            GenerateOptions(mode="csd", num_iter=17, head="sequential"),
+            "num-iter is 17: give 1 to 16, the number of tokens",
+        ),
     ],
 )
 def test_options_that_do_not_fit_the_bundle_are_refused(tiny_session, options, message):
@@ -348,7 +386,7 @@ def test_options_that_do_not_fit_the_bundle_are_refused(tiny_session, options, m
 
 
 def test_defaults_are_filled_in_and_reported(tiny_session):
-    result = tiny_session.generate([1], GenerateOptions(mode="target"))
+    result = tiny_session.generate([1], GenerateOptions(mode="target", head="sequential"))
     assert (result.options.num_iter, result.options.head_steps) == (16, 20)
 
 
@@ -356,9 +394,123 @@ def test_noise_that_does_not_fit_the_run_is_refused(tiny_session, fixed, recorde
     with pytest.raises(OptionError, match="for 3 images of 16 tokens: give it for 4 images"):
         tiny_session.generate([1, 2, 3, 4], EVERY_MODE["target"], noise=fixed)
     with pytest.raises(OptionError, match="20 head steps, the run has 21"):
-        tiny_session.generate([1], GenerateOptions(mode="target", head_steps=21), noise=fixed)
+        tiny_session.generate(
+            [1], GenerateOptions(mode="target", head_steps=21, head="sequential"), noise=fixed
+        )
     thin = FixedNoise(
         recorded["orders"], recorded["noise"][..., 1:], recorded["inter_noise"][..., 1:]
     )
     with pytest.raises(OptionError, match="15 channels, the model has 16"):
         tiny_session.generate([1], EVERY_MODE["target"], noise=thin)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", {"mode": "target"}), ("options", "target"), ("seed", 1.5), ("seed", "1"),
+        ("seed", True), ("seed", None), ("noise", 3), ("noise", "fixed"), ("noise", SeededNoise),
+        ("first_image", 1.0), ("first_image", "0"), ("first_image", -1), ("first_image", 2**63 - 1),
+        ("progress", True), ("progress", "bar"),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_wrong_type_are_named_with_their_type(tiny_session, name, value):
+    given = {"options": EVERY_MODE["target"], name: value}
+    with pytest.raises(OptionError, match=rf"^{name} is .*: give ") as error:
+        tiny_session.generate([1], **given)
+    assert "\n" not in str(error.value)
+
+
+def test_numpys_numbers_are_taken(tiny_session):
+    options = GenerateOptions(mode="target", num_iter=np.int64(2), head_steps=np.int32(2))
+    given = tiny_session.generate([np.int8(3)], options, seed=np.uint64(5), first_image=np.int16(2))
+    plain = tiny_session.generate([3], options, seed=5, first_image=2)
+    np.testing.assert_array_equal(given.tokens, plain.tokens)
+    assert (given.labels, given.seed, given.first_image) == ((3,), 5, 2)
+    assert {type(given.seed), type(given.first_image), type(given.labels[0])} == {int}
+    json.dumps(given.to_dict())
+
+
+def test_sessions_take_bundles_and_options(tiny_bundle):
+    with pytest.raises(OptionError, match=r"^bundle is .* \(str\): give what Bundle.open returns"):
+        Session("bundle")
+    bundle = Bundle.open(tiny_bundle, check_files=False)
+    with pytest.raises(OptionError, match=r"^options is .* \(dict\): give BackendOptions"):
+        Session(bundle, {"threads": 2})
+    with pytest.raises(OptionError, match=r"^threads is 2.5 \(float\)"):
+        bundle.session(threads=2.5)
+
+
+def test_results_sessions_and_bundles_say_what_they_are(tiny_bundle, fixed):
+    bundle = Bundle.open(tiny_bundle, check_files=False)
+    with bundle.session(threads=1) as session:
+        options = GenerateOptions(mode="csd", num_iter=4, head_steps=3, gamma=2)
+        result = session.generate([1, 2], options, seed=3)
+        shown = [repr(value) for value in (bundle, session, result, result.stats, result.options)]
+        other = session.generate([1], EVERY_MODE["target"], noise=fixed)
+    for text, parts in zip(
+        [*shown, repr(session)],
+        [
+            (str(tiny_bundle), "target and draft"), ("onnxruntime", "1 threads"),
+            ("2 images, 8 x 8", "csd", "seed 3"), ("4 AR steps", "acceptance rate"),
+            ("mode='csd'", "num_iter=4", "gamma=2"), ("closed",),
+        ],
+        strict=True,
+    ):  # fmt: skip
+        assert all(part in text for part in parts), text
+        assert len(text) < 250
+    assert "cfg" not in shown[4]  # a default
+    assert eval(shown[4], {"GenerateOptions": GenerateOptions}) == result.options
+    assert "seed None" in repr(other)
+
+
+def test_a_result_saves_itself(tiny_session, tmp_path):
+    options = GenerateOptions(num_iter=2, head_steps=2)
+    one, two = (tiny_session.generate([1] * count, options) for count in (1, 2))
+    one.save(str(tmp_path / "one.png"))
+    two.save(tmp_path / "two.png", columns=1, captions=True)
+    with Image.open(tmp_path / "one.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), one.images[0])
+    with Image.open(tmp_path / "two.png") as image:
+        assert image.size == (12 * 14, 2 * (10 * 14 + 14) + 2 * 14)
+    for name, call in {
+        "columns": lambda: two.save(tmp_path / "x.png", columns=0),
+        "path": lambda: two.save(3),
+        "folder": lambda: two.save_each(None),
+    }.items():
+        with pytest.raises(OptionError, match=f"^{name} is "):
+            call()
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_latents_alone_cannot_be_saved_as_a_picture(make_bundle, tmp_path):
+    folder = make_bundle(lambda values: values["graphs"].pop("decoder"))
+    with Bundle.open(folder).session() as session:
+        result = session.generate([1], GenerateOptions(num_iter=2, head_steps=2))
+    assert "latents only" in repr(result)
+    with pytest.raises(OptionError, match="no images to save"):
+        result.save(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("mode", "said"), [("target", "head-steps"), ("csd", "gamma")])
+def test_a_lack_of_memory_says_what_was_asked_for_and_what_to_lower(
+    tiny_session, monkeypatch, mode, said
+):
+    def full(self):
+        raise MemoryError("Unable to allocate 9.00 GiB for an array with shape (9,)")
+
+    monkeypatch.setattr("csd.runtime.session.Decoder.run", full)
+    options = GenerateOptions(mode=mode, num_iter=2, head_steps=2)
+    with pytest.raises(BackendError) as error:
+        tiny_session.generate([1, 2], options)
+    text = str(error.value)
+    assert "9.00 GiB" in text
+    assert all(part in text for part in ("give fewer labels", "lower head-steps (2)", said))
+
+
+def test_a_lack_of_memory_for_graphs_is_one_line(tiny_bundle, monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("csd.runtime.session.Session.graph", full)
+    with pytest.raises(BackendError, match=r"^not enough memory: the graphs cannot be loaded"):
+        Bundle.open(tiny_bundle, check_files=False).session()

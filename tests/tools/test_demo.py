@@ -14,7 +14,8 @@ from PIL import Image
 from csd.models import zoo
 from csd.runtime import Bundle, GenerateOptions
 from csd.runtime.cli import main as generate
-from csd.tools import bench_cli, demo
+from csd.tools import demo
+from csd.tools.bench import cli as bench
 from csd.tools.demo import labelled_grid
 
 from ..helpers import failure, leftovers
@@ -77,7 +78,7 @@ def test_class_accuracy_is_measured_of_every_mode_but_eager(zoo_bundle, tmp_path
     argv = [zoo_bundle, "--modes", "eager,target,csd", "--gammas", 2, "--repeats", 1, *FAST]
     argv += ["--temperatures", "1,8,42", "--quality-images", 6]
     argv += ["--json", tmp_path / "x.json", "--plot", tmp_path / "x.png"]
-    assert bench_cli.main([str(part) for part in argv]) == 0
+    assert bench.main([str(part) for part in argv]) == 0
     rows = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["results"]
     assert len(rows) == 5
     for row in rows:
@@ -94,7 +95,7 @@ def test_eager_needs_the_weights_that_the_bundle_has(zoo_bundle, tmp_path, monke
     entry = dataclasses.replace(zoo.ZOO["fashion-mnist"], folder=tmp_path)
     monkeypatch.setitem(zoo.ZOO, "fashion-mnist", entry)
     argv = [zoo_bundle, "--modes", "eager", "--repeats", 1]
-    assert "give --target-weights FILE" in failure(bench_cli.main, argv, capsys)
+    assert "give --target-weights FILE" in failure(bench.main, argv, capsys)
 
 
 def test_a_labelled_grid_has_a_column_for_each_class():

@@ -60,10 +60,18 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others(config, tmp_pa
     ("argv", "message"),
     [
         (["--config", "mar_tiny"], "no configuration 'mar_tiny'"),
-        (["--config", "mar_base", "--roughness", "-1"], "roughness is -1.0: give 0 or more"),
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(argv, message, tmp_path, capsys):
     assert main([*argv, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_configuration_that_is_read_is_not_written_over(config, capsys):
+    before = config.read_bytes()
+    argv = ["--config", str(config), "--out", str(config.parent)]
+    assert main(argv) == 2
+    assert "belongs to the configuration" in capsys.readouterr().err
+    assert [path.name for path in config.parent.iterdir()] == [config.name]
+    assert config.read_bytes() == before

@@ -24,18 +24,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ...export.cli import main as export
 from ...runtime.backends import BackendOptions, obstacles
+from ...runtime.backends.engines import PRECISIONS
 from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, run_command
+from ...runtime.cli_support import Parser, parse_list, run_command
 from ...runtime.device import find_device
-from ...runtime.errors import CsdError, OptionError
+from ...runtime.errors import CsdError
 from ...runtime.files import write_json
-from ..bench import BASELINES
-from ..bench_cli import main as bench
-from ..machine import describe_machine, gpu_state
+from ...runtime.options import GenerateOptions
+from ..arguments import COUNT, GUIDANCE
+from ..bench.baselines import check_baselines, target_weights
+from ..bench.cases import BASELINES
+from ..bench.cli import main as bench
+from ..console import results_console
+from ..machine import describe_bundle, describe_machine, gpu_state
+from ..outputs import result_files
 from . import kernels, parity, suite
 from .part import Outcome, Skipped, device_or_skip
 
@@ -45,7 +49,7 @@ WARM_UPS = 3
 ENGINE_LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.tools.gpu_check",
@@ -58,8 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", help="of the engines, as csd-export takes it (default: all of the bundle)"
     )
-    parser.add_argument("--repeats", type=int, default=9, help="timed runs of each mode")
-    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale of the bench")
+    parser.add_argument(
+        "--target-weights",
+        type=Path,
+        help="weights for the PyTorch baselines (default: the zoo's, or the file of their name "
+        "that lies here)",
+    )
+    parser.add_argument("--repeats", type=COUNT, default=9, help="timed runs of each mode")
+    parser.add_argument("--cfg", type=GUIDANCE, default=1.0, help="guidance scale of the bench")
     return parser
 
 
@@ -70,15 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run the parts that were asked for, and write `gpu_check.json` after each."""
-    wanted = [part.strip() for part in args.parts.split(",") if part.strip()]
-    unknown = [part for part in wanted if part not in PARTS]
-    if unknown or not wanted:
-        raise OptionError(f"parts is {args.parts!r}: give some of {', '.join(PARTS)}")
-    if args.repeats < 1:
-        raise OptionError(f"repeats is {args.repeats}: give at least 1")
-    args.out.mkdir(parents=True, exist_ok=True)
+    wanted = parse_list("parts", args.parts, str, known=PARTS)
+    if args.precision is not None:
+        parse_list("precision", args.precision, str, known=PRECISIONS)
     bundle = Bundle.open(args.bundle)
-    console = Console(highlight=False, markup=False)
+    (figures,) = result_files(args.out, ["gpu_check.json"], {"the bundle": args.bundle})
+    console = results_console()
     does: dict[str, Callable[[], Outcome]] = {
         "machine": lambda: _machine(bundle),
         "kernels": lambda: kernels.check(args.out / "kernels"),
@@ -89,12 +96,13 @@ def run(args: argparse.Namespace) -> int:
     }
     report: dict[str, Any] = {}
     for part in wanted:
-        console.print(f"{part} ..")
+        console.print(f"{part} ..", soft_wrap=True)
         outcome = _guarded(does[part])
-        console.print(f"{part}: {outcome.status}" + (f": {outcome.reason}" * bool(outcome.reason)))
+        reason = f": {outcome.reason}" if outcome.reason else ""
         report[part] = outcome.to_dict()
-        write_json(args.out / "gpu_check.json", report)
-    console.print(f"figures: {args.out / 'gpu_check.json'}")
+        write_json(figures, report)
+        console.print(f"{part}: {outcome.status}{reason}", soft_wrap=True)
+    console.print(f"figures: {figures}", soft_wrap=True)
     return int(any(part["status"] == "failed" for part in report.values()))
 
 
@@ -116,7 +124,9 @@ def _trace() -> list[str]:
 
 def _machine(bundle: Bundle) -> Outcome:
     found = obstacles(bundle.path, bundle.manifest, BackendOptions())
-    details = {**describe_machine(), "gpu": gpu_state(), "obstacles": found}
+    details = {
+        **describe_bundle(bundle), **describe_machine(), "gpu": gpu_state(), "obstacles": found,
+    }  # fmt: skip
     try:
         details["device"] = vars(find_device())
     except CsdError as error:
@@ -147,7 +157,7 @@ def _engines(bundle: Bundle, out: Path, precision: str | None) -> Outcome:
     device_or_skip()
     here = [name for name in ENGINE_LIBRARIES if importlib.util.find_spec(name) is not None]
     if not here:
-        raise Skipped("neither library is installed: pip install 'csd[rtx]' or 'csd[tensorrt]'")
+        raise Skipped("neither library is installed: pip install tensorrt-rtx or tensorrt")
     copy = _own_copy(bundle, out)
     wanted = precision or ",".join(["fp32", *copy.manifest.variants])
     codes = {
@@ -167,18 +177,23 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
     manifest = bundle.manifest
     found = obstacles(bundle.path, manifest, BackendOptions())
     backends = [name for name, reason in found.items() if reason is None]
-    modes = [*(BASELINES if _torch_has_cuda() else ()), "target"]
+    weights, obstacle = _weights_of_baselines(bundle, args.target_weights)
+    modes = [*(BASELINES if weights else ()), "target"]
     if "draft" in manifest.models:
         modes += ["draft", "csd"]
+    gamma = min(GenerateOptions().gamma, manifest.max_gamma)
     details: dict[str, Any] = {"obstacles": found, "modes": modes, "exit_codes": {}}
+    if obstacle:
+        details["no_baselines"] = obstacle
     for backend in backends:
         file = args.out / f"bench-{backend}.json"
         argv = [
             str(bundle.path), "--backend", backend, "--repeats", str(args.repeats),
             "--warm-ups", str(WARM_UPS), "--modes", ",".join(modes),
-            "--heads", "sequential,auto", "--gammas", str(min(8, manifest.max_gamma)),
+            "--heads", "sequential,auto", "--gammas", str(gamma),
             "--cfg", str(args.cfg), "--eager-device", "cuda", "--json", str(file),
         ]  # fmt: skip
+        argv += ["--target-weights", str(weights)] if weights else []
         details["exit_codes"][backend] = code = bench(argv)
         if code == 0:
             details[backend] = json.loads(file.read_text(encoding="utf-8"))
@@ -188,12 +203,13 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
     return Outcome("passed", "", details)
 
 
-def _torch_has_cuda() -> bool:
+def _weights_of_baselines(bundle: Bundle, given: Path | None) -> tuple[Path | None, str]:
+    """The target's weights for PyTorch on this GPU, or None and the reason."""
     try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()
+        check_baselines(BASELINES, "cuda")
+        return target_weights(bundle, BASELINES, given), ""
+    except CsdError as error:
+        return None, str(error)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def _against_torch(fused: float) -> dict[str, Any]:
     try:
         import torch
     except ImportError as error:
-        return {"skipped": f"{error.name} is not installed: pip install 'csd[export]'"}
+        return {"skipped": f"{error.name} is not installed: pip install torch"}
     if not torch.cuda.is_available():
         return {"skipped": f"PyTorch {torch.__version__} has no CUDA"}
     x, eps, v, noise = (torch.randn(ROWS, CHANNELS, device="cuda") for _ in range(4))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...runtime.backends import BackendOptions, Graph, obstacles
 from ...runtime.bundle import Bundle
+from ...runtime.difference import Difference
 from ...runtime.manifest import GraphSpec, Manifest
 from ...runtime.schedule import TRAIN_STEPS
 from .part import Outcome, Skipped, device_or_skip
@@ -63,18 +64,13 @@ def compare(
     manifest: Manifest, name: str, spec: GraphSpec, tested: Graph, reference: Graph
 ) -> dict[str, Any]:
     """Return the largest differences over two sizes of the dynamic dimensions."""
-    worst = {"max_abs": 0.0, "share": 0.0}
+    worst = Difference()
     for seed, place in enumerate((1, 0)):  # typical, least
         feeds = random_feeds(manifest, name, spec, place, np.random.default_rng(seed))
         wanted, made = reference.run(feeds), tested.run(feeds)
         for output, expected in wanted.items():
-            difference = float(np.abs(made[output] - expected).max(initial=0))
-            # A difference that is not a number must count as one.
-            difference = difference if np.isfinite(difference) else float("inf")
-            scale = max(1.0, float(np.abs(expected).max(initial=0)))
-            worst["max_abs"] = max(worst["max_abs"], difference)
-            worst["share"] = max(worst["share"], difference / scale)
-    return {"graph": name, **worst}
+            worst = worst.or_worse(Difference.of(made[output], expected))
+    return {"graph": name, "max_abs": worst.absolute, "share": worst.share}
 
 
 def random_feeds(

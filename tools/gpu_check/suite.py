@@ -57,7 +57,7 @@ def _pytest(report: Path, wrapped: list[str], kernels: Path, *paths: str) -> dic
     )
     result: dict[str, Any] = {"exit_code": done.returncode}
     if "No module named pytest" in done.stderr:
-        return {"skipped": "pytest is not installed: pip install 'csd[dev]'"}
+        return {"skipped": "pytest is not installed: pip install pytest"}
     if report.is_file():
         suites = ElementTree.parse(report).getroot().iter("testsuite")
         for name in ("tests", "failures", "errors", "skipped"):

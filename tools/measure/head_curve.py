@@ -6,20 +6,14 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from ...runtime.arrays import Float32
-from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, run_command
+from ...runtime.cli_support import Parser
 from ...runtime.decoding.evaluator import Conditions
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.errors import OptionError
-from ...runtime.files import check_writable, write_json
 from ...runtime.head import (
     AffineDraft,
     HeadReport,
@@ -30,34 +24,39 @@ from ...runtime.head import (
 )
 from ...runtime.session import Session
 from ...runtime.stats import Stats
-from ..machine import describe_machine
+from ..arguments import COUNT
+from .frame import Figures, figures_table, measuring_parser, run_script
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
 TOLERANCES = (0.1, 0.01, 0.001)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
-    parser = Parser(
-        prog="python -m csd.tools.measure.head_curve",
-        description="Sample the same tokens with every head sampler: sequential evaluations and "
-        "network rows a token, seconds, distance to the sequential sample.",
-        example="python -m csd.tools.measure.head_curve bundle --tokens 64 --json head.json",
+    parser = measuring_parser(
+        "head_curve",
+        "Sample the same tokens with every head sampler: sequential evaluations and network rows "
+        "a token, seconds, distance to the sequential sample.",
+        "--tokens 64 --json head.json",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
     parser.add_argument("--model", choices=("target", "draft"), default="target", help="whose head")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens, in contexts of all fills")
-    parser.add_argument("--batch", type=int, default=1, help="tokens sampled together")
-    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale")
-    parser.add_argument("--seed", type=int, default=0, help="seed of contexts and noise")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
+    parser.add_argument("--tokens", type=COUNT, default=64, help="tokens, in contexts of all fills")
+    parser.add_argument("--batch", type=COUNT, default=1, help="tokens sampled together")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit code."""
-    return run_command(run, build_parser(), argv)
+    return run_script(build_parser(), argv, check=_check, measure=_figures)
+
+
+def _check(session: Session, args: argparse.Namespace) -> None:
+    if args.model not in session.bundle.manifest.models:
+        raise OptionError(f"bundle {args.bundle} has no {args.model}: give --model target")
+    if session.bundle.manifest.calibration is None:
+        raise OptionError(
+            f"bundle {args.bundle} has no calibration: export without --calibration-tokens 0"
+        )
 
 
 def collect_conditions(
@@ -108,50 +107,29 @@ class _Row:
     deviation: float | None
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure every sampler on the same tokens."""
-    if args.tokens < 1 or args.batch < 1:
-        raise OptionError("tokens and batch must be at least 1")
-    if args.json is not None:
-        check_writable(args.json)
-    bundle = Bundle.open(args.bundle)
-    draft = bundle.head_draft(args.model)
-    if draft is None:
-        raise OptionError(f"bundle {args.bundle} has no calibration: export without "
-                          "--calibration-tokens 0")  # fmt: skip
-    with bundle.session(threads=args.threads) as session:
-        model = session.model(args.model)
-        conditions = collect_conditions(session, args.model, args.tokens, args.cfg, args.seed)
-        rows = _measure(model, conditions, draft, args.batch, args.seed)
-    table = Table(title=f"{bundle.manifest.name}, {args.model}, {args.tokens} tokens")
-    table.add_column("sampler", no_wrap=True)
-    for column in ("rounds", "rows", "ms", "deviation"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            row.name, f"{row.rounds:.1f}", f"{row.rows:.0f}", f"{1000 * row.seconds:.2f}",
-            "" if row.deviation is None else f"{row.deviation:.1e}",
-        )  # fmt: skip
-    Console(highlight=False).print(table)
-    if args.json is not None:
-        report: dict[str, Any] = {
-            "bundle": bundle.manifest.name,
-            "model": args.model,
-            "tokens": args.tokens,
-            "batch": args.batch,
-            "cfg": args.cfg,
-            "threads": args.threads,
-            "machine": describe_machine(),
-            "results": [vars(row) for row in rows],
-        }
-        write_json(args.json, report)
-    return 0
+def _figures(session: Session, args: argparse.Namespace) -> Figures:
+    draft = session.bundle.head_draft(args.model)
+    assert draft is not None
+    conditions = collect_conditions(session, args.model, args.tokens, args.cfg, args.seed)
+    rows = _measure(session.model(args.model), conditions, draft, args.batch, args.seed)
+    table = figures_table(
+        f"{session.bundle.manifest.name}, {args.model}, {args.tokens} tokens",
+        ("sampler", "rounds", "rows", "ms", "deviation"),
+        (
+            (
+                row.name, f"{row.rounds:.1f}", f"{row.rows:.0f}", f"{1000 * row.seconds:.2f}",
+                "" if row.deviation is None else f"{row.deviation:.1e}",
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+    return Figures([table], {"results": [vars(row) for row in rows]})
 
 
 def _measure(
     model: RuntimeModel, conditions: Conditions, draft: AffineDraft, batch: int, seed: int
 ) -> list[_Row]:
-    schedule = model.schedule(draft.steps)
+    schedule = model.samplers.schedule(draft.steps)
     rng = np.random.default_rng(seed)
     count, channels = len(conditions), model.config.token_dim
     noise = (

@@ -4,78 +4,60 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
-from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, parse_list, run_command
-from ...runtime.errors import OptionError
-from ...runtime.files import check_writable, write_json
+from ...runtime.cli_support import Parser, parse_list
 from ...runtime.options import GenerateOptions
 from ...runtime.session import GenerateResult, Session
-from ..machine import describe_machine
+from ..arguments import COUNT, real_number
 from ..quality import balanced_labels
+from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 DEFAULT_TOLERANCES = "0.3,0.1,0.03,0.01"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
-    parser = Parser(
-        prog="python -m csd.tools.measure.head_fidelity",
-        description="Compare the parallel head with the sequential one, by tolerance: sweeps and "
-        "PSNR of whole images of the same seed; and CSD's acceptance with the target's aligned "
-        "chains solved in parallel and in sequence.",
-        example="python -m csd.tools.measure.head_fidelity bundle --images 20 --json fidelity.json",
+    parser = measuring_parser(
+        "head_fidelity",
+        "Compare the parallel head with the sequential one, by tolerance: sweeps and PSNR of whole "
+        "images of the same seed; and CSD's acceptance with the target's aligned chains solved in "
+        "parallel and in sequence.",
+        "--images 20 --json fidelity.json",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    parser.add_argument("--images", type=int, default=20, help="images, decoded one by one")
-    parser.add_argument("--gamma", type=int, default=8, help="of csd")
-    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale")
+    parser.add_argument("--images", type=COUNT, default=20, help="images, decoded one by one")
+    parser.add_argument("--gamma", type=COUNT, default=8, help="of csd")
     parser.add_argument("--tolerances", default=DEFAULT_TOLERANCES, help="values to compare")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit code."""
-    return run_command(run, build_parser(), argv)
+    return run_script(build_parser(), argv, check=_check, measure=_figures)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compare at every tolerance."""
-    tolerances = parse_list("tolerances", args.tolerances, float)
-    if args.images < 1:
-        raise OptionError(f"images is {args.images}: give at least 1")
-    if args.json is not None:
-        check_writable(args.json)
-    with Bundle.open(args.bundle).session(threads=args.threads) as session:
-        images = _compare_images(session, args, tolerances)
-        csd = _compare_csd(session, args, tolerances)
-        report = {
-            "bundle": session.bundle.manifest.name,
-            "images": args.images,
-            "gamma": args.gamma,
-            "cfg": args.cfg,
-            "seed": args.seed,
-            "machine": describe_machine(),
-            "images_of_one_seed": images,
-            "csd": csd,
-        }
-    console = Console(highlight=False)
-    console.print(_table("target --head parallel against sequential", images))
+def _tolerances(args: argparse.Namespace) -> list[float]:
+    return parse_list("tolerances", args.tolerances, real_number(0, 1000))
+
+
+def _check(session: Session, args: argparse.Namespace) -> None:
+    _tolerances(args)
+    if "draft" in session.bundle.manifest.models:
+        check_runs(session, GenerateOptions(mode="csd", gamma=args.gamma, cfg=args.cfg))
+
+
+def _figures(session: Session, args: argparse.Namespace) -> Figures:
+    tolerances = _tolerances(args)
+    images = _compare_images(session, args, tolerances)
+    csd = _compare_csd(session, args, tolerances)
+    tables = [_table("target --head parallel against sequential", images)]
     if csd:
-        console.print(_table("csd, by tolerance of the target's aligned chains", csd))
-    if args.json is not None:
-        write_json(args.json, report)
-    return 0
+        tables.append(_table("csd, by tolerance of the target's aligned chains", csd))
+    return Figures(tables, {"images_of_one_seed": images, "csd": csd})
 
 
 def _generate(session: Session, args: argparse.Namespace, **changes: Any) -> list[GenerateResult]:
@@ -156,12 +138,8 @@ def psnr(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 
 
 def _table(title: str, rows: Sequence[dict[str, float]]) -> Table:
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" for value in row.values()))
-    return table
+    columns = [column.replace("_", " ") for column in rows[0]]
+    return figures_table(title, columns, ([f"{v:.4g}" for v in row.values()] for row in rows))
 
 
 if __name__ == "__main__":

@@ -7,26 +7,22 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from ...plugins import host
 from ...runtime.backends import BindableGraph, Graph
-from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, run_command
-from ...runtime.decoding.loop import Decoder
+from ...runtime.cli_support import Parser
+from ...runtime.decoding.loop import decode
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.decoding.plan import Canvas, Plan
-from ...runtime.errors import OptionError
-from ...runtime.files import check_writable, write_json
 from ...runtime.noise import SeededNoise
 from ...runtime.options import HEADS, GenerateOptions
+from ...runtime.session import Session
 from ...runtime.stats import Stats
-from ..machine import describe_machine
+from ..arguments import COUNT
+from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 HOST_FUNCTIONS = (
     "csd_speculation_gather", "csd_speculation_settle",
@@ -35,26 +31,31 @@ HOST_FUNCTIONS = (
 WARM_UPS = 2
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
-    parser = Parser(
-        prog="python -m csd.tools.measure.profile",
-        description="Share of the time of whole images, at batch 1, that each network takes, the "
-        "compiled host code of the head sampler, and everything else, which is Python.",
-        example="python -m csd.tools.measure.profile bundle --json profile.json",
+    parser = measuring_parser(
+        "profile",
+        "Share of the time of whole images, at batch 1, that each network takes, the compiled host "
+        "code of the head sampler, and everything else, which is Python.",
+        "--json profile.json",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
-    parser.add_argument("--images", type=int, default=15, help="images, one after the other")
+    parser.add_argument("--images", type=COUNT, default=15, help="images, one after the other")
     parser.add_argument("--head", choices=HEADS, default="auto", help="head sampler")
-    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the profile; returns the exit code."""
-    return run_command(run, build_parser(), argv)
+    # Calls of a device return before they are done, so only a host's can be timed one by one.
+    return run_script(build_parser(), argv, check=_check, measure=_figures, backend="onnxruntime")
+
+
+def _options(args: argparse.Namespace) -> GenerateOptions:
+    return GenerateOptions(mode="target", head=args.head, cfg=args.cfg)
+
+
+def _check(session: Session, args: argparse.Namespace) -> None:
+    check_runs(session, _options(args))
 
 
 @dataclass
@@ -116,58 +117,48 @@ def _timed_host(totals: Totals) -> Generator[None]:
             setattr(library, name, function)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Profile the target."""
-    if args.images < 1:
-        raise OptionError(f"images is {args.images}: give at least 1")
-    if args.json is not None:
-        check_writable(args.json)
-    with Bundle.open(args.bundle).session("onnxruntime", args.threads) as session:
-        manifest, model = session.bundle.manifest, session.model("target")
-        options = GenerateOptions(mode="target", head=args.head, cfg=args.cfg)
-        options = options.resolved(manifest.target, manifest.head_steps)
-        for index in range(WARM_UPS):
-            session.generate([0], options, first_image=index)
-        totals, took = Totals(), list[float]()
-        graphs: dict[str, Graph] = {
-            name: _TimedGraph(cast("BindableGraph", graph), name, totals)
-            for name, graph in model.graphs.items()
-        }
-        timed = RuntimeModel("target", model.config, graphs, model.draft, model.row_cost)
-        with _timed_host(totals):
-            for index in range(args.images):
-                began = time.perf_counter()
-                _decode(timed, options, index)
-                took.append(time.perf_counter() - began)
-    report = _report(totals, took)
-    table = Table(title=f"{manifest.name}, target, head {args.head}, {args.images} images")
-    for column in ("part", "ms an image", "calls", "share"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for row in report:
-        table.add_row(
-            row["part"], f"{row['milliseconds']:.1f}", f"{row['calls']:.1f}", f"{row['share']:.0%}"
-        )
-    Console(highlight=False).print(table)
-    if args.json is not None:
-        content = {
-            "bundle": manifest.name, "head": args.head, "cfg": args.cfg, "images": args.images,
-            "threads": args.threads, "machine": describe_machine(), "parts": report,
-        }  # fmt: skip
-        write_json(args.json, content)
-    return 0
+def _figures(session: Session, args: argparse.Namespace) -> Figures:
+    manifest, model = session.bundle.manifest, session.model("target")
+    options = _options(args).resolved(manifest.target, manifest.head_steps)
+    for index in range(WARM_UPS):
+        session.generate([0], options, seed=args.seed, first_image=index)
+    totals, took = Totals(), list[float]()
+    graphs: dict[str, Graph] = {
+        name: _TimedGraph(cast("BindableGraph", graph), name, totals)
+        for name, graph in model.graphs.items()
+    }
+    timed = RuntimeModel("target", model.config, graphs, model.calibration)
+    with _timed_host(totals):
+        for index in range(args.images):
+            began = time.perf_counter()
+            _decode(timed, options, args.seed, index)
+            took.append(time.perf_counter() - began)
+    parts = _parts(totals, took)
+    table = figures_table(
+        f"{manifest.name}, target, head {args.head}, {args.images} images",
+        ("part", "ms an image", "calls", "share"),
+        (
+            (
+                row["part"], f"{row['milliseconds']:.1f}", f"{row['calls']:.1f}",
+                f"{row['share']:.0%}",
+            )
+            for row in parts
+        ),
+    )  # fmt: skip
+    return Figures([table], {"parts": parts})
 
 
-def _decode(model: RuntimeModel, options: GenerateOptions, index: int) -> None:
-    """Decode an image, label and seed by its number."""
+def _decode(model: RuntimeModel, options: GenerateOptions, seed: int, index: int) -> None:
+    """Decode the image of a number, which says its label too."""
     config = model.config
-    plan, noise = Plan.of(options, config.seq_len), SeededNoise(0)
+    plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
     images = np.array([index], dtype=np.int64)
     canvas = Canvas.blank(config, noise, images % config.class_num, images)
     stats = Stats(plan.schedule.num_iter)
-    Decoder(canvas, model, None, plan, noise, stats, lambda _: None).run()
+    decode(canvas, {"target": model}, plan, noise, stats)
 
 
-def _report(totals: Totals, took: list[float]) -> list[dict[str, Any]]:
+def _parts(totals: Totals, took: list[float]) -> list[dict[str, Any]]:
     whole, count = sum(took), len(took)
     rest = whole - sum(totals.seconds.values())
     parts = {**totals.seconds, "Python": rest, "whole": whole}

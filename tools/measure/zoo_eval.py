@@ -8,118 +8,144 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from ...models import load_mar
-from ...models.training.data import DEFAULT_DATA, load_images
-from ...models.training.trainer import Recipe, first_step_error
 from ...models.zoo import zoo_entry
-from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, parse_list, run_command
+from ...runtime.cli_support import Parser, parse_list
 from ...runtime.errors import OptionError
-from ...runtime.files import check_writable, write_json
+from ...runtime.files import output_path
 from ...runtime.images import grid, save_png
-from ...runtime.options import GenerateOptions
+from ...runtime.options import HEADS, GenerateOptions
 from ...runtime.session import Session
-from ..machine import describe_machine
+from ..arguments import COUNT, GUIDANCE
+from ..console import progress_report
+from ..needs import need
 from ..quality import ImageClassifier, as_shown, balanced_labels
+from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 ZOO = "fashion-mnist"
+ROLES = ("target", "draft")
+SAMPLES_PER_CLASS = 8
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the command-line parser."""
-    parser = Parser(
-        prog="python -m csd.tools.measure.zoo_eval",
-        description="How many images of target and draft are recognised as the class that was "
-        "asked for, by guidance scale; standard deviations of tokens, generated and real.",
-        example="python -m csd.tools.measure.zoo_eval bundle --images 300 --json zoo.json",
+    parser = measuring_parser(
+        "zoo_eval",
+        "How many images of target and draft of the shipped pair are recognised as the class that "
+        "was asked for, by guidance scale; standard deviations of tokens, generated and real.",
+        "--images 300 --json zoo.json",
+        scale=False,
     )
-    parser.add_argument("bundle", type=Path, help="bundle of the fashion-mnist zoo")
-    parser.add_argument("--images", type=int, default=300, help="images of each model and scale")
+    parser.add_argument("--images", type=COUNT, default=300, help="images of each model and scale")
     parser.add_argument("--scales", default="1,2,3,4,5", help="guidance scales")
-    parser.add_argument("--head", default="auto", help="head sampler")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="directory of the data set")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
+    parser.add_argument("--head", choices=HEADS, default="auto", help="head sampler")
     parser.add_argument(
-        "--samples", type=Path, metavar="FILE.png", help="save images of the target"
+        "--data", type=Path, help="directory of the data set (default: that of Debian's package)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=output_path,
+        metavar="FILE.png",
+        help="save images of the target (default: not saved)",
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation; returns the exit code."""
-    return run_command(run, build_parser(), argv)
+    return run_script(
+        build_parser(),
+        argv,
+        check=_check,
+        measure=_figures,
+        outputs=lambda args: {"--samples": args.samples},
+    )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure both models."""
-    console = Console(highlight=False)
-    scales = parse_list("scales", args.scales, float)
-    if args.images < 1:
-        raise OptionError(f"images is {args.images}: give at least 1")
-    for path in (args.json, args.samples):
-        if path is not None:
-            check_writable(path)
-    classifier = ImageClassifier(zoo_entry(ZOO).classifier, args.threads)
-    images, labels = load_images(args.data, "t10k")
+def _check(session: Session, args: argparse.Namespace) -> None:
+    scales = parse_list("scales", args.scales, GUIDANCE)
+    need("zoo_eval", "torch", "safetensors")
+    source = session.bundle.manifest.sources.get("target")
+    if source is None or source.path != f"zoo:{ZOO}":
+        raise OptionError(
+            f"bundle {args.bundle} is not of the shipped pair: make one with csd-export --zoo {ZOO}"
+        )
+    check_runs(session, *(_options(args, role, scale) for role in ROLES for scale in scales))
+    _real_images(args)
+
+
+def _options(args: argparse.Namespace, role: str, scale: float) -> GenerateOptions:
+    return GenerateOptions(mode=role, cfg=scale, head=args.head)
+
+
+def _real_images(args: argparse.Namespace) -> Any:
+    """The data set's test images `[N, 1, 28, 28]` and their labels."""
+    from ...models.training.data import DEFAULT_DATA, load_images
+
+    return load_images(args.data or DEFAULT_DATA, "t10k")
+
+
+def _figures(session: Session, args: argparse.Namespace) -> Figures:
+    from ...models import load_mar
+    from ...models.training.trainer import Recipe, first_step_error
+
+    progress, entry = progress_report(), zoo_entry(ZOO)
+    classifier = ImageClassifier(entry.classifier, args.threads)
+    images, labels = _real_images(args)
     real = images.numpy()
     # Real tokens carry the noise that the models were trained with.
     noise = Recipe(steps=1).token_noise
-    report: dict[str, Any] = {
-        "machine": describe_machine(),
-        "images": args.images,
-        "seed": args.seed,
-        "head": args.head,
+    values: dict[str, Any] = {
         "classifier_on_test_images": classifier.accuracy(real, labels.numpy()),
         "real_token_std": float(np.sqrt(real.var() + noise**2)),
-        "models": {},
-        "first_step_error": {},
+        "first_step_error": {
+            role: first_step_error(load_mar(entry.weights(role), entry.config(role)))
+            for role in ROLES
+        },
+        "models": {role: [] for role in ROLES},
     }
-    console.print(f"classifier: {report['classifier_on_test_images']:.1%} of the real test images")
-    for role in ("target", "draft"):
-        model = load_mar(zoo_entry(ZOO).weights(role), zoo_entry(ZOO).config(role))
-        report["first_step_error"][role] = error = first_step_error(model)
-        console.print(f"{role}: rms(eps - x) at the last t {error:.4f}")
-    with Bundle.open(args.bundle).session(threads=args.threads) as session:
-        for role in ("target", "draft"):
-            rows = [_row(session, classifier, role, scale, args, console) for scale in scales]
-            report["models"][role] = rows
-        best = max(report["models"]["target"], key=lambda row: row["accuracy"])
-        if args.samples is not None:
-            options = GenerateOptions(mode="target", cfg=best["cfg"], head=args.head)
-            made = session.generate(balanced_labels(80, 10), options, seed=args.seed)
-            save_png(args.samples, grid(made.images, 10), scale=2)
-    if args.json is not None:
-        write_json(args.json, report)
-    return 0
+    shown: list[tuple[str, ...]] = []
+    for role in ROLES:
+        for scale in parse_list("scales", args.scales, GUIDANCE):
+            progress(f"{role}, guidance {scale:g}: {args.images} images")
+            row = _row(session, classifier, _options(args, role, scale), args)
+            values["models"][role].append(row)
+            shown.append((role, f"{scale:g}", f"{row['accuracy']:.1%}", f"{row['token_std']:.3f}"))
+    if args.samples is not None:
+        best = max(values["models"]["target"], key=lambda row: row["accuracy"])
+        _save_samples(session, args, _options(args, "target", best["cfg"]))
+    errors = ", ".join(f"{role} {error:.4f}" for role, error in values["first_step_error"].items())
+    table = figures_table(
+        f"recognised of {args.images} images", ("model", "guidance", "recognised", "token std"),
+        shown,
+    )  # fmt: skip
+    table.caption = (
+        f"real test images: {values['classifier_on_test_images']:.1%} recognised, token std "
+        f"{values['real_token_std']:.3f}\nrms(eps - x) at the last t: {errors}"
+    )
+    return Figures([table], values)
 
 
 def _row(
-    session: Session,
-    classifier: ImageClassifier,
-    role: str,
-    scale: float,
+    session: Session, classifier: ImageClassifier, options: GenerateOptions,
     args: argparse.Namespace,
-    console: Console,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     labels = balanced_labels(args.images, session.bundle.manifest.target.class_num)
-    options = GenerateOptions(mode=role, cfg=scale, head=args.head)
     made = session.generate(labels, options, seed=args.seed)
-    accuracy = classifier.accuracy(as_shown(made.latents), labels)
-    row = {
-        "cfg": scale,
-        "accuracy": accuracy,
+    return {
+        "cfg": options.cfg,
+        "accuracy": classifier.accuracy(as_shown(made.latents), labels),
         "token_std": float(made.tokens.std()),
         "seconds": made.stats.seconds,
     }
-    console.print(
-        f"{role}, guidance {scale:g}: {accuracy:.1%} of {len(labels)} images recognised, "
-        f"token std {row['token_std']:.3f}"
-    )
-    return row
+
+
+def _save_samples(session: Session, args: argparse.Namespace, options: GenerateOptions) -> None:
+    """Save images of all classes, a column each."""
+    classes = session.bundle.manifest.target.class_num
+    labels = balanced_labels(SAMPLES_PER_CLASS * classes, classes)
+    made = session.generate(labels, options, seed=args.seed)
+    save_png(args.samples, grid(made.images, classes), scale=2)
 
 
 if __name__ == "__main__":

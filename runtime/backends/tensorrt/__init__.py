@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ....plugins.launch import LoadedKernels
-from ...device import DeviceInfo
 from ...errors import BackendError
 from ...manifest import EngineSpec, Manifest
-from ..base import Dims
-from ..engines import Machine, choose_engines, graph_spec, renewal_command
+from ..base import Dims, GraphDemand
+from ..engines import EngineChoice, graph_spec, renewal_command
 from ..shapes import Limits, Range, check_calls
 from . import plugins
 from .binding import Binding
@@ -24,18 +24,15 @@ from .rounds import DeviceRounds, load_kernels
 
 __all__ = ["TensorRtBackend"]
 
-# Tensors that decoding leaves on the device, from one graph to the next.
-KEPT = ("mods",)
-
 
 class TensorRtBackend:
     """Runs the engines of one bundle.
 
     Args:
+        folder: the bundle's directory.
+        manifest: what is in it.
         binding: the library.
-        device: what it runs on.
-        engines: the engine of each graph.
-        precision: that was asked for, for graphs that are opened besides.
+        engines: says which engine runs a graph, and on which device.
         memory_limit: bytes of device memory for weights, tensors and scratch, or None.
         cuda_graph: whether repeated calls are recorded as CUDA graphs.
 
@@ -45,18 +42,18 @@ class TensorRtBackend:
 
     def __init__(
         self,
+        folder: Path,
+        manifest: Manifest,
         binding: Binding,
-        device: DeviceInfo,
-        engines: Mapping[str, EngineSpec],
+        engines: EngineChoice,
         *,
-        precision: str | None = None,
         memory_limit: int | None = None,
         cuda_graph: bool = True,
     ) -> None:
         self.name = binding.backend
-        self._binding, self._info = binding, device
-        self._engines = dict(engines)
-        self._precision = precision
+        self._folder, self._manifest = folder, manifest
+        self._binding, self._engines = binding, engines
+        self._info = device = engines.machine.device
         self._capture = cuda_graph
         if self.name == "tensorrt_rtx" and (path := cache_file(binding.version, device)):
             binding.kernel_file = KernelFile(path)
@@ -80,22 +77,16 @@ class TensorRtBackend:
     @property
     def engines(self) -> Mapping[str, EngineSpec]:
         """The engine of each graph."""
-        return self._engines
+        return self._engines.chosen
 
-    def open(self, folder: Path, manifest: Manifest, graph: str) -> EngineGraph:
+    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> EngineGraph:
         """See `Backend.open`."""
         if graph in self._graphs:
             return self._graphs[graph]
-        role = graph.split(".")[0]
-        if graph not in self._engines:
-            machine = Machine(self.name, self._binding.version, self._info)
-            model = self._engines.get(f"{role}.backbone")
-            precision = self._precision if model is None else model.precision
-            self._engines.update(choose_engines(manifest, folder, [graph], machine, precision))
-        engine_spec = self._engines[graph]
-        spec = graph_spec(manifest, graph, engine_spec.precision)
+        folder, engine_spec = self._folder, self._engines.of(graph)
+        spec = graph_spec(self._manifest, graph, engine_spec.precision)
         if graph in plugins.OPERATORS:
-            self._load_plugins(folder)
+            self._load_plugins()
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:
@@ -103,32 +94,31 @@ class TensorRtBackend:
             if named and not self._has_plugin(graph):
                 raise plugins.missing(graph, folder, self._info.architecture) from error
             raise
-        padding = {"visible": manifest.models[role].seq_len} if role in manifest.models else {}
         self._device.arena.weights += engine_spec.size
         self._ranges[graph] = engine.ranges
         self._graphs[graph] = EngineGraph(
             graph, spec, engine, self._device,
-            Limits(graph, engine.ranges, renewal_command(folder, engine_spec), self._ranges),
-            padding,
+            Limits(graph, engine.ranges, renewal_command(folder, engine_spec)),
+            padding or {},
             capture=self._capture,
         )  # fmt: skip
         return self._graphs[graph]
 
-    def head_rounds(self, folder: Path, graph: str) -> DeviceRounds | None:
+    def head_rounds(self, graph: str) -> DeviceRounds | None:
         """See `Backend.head_rounds`."""
         if self._kernels is None:
-            self._kernels = load_kernels(folder)
+            self._kernels = load_kernels(self._folder)
         kernels, _ = self._kernels
         if kernels is None:
             return None
         self._rounds.append(DeviceRounds(self._graphs[graph], self._device, kernels))
         return self._rounds[-1]
 
-    def _load_plugins(self, folder: Path) -> None:
+    def _load_plugins(self) -> None:
         """Register the plugin creators before an engine that may need them is loaded."""
         if self._plugins_loaded or self.name != "tensorrt":
             return
-        library = plugins.find_library(folder)
+        library = plugins.find_library(self._folder)
         if library is not None:
             plugins.register(self._binding, library)
         self._plugins_loaded = True
@@ -138,29 +128,31 @@ class TensorRtBackend:
             plugins.OPERATORS[graph], plugins.VERSION, plugins.NAMESPACE
         )
 
-    def prepare(self, demand: Mapping[str, Dims]) -> Mapping[str, Dims]:
+    def prepare(self, demand: Mapping[str, GraphDemand]) -> Mapping[str, Dims]:
         """See `Backend.prepare`."""
         arena = self._device.arena
 
         def need(graph: str, dims: Mapping[str, int]) -> tuple[int, int]:
-            return self._graphs[graph].needs(dims, KEPT)
+            return self._graphs[graph].needs(dims, demand[graph].on_device)
 
         def most(graph: str, dimension: str) -> int | None:
             limits = self._graphs[graph].limits.ranges.get(dimension)
             return None if limits is None else limits[1]
 
-        least = {
-            graph: {name: low for name, (low, _) in self._graphs[graph].limits.ranges.items()}
-            for graph in demand
+        wanted = {
+            graph: replace(largest, least=max(largest.least, self._least(graph, largest.shrinks)))
+            for graph, largest in clipped(demand, most).items()
         }
-        for graph in demand:
-            if graph.endswith(".head_modulation"):
-                least[graph]["N"] = max(2, least[graph]["N"])  # guidance takes a token twice
-        wanted = clipped(demand, most)
-        check_calls((self._graphs[graph].limits, dims) for graph, dims in wanted.items())
-        sizes = fit(wanted, need, arena.available, least, arena.weights)
+        check_calls(
+            (
+                (self._graphs[graph].limits, largest.sizes, largest.alike)
+                for graph, largest in wanted.items()
+            ),
+            self._ranges,
+        )
+        sizes = fit(wanted, need, arena.available, arena.weights)
         for graph, dims in sizes.items():
-            self._graphs[graph].plan(dims, KEPT)
+            self._graphs[graph].plan(dims, demand[graph].on_device)
         if sizes:
             kept, turn = blocks(sizes, need)
             arena.renew(kept=kept, turn=turn)
@@ -168,6 +160,10 @@ class TensorRtBackend:
             if own.name in sizes:
                 own.plan(sizes[own.name])
         return sizes
+
+    def _least(self, graph: str, dimension: str) -> int:
+        """Lower end of a graph's dimension."""
+        return self._graphs[graph].limits.ranges.get(dimension, (1, 1))[0]
 
     @property
     def device_memory(self) -> int | None:
@@ -177,7 +173,7 @@ class TensorRtBackend:
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
         info = self._info
-        precisions = sorted({engine.precision for engine in self._engines.values()})
+        precisions = sorted({engine.precision for engine in self._engines.chosen.values()})
         kernels = self._binding.kernel_file
         return {
             self.name: self._binding.version,

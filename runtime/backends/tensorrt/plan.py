@@ -1,16 +1,15 @@
 """Fit the calls of a run into device memory by making the largest ones smaller.
 
-| what is too large | what is made smaller |
-| --- | --- |
-| `mods`, `head_modulation` | N, tokens sampled together, of that model |
-| `head_step` | R, rows of one call |
-| `backbone`, `decoder` | B, images of one call |
+Which dimension of a graph that is, its demand says (`GraphDemand.shrinks`). Where it is one that a
+caller keeps to, the graph that reads its outputs shrinks with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from ..base import GraphDemand
 from .memory import out_of_limit
 
 Sizes = dict[str, dict[str, int]]
@@ -25,25 +24,20 @@ def blocks(sizes: Mapping[str, Mapping[str, int]], need: Need) -> tuple[int, int
 
 
 def fit(
-    demand: Mapping[str, Mapping[str, int]],
-    need: Need,
-    available: int | None,
-    least: Mapping[str, Mapping[str, int]],
-    weights: int = 0,
+    demand: Mapping[str, GraphDemand], need: Need, available: int | None, weights: int = 0
 ) -> Sizes:
     """Return sizes that fit.
 
     Args:
-        demand: the largest sizes that each graph is asked for.
+        demand: the largest calls of each graph.
         need: what a graph takes.
         available: bytes of both blocks at most, or None.
-        least: sizes below which a dimension does not go; 1 where not given.
         weights: bytes that are taken besides, for the message.
 
     Raises:
         BackendError: not even the smallest calls fit; says what they need.
     """
-    sizes = {graph: dict(dims) for graph, dims in demand.items()}
+    sizes = {graph: dict(largest.sizes) for graph, largest in demand.items()}
     if available is None:
         return sizes
     while True:
@@ -53,52 +47,41 @@ def fit(
         largest_kept = max(sizes, key=lambda graph: need(graph, sizes[graph])[0])
         largest_turn = max(sizes, key=lambda graph: need(graph, sizes[graph])[1])
         order = (largest_kept, largest_turn) if kept >= turn else (largest_turn, largest_kept)
-        if not any(_shrink(sizes, graph, least) for graph in order):
+        if not any(_shrink(sizes, graph, demand) for graph in order):
             raise out_of_limit(weights + kept + turn, weights + available)
 
 
-def _shrink(sizes: Sizes, graph: str, least: Mapping[str, Mapping[str, int]]) -> bool:
+def _shrink(sizes: Sizes, graph: str, demand: Mapping[str, GraphDemand]) -> bool:
     """Halve what makes a graph large; False where it is as small as it can be."""
-    role, _, kind = graph.rpartition(".")
-    name = {"head_modulation": "N", "head_step": "R"}.get(kind, "B")
+    name, reader = demand[graph].shrinks, demand[graph].reader
     before = sizes[graph].get(name, 0)
-    after = max(least.get(graph, {}).get(name, 1), -(-before // 2))
+    after = max(demand[graph].least, -(-before // 2))
     if after >= before:
         return False
     sizes[graph][name] = after
-    step = sizes.get(f"{role}.head_step", {})
-    if kind == "head_modulation" and step:
-        # Fewer tokens have fewer rows.
-        step["R"] = max(1, min(step["R"], -(-step["R"] * after // before)))
-        step["N"] = after
+    if reader is not None and reader in sizes:
+        own, rows = sizes[reader], demand[reader].shrinks
+        own[rows] = max(1, min(own[rows], -(-own[rows] * after // before)))
+        own[name] = after
     return True
 
 
 def clipped(
-    demand: Mapping[str, Mapping[str, int]],
-    most: Callable[[str, str], int | None],
-) -> Sizes:
-    """Bring the sizes that can be split down to what the engines take.
-
-    N stays at 2 or more where it is: guidance takes a token twice.
+    demand: Mapping[str, GraphDemand], most: Callable[[str, str], int | None]
+) -> dict[str, GraphDemand]:
+    """Bring the sizes that can be made smaller down to what the engines take.
 
     Args:
-        demand: the largest sizes that each graph is asked for.
+        demand: the largest calls of each graph.
         most: upper end of a graph's dimension, or None.
     """
-    sizes = {graph: dict(dims) for graph, dims in demand.items()}
-    for graph, dims in sizes.items():
-        for name in ("R", "B"):
-            top = most(graph, name)
-            if name in dims and top is not None:
-                dims[name] = min(dims[name], top)
-    for graph, dims in sizes.items():
-        role, _, kind = graph.rpartition(".")
-        if kind != "head_modulation":
-            continue
-        step = f"{role}.head_step"
-        tops = [top for g in (graph, step) if (top := most(g, "N")) is not None]
-        dims["N"] = max(min([dims["N"], *tops]), min(2, dims["N"]))
-        if step in sizes:
-            sizes[step]["N"] = dims["N"]
-    return sizes
+    sizes = {graph: dict(largest.sizes) for graph, largest in demand.items()}
+    for graph, largest in demand.items():
+        name, own, reader = largest.shrinks, sizes[graph], largest.reader
+        places = (graph, reader) if reader is not None else (graph,)
+        tops = [top for place in places if (top := most(place, name)) is not None]
+        if name in own:
+            own[name] = max(min([own[name], *tops]), min(largest.least, own[name]))
+        if reader is not None and reader in sizes:
+            sizes[reader][name] = own[name]
+    return {graph: replace(demand[graph], sizes=own) for graph, own in sizes.items()}

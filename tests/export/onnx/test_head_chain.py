@@ -5,7 +5,7 @@ import pytest
 
 from csd.export.onnx.graphs import chain_tables
 from csd.runtime import Bundle
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader
 from csd.runtime.head import HeadSchedule, SequentialSampler
 
 from ...helpers import assert_parity
@@ -16,7 +16,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def graphs(gpu_bundle):
     manifest = Bundle.open(gpu_bundle).manifest
-    backend = OnnxRuntimeBackend(1)
+    backend = OnnxLoader(1)
     names = ("head_modulation", "head_step", "head_chain")
     return {n: backend.load(gpu_bundle / manifest.graphs[f"target.{n}"].onnx_file) for n in names}
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from csd.export.onnx.operators import GRAPHS
 from csd.plugins import reference
 from csd.plugins.onnx_functions import OPERATORS
 from csd.runtime import Bundle, GenerateOptions
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.head import HeadSchedule
 
 from ...helpers import assert_parity
@@ -24,7 +24,7 @@ def graphs(gpu_bundle):
 
 
 def run(path, feeds):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = load_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

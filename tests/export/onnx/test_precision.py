@@ -5,7 +5,6 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -13,7 +12,8 @@ from csd.export.cli import main
 from csd.export.onnx import networks
 from csd.export.onnx.precision import FLOAT32_LAYERS, typed_model, write_variant
 from csd.runtime import Bundle
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.manifest import Manifest
 
 from ...helpers import assert_parity, failure
@@ -24,9 +24,9 @@ TOLERANCE = {"fp16": 5e-3, "bf16": 4e-2}
 
 
 def run(model, feeds):
-    options = onnxruntime.SessionOptions()
+    options = load_onnxruntime().SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
+    session = load_onnxruntime().InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
@@ -266,6 +266,6 @@ def test_weights_beyond_protobufs_limit_lie_beside_the_graph(gpu_bundle, tmp_pat
     files = write_variant(source, tmp_path / "step.fp16.onnx", "fp16")
     assert [file.name for file in files] == ["step.fp16.onnx", "step.fp16.onnx.data"]
     assert files[0].stat().st_size < files[1].stat().st_size
-    OnnxRuntimeBackend(1).load(files[0])
+    OnnxLoader(1).load(files[0])
     spec = Bundle.open(gpu_bundle).manifest.graphs["target.head_step"]
     assert dataclasses.replace(spec, files={f.name: "" for f in files}).onnx_file == files[0].name

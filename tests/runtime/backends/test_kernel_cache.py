@@ -17,7 +17,7 @@ from ...vendor.machine import ORIN
 from ...vendor.tensorrt.common import VERSIONS
 from ...vendor.tensorrt.files import write_engines
 
-OPTIONS = GenerateOptions(mode="target", num_iter=2, head_steps=3)
+OPTIONS = GenerateOptions(mode="target", num_iter=2, head_steps=3, head="sequential")
 
 
 @pytest.fixture

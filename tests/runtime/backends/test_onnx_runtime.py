@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from csd.runtime import BackendError, Bundle, GenerateOptions
-from csd.runtime.backends import OnnxRuntimeBackend
+from csd.runtime.backends import OnnxLoader, OnnxRuntimeBackend
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.backends.onnx_runtime import CUDA_PROVIDER, BoundGraph, KeptValue
 from csd.runtime.device import DeviceInfo, find_device
 from csd.runtime.stats import _annotate, profiler_range
@@ -15,10 +16,10 @@ from csd.runtime.stats import _annotate, profiler_range
 from ...helpers import NUM_ITER
 
 DEVICE = DeviceInfo("GeForce", "8.9", "linux-x86_64", "13.0", 1 << 34)
-OPTIONS = GenerateOptions(num_iter=NUM_ITER, gamma=3, cfg=2.0, head="auto")
+OPTIONS = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, head="auto")
 
 
-class BoundBackend(OnnxRuntimeBackend):
+class BoundLoader(OnnxLoader):
     """What runs on a CUDA device, on the CPU."""
 
     kept = 0
@@ -28,7 +29,7 @@ class BoundBackend(OnnxRuntimeBackend):
 
         class Graph:
             def run(self, feeds, rows=0, keep=()):
-                BoundBackend.kept += sum(isinstance(v, KeptValue) for v in feeds.values())
+                BoundLoader.kept += sum(isinstance(v, KeptValue) for v in feeds.values())
                 return graph.run(feeds, rows, keep)
 
         return Graph()
@@ -36,16 +37,19 @@ class BoundBackend(OnnxRuntimeBackend):
 
 def test_bound_inputs_and_outputs_make_the_same_images(tiny_bundle, tiny_session, monkeypatch):
     wanted = tiny_session.generate([1, 2], OPTIONS, seed=4)
-    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *args: BoundBackend(threads=1))
+    monkeypatch.setattr(
+        "csd.runtime.session.create_backend",
+        lambda folder, manifest, _: OnnxRuntimeBackend(folder, manifest, BoundLoader(1)),
+    )
     with Bundle.open(tiny_bundle, check_files=False).session() as session:
         made = session.generate([1, 2], OPTIONS, seed=4)
-    assert BoundBackend.kept > 20
+    assert BoundLoader.kept > 20
     np.testing.assert_allclose(made.tokens, wanted.tokens, rtol=1e-5, atol=1e-6)
     assert made.stats.device_memory_peak is None
 
 
 def test_a_failure_of_a_bound_call_is_one_line(tiny_bundle):
-    graph = BoundBackend(threads=1).load(tiny_bundle / "decoder.onnx")
+    graph = BoundLoader(1).load(tiny_bundle / "decoder.onnx")
     with pytest.raises(BackendError, match=r"^onnxruntime failed \(.*\): give fewer images"):
         graph.run({"latents": np.zeros((1, 3, 4, 4), np.float32)})
 
@@ -72,7 +76,7 @@ def test_a_bound_graph_reads_and_writes_the_same_arrays(tiny_session):
 
 def test_a_graph_with_many_rows_is_bound_in_its_spinning_threads(tiny_bundle, tiny_session):
     config = tiny_session.bundle.manifest.target
-    graph = OnnxRuntimeBackend(threads=2).load(tiny_bundle / "target_head_step.onnx")
+    graph = OnnxLoader(threads=2).load(tiny_bundle / "target_head_step.onnx")
     few, many = (graph.bind(*step_arrays(config), rows=rows) for rows in (6, 10**9))
     assert few.session.get_session_options().intra_op_num_threads == 1
     assert many.session.get_session_options().intra_op_num_threads == 2
@@ -96,16 +100,19 @@ def test_a_failure_on_the_cpu_is_one_line_too(tiny_session):
 
 
 def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypatch):
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
 
     monkeypatch.setattr("csd.runtime.backends.find_device", lambda: DEVICE)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(BackendError, match=r"has no CUDA: pip uninstall onnxruntime, then pip"):
+    with pytest.raises(
+        BackendError,
+        match="has no CUDA: pip uninstall -y onnxruntime onnxru",
+    ):
         Bundle.open(tiny_bundle, check_files=False).session("onnxruntime_cuda")
 
 
 def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_bundle, monkeypatch):
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
 
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, "CPUExecutionProvider"]
@@ -115,11 +122,13 @@ def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_bundle, monkeypat
         onnxruntime, "InferenceSession",
         lambda path, options, providers: real(path, options, providers=providers[1:]),
     )  # fmt: skip
-    backend = OnnxRuntimeBackend(1, DEVICE)
+    loader = OnnxLoader(1, DEVICE)
+    bundle = Bundle.open(tiny_bundle, check_files=False)
+    backend = OnnxRuntimeBackend(bundle.path, bundle.manifest, loader)
     assert backend.name == "onnxruntime_cuda"
     assert backend.versions()["device"] == "GeForce"
     with pytest.raises(BackendError, match="cannot load its CUDA libraries: install CUDA"):
-        backend.load(tiny_bundle / "decoder.onnx")
+        backend.open("decoder")
 
 
 @pytest.mark.gpu
@@ -153,7 +162,7 @@ def test_parts_of_a_run_are_ranges_of_a_profiler(tiny_session, monkeypatch):
     module.annotate = Annotate
     monkeypatch.setitem(sys.modules, "nvtx", module)
     _annotate.cache_clear()
-    tiny_session.generate([1], GenerateOptions(mode="target", num_iter=1))
+    tiny_session.generate([1], GenerateOptions(mode="target", num_iter=1, head="sequential"))
     assert names == [
         "target backbone", "/target backbone", "target head", "/target head",
         "decoder", "/decoder",

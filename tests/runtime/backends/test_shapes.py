@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from csd.runtime import BackendError
+from csd.runtime.backends import GraphDemand
 from csd.runtime.backends.shapes import Limits, bucket, call_dims, check_calls, leading_dim
 from csd.runtime.backends.tensorrt.plan import clipped, fit
 from csd.runtime.manifest import GraphSpec, TensorSpec
@@ -96,12 +97,21 @@ TWO_MODELS = {
 
 
 def of_two_models(graph):
-    return Limits(graph, TWO_MODELS[graph], f"rebuild {graph}", TWO_MODELS)
+    return Limits(graph, TWO_MODELS[graph], f"rebuild {graph}")
+
+
+HEADS = [
+    f"{role}.{name}" for role in ("target", "draft") for name in ("head_modulation", "head_step")
+]
+
+
+def call(graph, dims):
+    return of_two_models(graph), dims, {"S": HEADS, "N": HEADS}
 
 
 def options(graph, name, asked):
     with pytest.raises(BackendError) as error:
-        of_two_models(graph).padded({**dict.fromkeys(TWO_MODELS[graph], 4), name: asked})
+        check_calls([call(graph, {**dict.fromkeys(TWO_MODELS[graph], 4), name: asked})], TWO_MODELS)
     start, end = str(error.value).split(f": rebuild {graph} ")
     assert start.startswith(f"{graph} was asked for {name} = {asked}, its engine's profile takes ")
     return sorted(part.strip() for part in end.split("--profile ")[1:])
@@ -122,27 +132,36 @@ def test_a_range_that_is_wide_enough_is_left_alone():
 
 def test_all_calls_of_a_run_are_checked_at_once():
     calls = [
-        (of_two_models("target.head_modulation"), {"S": 9, "N": 8}),
-        (of_two_models("draft.head_step"), {"S": 9, "N": 7}),
-        (of_two_models("target.head_step"), {"S": 1, "N": 1}),
+        call("target.head_modulation", {"S": 9, "N": 8}),
+        call("draft.head_step", {"S": 9, "N": 7}),
+        call("target.head_step", {"S": 1, "N": 1}),
     ]
     with pytest.raises(BackendError) as error:
-        check_calls(calls)
+        check_calls(calls, TWO_MODELS)
     assert str(error.value) == (
         "target.head_modulation was asked for S = 9, its engine's profile takes 1 to 4: "
         "rebuild target.head_modulation --profile target.head_modulation.S=1:9:9 "
         "--profile target.head_step.S=1:9:9 --profile draft.head_modulation.S=1:9:9 "
         "--profile draft.head_step.N=1:7:7"
     )
-    check_calls([(of_two_models("draft.head_step"), {"S": 9, "N": 6})])
+    check_calls([call("draft.head_step", {"S": 9, "N": 6})], TWO_MODELS)
+
+
+def test_a_call_of_one_graph_widens_that_graph_alone():
+    with pytest.raises(BackendError) as error:
+        of_two_models("draft.head_step").padded({"S": 21, "N": 1})
+    assert str(error.value).endswith("rebuild draft.head_step --profile draft.head_step.S=1:21:21")
 
 
 DEMAND = {
-    "target.backbone": {"B": 8, "V": 16, "P": 4},
-    "target.head_modulation": {"N": 64, "S": 10},
-    "target.head_step": {"N": 64, "S": 10, "R": 640},
-    "decoder": {"B": 4},
+    "target.backbone": GraphDemand({"B": 8, "V": 16, "P": 4}, shrinks="B"),
+    "target.head_modulation": GraphDemand(
+        {"N": 64, "S": 10}, shrinks="N", least=2, reader="target.head_step"
+    ),
+    "target.head_step": GraphDemand({"N": 64, "S": 10, "R": 640}, shrinks="R"),
+    "decoder": GraphDemand({"B": 4}, shrinks="B"),
 }
+SIZES = {graph: demand.sizes for graph, demand in DEMAND.items()}
 
 
 def need(name, dims):
@@ -152,13 +171,13 @@ def need(name, dims):
 
 
 def test_a_run_that_fits_is_left_alone():
-    assert fit(DEMAND, need, None, {}) == DEMAND
-    assert fit(DEMAND, need, 6400 + 8000, {}) == DEMAND
+    assert fit(DEMAND, need, None) == SIZES
+    assert fit(DEMAND, need, 6400 + 8000) == SIZES
 
 
 @pytest.mark.parametrize("available", [14000, 9000, 4000, 2500, 2200])
 def test_calls_are_made_smaller_until_they_fit(available):
-    sizes = fit(DEMAND, need, available, {"target.head_modulation": {"N": 2}})
+    sizes = fit(DEMAND, need, available)
     needs = [need(name, dims) for name, dims in sizes.items()]
     assert max(n[0] for n in needs) + max(n[1] for n in needs) <= available
     step, modulation = sizes["target.head_step"], sizes["target.head_modulation"]
@@ -172,7 +191,7 @@ def test_what_cannot_be_made_to_fit_says_how_much_it_needs():
         return tuple(size << 20 for size in need(name, dims))
 
     with pytest.raises(BackendError) as error:
-        fit(DEMAND, large, 2100 << 20, {"target.head_modulation": {"N": 2}}, weights=5 << 20)
+        fit(DEMAND, large, 2100 << 20, weights=5 << 20)
     assert "needs 2205 MB of device memory, the limit is 2105 MB: give --memory-limit 2205" in str(
         error.value
     )
@@ -181,8 +200,8 @@ def test_what_cannot_be_made_to_fit_says_how_much_it_needs():
 def test_sizes_are_brought_down_to_the_profiles():
     tops = {("target.head_step", "N"): 10, ("target.head_step", "R"): 99, ("decoder", "B"): 3}
     sizes = clipped(DEMAND, lambda name, dimension: tops.get((name, dimension)))
-    assert sizes["target.head_step"] == {"N": 10, "S": 10, "R": 99}
-    assert sizes["target.head_modulation"]["N"] == 10
-    assert sizes["decoder"] == {"B": 3}
+    assert sizes["target.head_step"].sizes == {"N": 10, "S": 10, "R": 99}
+    assert sizes["target.head_modulation"].sizes["N"] == 10
+    assert sizes["decoder"].sizes == {"B": 3}
     smallest = clipped(DEMAND, lambda name, dimension: 1)
-    assert smallest["target.head_step"] == {"N": 2, "S": 10, "R": 1}, "guidance takes a pair"
+    assert smallest["target.head_step"].sizes == {"N": 2, "S": 10, "R": 1}, "guidance takes a pair"

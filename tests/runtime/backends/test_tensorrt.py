@@ -25,7 +25,7 @@ from csd.runtime import (
 )
 from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
 from csd.runtime.backends.engines import graph_spec
-from csd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from csd.runtime.backends.onnx_runtime import OnnxLoader, OnnxRuntimeBackend
 from csd.runtime.backends.tensorrt import binding, memory
 from csd.runtime.device import DeviceInfo, current_platform
 
@@ -38,15 +38,21 @@ from ...vendor.tensorrt.common import VERSIONS
 from ...vendor.tensorrt.files import write_engines
 
 MODES = {
-    "target": GenerateOptions(mode="target", num_iter=NUM_ITER),
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, head="sequential"),
     "draft": GenerateOptions(mode="draft", num_iter=NUM_ITER, head="speculative"),
-    "block": GenerateOptions(num_iter=NUM_ITER, gamma=3),
-    "block auto": GenerateOptions(num_iter=NUM_ITER, gamma=3, head="auto"),
-    "prefix": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix"),
-    "prefix guided": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix", cfg=2.0),
-    "guided": GenerateOptions(num_iter=NUM_ITER, gamma=3, cfg=2.0, head="speculative"),
+    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="sequential"),
+    "block auto": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
+    "prefix": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", head="sequential"
+    ),
+    "prefix guided": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", cfg=2.0, head="sequential"
+    ),
+    "guided": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, head="speculative"),
     "parallel": GenerateOptions(mode="target", num_iter=NUM_ITER, head="parallel", cfg=1.5),
-    "annealed": GenerateOptions(num_iter=NUM_ITER, gamma=3, head_steps=(20, 17), head="auto"),
+    "annealed": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, head_steps=(20, 17), head="auto"
+    ),
 }
 LABELS = [3, 1, 4]
 
@@ -189,7 +195,7 @@ def test_obstacles_are_listed_for_every_backend(machine, engines):
     assert set(reasons) == set(BACKENDS)
     assert reasons["tensorrt"] is reasons["onnxruntime"] is None
     assert "pip install 'csd[rtx]'" in reasons["tensorrt_rtx"]
-    assert "pip install 'csd[gpu]'" in reasons["onnxruntime_cuda"]
+    assert "pip install onnxruntime-gpu" in reasons["onnxruntime_cuda"]
 
 
 @pytest.mark.parametrize("settings", [{"precision": "int4"}, {"memory_limit": 0}, {"threads": 0}])
@@ -231,7 +237,9 @@ def test_what_cannot_be_split_names_the_profile_before_anything_is_decoded(machi
         with pytest.raises(BackendError) as error:
             session.generate(LABELS, MODES["target"])
         assert here.libraries["tensorrt"].calls == 0
-        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, head_steps=19))
+        session.generate(
+            LABELS, GenerateOptions(mode="target", num_iter=2, head_steps=19, head="sequential")
+        )
     assert "target.head_step was asked for S = 20, its engine's profile takes 1 to 19" in str(
         error.value
     )
@@ -264,7 +272,9 @@ def test_engines_that_take_one_token_are_widened_for_guidance(machine, small_eng
     machine("tensorrt")
     bundle = small_engines({"target.head_step": {"N": 1}, "draft.head_modulation": {"N": 1}})
     with opened(bundle) as session, pytest.raises(BackendError, match="asked for N = 2") as error:
-        session.generate(LABELS, GenerateOptions(mode="target", num_iter=2, cfg=2.0))
+        session.generate(
+            LABELS, GenerateOptions(mode="target", num_iter=2, cfg=2.0, head="sequential")
+        )
     assert {one for one in rebuild_argv(error) if ".N=" in one} == {
         "target.head_step.N=1:2:2", "draft.head_modulation.N=1:2:2",
     }  # fmt: skip
@@ -617,8 +627,11 @@ def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
 class Rounded(OnnxRuntimeBackend):
     """ONNX Runtime with the tensors rounded that engines of bfloat16 have as such."""
 
-    def open(self, folder, manifest, graph):
-        loaded, spec = super().open(folder, manifest, graph), graph_spec(manifest, graph, "bf16")
+    def __init__(self, folder, manifest, _):
+        super().__init__(folder, manifest, OnnxLoader(1))
+
+    def open(self, graph, padding=None):
+        loaded, spec = super().open(graph), graph_spec(self._manifest, graph, "bf16")
         names = {t.name for t in (*spec.inputs, *spec.outputs) if t.dtype == "bfloat16"}
 
         def rounded(values):
@@ -651,7 +664,7 @@ def test_a_run_of_bfloat16_engines_makes_what_rounded_tensors_make(
         assert session.versions()["precision"] == "bf16"
         results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
     assert here.cuda.launches > 0
-    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    monkeypatch.setattr("csd.runtime.session.create_backend", Rounded)
     with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
         wanted = session.generate(LABELS, MODES[mode], seed=7)
     rounding = np.abs(wanted.tokens - expected(mode).tokens).mean()
@@ -794,7 +807,7 @@ def test_rounds_on_the_device_take_bfloat16_adaln_values_and_no_other_tensors(
         (x,) = (t for t in session.graph("draft.head_step").spec.inputs if t.name == "x")
         result = session.generate(LABELS, MODES["draft"], seed=7)
         where = session.versions()["head_rounds"]
-    monkeypatch.setattr("csd.runtime.session.create_backend", lambda *_: Rounded(1))
+    monkeypatch.setattr("csd.runtime.session.create_backend", Rounded)
     with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
         wanted = session.generate(LABELS, MODES["draft"], seed=7).tokens
     far = np.abs(result.tokens - wanted) > 1e-3 * (1 + np.abs(wanted))

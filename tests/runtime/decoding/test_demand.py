@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from csd.runtime import Bundle, GenerateOptions
+from csd.runtime.backends import GraphDemand
 from csd.runtime.backends.shapes import call_dims
 from csd.runtime.decoding.demand import largest_calls
 from csd.runtime.decoding.plan import Plan
@@ -11,18 +12,32 @@ from csd.runtime.decoding.plan import Plan
 from ...helpers import NUM_ITER, WatchedBackend
 
 MODES = {
-    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=2.0),
+    "target": GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=2.0, head="sequential"),
     "draft": GenerateOptions(mode="draft", num_iter=16, head="parallel"),
     "speculative": GenerateOptions(mode="target", num_iter=3, head="speculative"),
-    "block": GenerateOptions(num_iter=NUM_ITER, gamma=3, head="auto"),
-    "short block": GenerateOptions(num_iter=NUM_ITER, gamma=5, prefill=0.3, cfg=2.0),
-    "one block": GenerateOptions(num_iter=NUM_ITER, gamma=20, prefill=0.0),
-    "prefix": GenerateOptions(num_iter=NUM_ITER, gamma=3, verify="prefix"),
-    "prefix guided": GenerateOptions(
-        num_iter=16, gamma=2, verify="prefix", cfg=2.0, head="parallel", inner_temperature=1.0
+    "block": GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head="auto"),
+    "short block": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=5, prefill=0.3, cfg=2.0, head="sequential"
     ),
-    "all prefilled": GenerateOptions(num_iter=NUM_ITER, prefill=1.0),
-    "annealed": GenerateOptions(num_iter=NUM_ITER, gamma=3, head_steps=(20, 12), head="auto"),
+    "one block": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=20, prefill=0.0, head="sequential"
+    ),
+    "prefix": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify="prefix", head="sequential"
+    ),
+    "prefix guided": GenerateOptions(
+        mode="csd",
+        num_iter=16,
+        gamma=2,
+        verify="prefix",
+        cfg=2.0,
+        head="parallel",
+        inner_temperature=1.0,
+    ),
+    "all prefilled": GenerateOptions(mode="csd", num_iter=NUM_ITER, prefill=1.0, head="sequential"),
+    "annealed": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, head_steps=(20, 12), head="auto"
+    ),
 }
 
 
@@ -40,11 +55,13 @@ def test_no_call_is_larger_than_was_announced(tiny_bundle, monkeypatch, mode):
 
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: WatchedBackend(watch, 1),
+        lambda folder, manifest, options: WatchedBackend(folder, manifest, watch),
     )
-    prepared = []
+    prepared, plain = [], WatchedBackend.prepare
     monkeypatch.setattr(
-        WatchedBackend, "prepare", lambda self, demand: prepared.append(demand) or demand
+        WatchedBackend,
+        "prepare",
+        lambda self, demand: prepared.append(demand) or plain(self, demand),
     )
     alone = MODES[mode].verify == "prefix" and MODES[mode].mode == "csd"
     with bundle.session() as session:
@@ -53,7 +70,9 @@ def test_no_call_is_larger_than_was_announced(tiny_bundle, monkeypatch, mode):
         plan = Plan.of(MODES[mode].resolved(bundle.manifest.target, 20), 16)
         demand = largest_calls(plan, 1 if alone else 2, model)
     announced = prepared[0]
-    assert announced == {**demand, "decoder": {"B": 1 if alone else 2}}
+    decoder = GraphDemand({"B": 1 if alone else 2}, shrinks="B")
+    assert announced == {**demand, "decoder": decoder}
+    announced = {graph: largest.sizes for graph, largest in announced.items()}
     for name, dims in seen.items():
         if name == "decoder":
             continue
@@ -75,15 +94,17 @@ def test_tokens_are_sampled_in_the_chunks_that_a_backend_grants(tiny_bundle, mon
 
     class Small(WatchedBackend):
         def prepare(self, demand):
-            changed = {"target.head_modulation": {**demand["target.head_modulation"], "N": 5}}
-            return {**demand, **changed}
+            granted = super().prepare(demand)
+            changed = {"target.head_modulation": {**granted["target.head_modulation"], "N": 5}}
+            return {**granted, **changed}
 
     bundle = Bundle.open(tiny_bundle, check_files=False)
-    options = GenerateOptions(mode="target", num_iter=2, cfg=2.0)
+    options = GenerateOptions(mode="target", num_iter=2, cfg=2.0, head="sequential")
     with bundle.session() as session:
         wanted = session.generate([1, 2], options, seed=3).tokens
     monkeypatch.setattr(
-        "csd.runtime.session.create_backend", lambda folder, manifest, options: Small(watch, 1)
+        "csd.runtime.session.create_backend",
+        lambda folder, manifest, options: Small(folder, manifest, watch),
     )
     with bundle.session() as session:
         made = session.generate([1, 2], options, seed=3).tokens

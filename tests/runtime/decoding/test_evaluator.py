@@ -13,7 +13,7 @@ from csd.runtime.decoding import bound
 from csd.runtime.decoding.bound import BoundEvaluator
 from csd.runtime.decoding.evaluator import Conditions, HeadEvaluator
 from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSampler
-from csd.runtime.head.sampler import RowsEvaluate
+from csd.runtime.head.request import RowsEvaluate
 
 from ...helpers import NUM_ITER
 from ...pairwise import pairwise
@@ -31,7 +31,7 @@ def make(tiny_session):
         z, other = rng.standard_normal((2, tokens, model.config.condition_dim), dtype=np.float32)
         scale = 1 + rng.random(tokens, dtype=np.float32)
         conditions = Conditions(z, other if guided else None, scale)
-        timesteps = model.schedule(STEPS).timesteps
+        timesteps = model.samplers.schedule(STEPS).timesteps
         if bound:
             made = model.evaluator(conditions, timesteps, "AR step 5")
             assert isinstance(made, BoundEvaluator)
@@ -43,7 +43,7 @@ def make(tiny_session):
 
 @pytest.fixture
 def schedule(tiny_session):
-    return tiny_session.model("target").schedule(STEPS)
+    return tiny_session.model("target").samplers.schedule(STEPS)
 
 
 def evaluate_in_place(evaluate, x, step, token):

@@ -122,7 +122,13 @@ def test_speculative_decoding_follows_the_algorithm_step_for_step(
 ):
     expected, counts = PlainCSD(recorded, cfg=cfg).decode(verify, gamma, prefill, set(rejected))
     options = GenerateOptions(
-        mode="csd", num_iter=NUM_ITER, gamma=gamma, prefill=prefill, verify=verify, cfg=cfg
+        mode="csd",
+        num_iter=NUM_ITER,
+        gamma=gamma,
+        prefill=prefill,
+        verify=verify,
+        cfg=cfg,
+        head="sequential",
     )
     result = tiny_session.generate(
         recorded["labels"][:1], options, noise=_scripted(recorded, rejected)
@@ -136,7 +142,9 @@ def test_prefix_verification_drops_what_followed_a_rejection_and_drafts_it_again
 ):
     bounds = ARSchedule(16, NUM_ITER).bounds
     rejected = recorded["orders"][0, bounds[1][0] : bounds[1][1]]  # all of AR step 1
-    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.0, verify="prefix")
+    options = GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.0, verify="prefix", head="sequential"
+    )
     stats = tiny_session.generate(
         recorded["labels"][:1], options, noise=_scripted(recorded, rejected)
     ).stats
@@ -149,7 +157,9 @@ def test_prefix_verification_drops_what_followed_a_rejection_and_drafts_it_again
 
 
 def test_block_verification_never_drops_a_token(recorded, tiny_session):
-    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=8, prefill=0.0)
+    options = GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=8, prefill=0.0, head="sequential"
+    )
     stats = tiny_session.generate(
         recorded["labels"][:1], options, noise=_scripted(recorded, range(16))
     ).stats
@@ -163,7 +173,9 @@ def watched(tiny_bundle, monkeypatch):
     def opened(watch, bundle=tiny_bundle):
         monkeypatch.setattr(
             "csd.runtime.session.create_backend",
-            lambda folder, manifest, options: WatchedBackend(watch, options.threads),
+            lambda folder, manifest, options: WatchedBackend(
+                folder, manifest, watch, options.threads
+            ),
         )
         return Bundle.open(bundle).session()
 
@@ -177,7 +189,9 @@ def test_prefix_verification_shows_the_target_every_drafted_prefix_in_one_call(r
         if graph == "target_backbone":
             calls.append({name: value.copy() for name, value in feeds.items()})
 
-    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=4, prefill=0.0, verify="prefix")
+    options = GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=4, prefill=0.0, verify="prefix", head="sequential"
+    )
     with watched(watch) as session:
         noise = _scripted(recorded, [])
         tokens = session.generate(recorded["labels"][:1], options, noise=noise).tokens[0]
@@ -199,7 +213,9 @@ def test_block_verification_shows_the_target_only_the_old_prefix(recorded, watch
         if graph.endswith("backbone"):
             calls.append((graph[:6], feeds["visible"].shape[1], feeds["query"].shape[1]))
 
-    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.25)
+    options = GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.25, head="sequential"
+    )
     with watched(watch) as session:
         session.generate(recorded["labels"], options, seed=1)
     assert calls == [
@@ -220,10 +236,10 @@ def test_a_draft_that_is_the_target_is_accepted_and_reproduces_it(
 ):
     verify, gamma, temperature = how
     options = GenerateOptions(
-        num_iter=NUM_ITER, gamma=gamma, verify=verify, acceptance=acceptance, cfg=cfg,
-        inner_temperature=temperature,
+        mode="csd", num_iter=NUM_ITER, gamma=gamma, verify=verify, acceptance=acceptance, cfg=cfg,
+        inner_temperature=temperature, head="sequential",
     )  # fmt: skip
-    alone = GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=cfg)
+    alone = GenerateOptions(mode="target", num_iter=NUM_ITER, cfg=cfg, head="sequential")
     with Bundle.open(make_bundle(draft_is_target)).session() as session:
         expected = session.generate([4, 8, 10], alone, seed=3)
         result = session.generate([4, 8, 10], options, seed=3)
@@ -233,7 +249,14 @@ def test_a_draft_that_is_the_target_is_accepted_and_reproduces_it(
 
 
 def test_a_draft_that_is_the_target_is_accepted_where_a_block_begins(make_bundle):
-    options = GenerateOptions(num_iter=NUM_ITER, gamma=3, prefill=0.0, inner_temperature=1.0)
+    options = GenerateOptions(
+        mode="csd",
+        num_iter=NUM_ITER,
+        gamma=3,
+        prefill=0.0,
+        inner_temperature=1.0,
+        head="sequential",
+    )
     with Bundle.open(make_bundle(draft_is_target)).session() as session:
         stats = session.generate([4, 8], options, seed=3).stats
     rates = stats.accepted_by_step / stats.drafted_by_step
@@ -247,8 +270,8 @@ def test_a_draft_that_is_the_target_is_accepted_where_a_block_begins(make_bundle
 )
 def test_statistics_are_consistent(tiny_session, verify, acceptance, temperature):
     options = GenerateOptions(
-        num_iter=NUM_ITER, gamma=3, verify=verify, acceptance=acceptance, prefill=0.05,
-        inner_temperature=temperature, head_steps=5,
+        mode="csd", num_iter=NUM_ITER, gamma=3, verify=verify, acceptance=acceptance, prefill=0.05,
+        inner_temperature=temperature, head_steps=5, head="sequential",
     )  # fmt: skip
     stats = tiny_session.generate([1, 2, 3], options, seed=9).stats
     assert stats.drafted == stats.accepted + stats.resampled + stats.dropped
@@ -269,7 +292,9 @@ def test_statistics_are_consistent(tiny_session, verify, acceptance, temperature
 def test_guidance_doubles_the_rows_of_the_head_and_not_its_evaluations(tiny_session):
     made = {}
     for cfg in (1.0, 2.0):
-        options = GenerateOptions(mode="target", num_iter=4, head_steps=5, cfg=cfg)
+        options = GenerateOptions(
+            mode="target", num_iter=4, head_steps=5, cfg=cfg, head="sequential"
+        )
         made[cfg] = tiny_session.generate([1], options).stats
     assert made[1.0].head_evaluations == made[2.0].head_evaluations == {"target": 20}
     assert made[2.0].head_rows["target"] == 2 * made[1.0].head_rows["target"]
@@ -282,16 +307,20 @@ def test_guidance_doubles_the_rows_of_the_head_and_not_its_evaluations(tiny_sess
 def test_models_that_a_mode_does_not_need_are_not_run(watched, mode, prefill, expected):
     seen = set()
     with watched(lambda graph, feeds, outputs: seen.add(graph.split("_")[0])) as session:
-        options = GenerateOptions(mode=mode, prefill=prefill, num_iter=3, head_steps=2)
+        options = GenerateOptions(
+            mode=mode, prefill=prefill, num_iter=3, head_steps=2, head="sequential"
+        )
         stats = session.generate([1], options).stats
     assert seen == {*expected, "decoder"}
     assert stats.acceptance_rate is None
 
 
 @pytest.mark.parametrize("options", [
-    GenerateOptions(mode="target", num_iter=5, head_steps=2),
-    GenerateOptions(num_iter=NUM_ITER, head_steps=2, gamma=3),
-    GenerateOptions(num_iter=NUM_ITER, head_steps=2, gamma=3, verify="prefix"),
+    GenerateOptions(mode="target", num_iter=5, head_steps=2, head="sequential"),
+    GenerateOptions(mode="csd", num_iter=NUM_ITER, head_steps=2, gamma=3, head="sequential"),
+    GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, head_steps=2, gamma=3, verify="prefix", head="sequential"
+    ),
 ], ids=["target", "block", "prefix"])  # fmt: skip
 def test_progress_runs_from_the_first_ar_step_to_the_last(tiny_session, options):
     seen = []
@@ -313,7 +342,7 @@ def test_a_head_that_is_not_finite_is_named_with_its_place(watched, role, output
         if graph == f"{role}_head_step" and len(ar_steps) == 3 and (feeds["step"] == 7).any():
             outputs[output][-1, 3] = value
 
-    options = GenerateOptions(mode=role, num_iter=NUM_ITER)
+    options = GenerateOptions(mode=role, num_iter=NUM_ITER, head="sequential")
     with watched(spoil) as session, pytest.raises(NumericsError) as error:
         session.generate([1, 2], options)
     assert f"{role}.head_step" in str(error.value)
@@ -330,7 +359,9 @@ def test_a_backbone_that_is_not_finite_is_named_with_its_place(watched, mode):
             if len(calls) == 2:
                 outputs["z"][0, 0, 0] = np.nan
 
-    options = GenerateOptions(mode=mode, num_iter=NUM_ITER, gamma=3, prefill=0.05, head_steps=2)
+    options = GenerateOptions(
+        mode=mode, num_iter=NUM_ITER, gamma=3, prefill=0.05, head_steps=2, head="sequential"
+    )
     with (
         watched(spoil) as session,
         pytest.raises(NumericsError, match=r"target\.backbone") as error,
@@ -344,7 +375,7 @@ def test_a_decoder_that_is_not_finite_is_named(watched):
         if graph == "decoder":
             outputs["image"][0, 0, 0, 0] = np.nan
 
-    options = GenerateOptions(mode="target", num_iter=2, head_steps=2)
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=2, head="sequential")
     with watched(spoil) as session, pytest.raises(NumericsError, match="decoder"):
         session.generate([1], options)
 
@@ -356,7 +387,7 @@ def test_large_but_finite_outputs_are_not_an_error(watched):
             outputs["eps"][:, :2] = 3e38  # their sum overflows
             outputs["eps"][:, 2:] = 0
 
-    options = GenerateOptions(mode="target", num_iter=1, head_steps=1)
+    options = GenerateOptions(mode="target", num_iter=1, head_steps=1, head="sequential")
     noise = FixedNoise(np.arange(16)[None], np.zeros((1, 16, 16)), np.zeros((1, 16, 1, 16)))
     with watched(swell) as session, np.errstate(over="ignore"):
         session.generate([1], options, noise=noise)

@@ -20,7 +20,7 @@ def used(monkeypatch):
     names: list[str] = []
     windows: list[float] = []
     for kind in (SequentialSampler, SpeculativeSampler, ParallelSampler):
-        plain = kind.sample
+        plain = kind.run
 
         def watched(self, *args, plain=plain, kind=kind, **kwargs):
             names.append(kind.__name__)
@@ -28,7 +28,7 @@ def used(monkeypatch):
                 windows.append(float(self._windows.mean()))
             return plain(self, *args, **kwargs)
 
-        monkeypatch.setattr(kind, "sample", watched)
+        monkeypatch.setattr(kind, "run", watched)
     return names, windows
 
 

@@ -33,7 +33,7 @@ def network(request, zoo_bundle, tmp_path_factory):
     with bundle.session(request.param) as session:
         model = session.model("target")
         few = collect_conditions(session, "target", CONTEXTS)
-        schedule = model.schedule(bundle.manifest.head_steps)
+        schedule = model.samplers.schedule(bundle.manifest.head_steps)
         few_evaluate = model.evaluator(
             Conditions(few.z, None, few.scale), schedule.timesteps, "a test"
         )

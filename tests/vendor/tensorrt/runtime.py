@@ -17,6 +17,8 @@ import weakref
 import ml_dtypes
 import numpy as np
 
+from csd.runtime.backends.onnx_library import load_onnxruntime
+
 from .common import (
     VERSIONS,
     DataType,
@@ -42,8 +44,7 @@ def numpy_type(name):
 
 @functools.cache
 def session_of(path):
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

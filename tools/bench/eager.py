@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.mar import MAR
-from ..models.patches import unpatchify
-from ..runtime.noise import Noise
-from ..runtime.options import GenerateOptions
-from ..runtime.schedule import ARSchedule, DiffusionTables, diffusion_tables
+from ...models.mar import MAR
+from ...models.patches import unpatchify
+from ...runtime.noise import Noise
+from ...runtime.options import GenerateOptions
+from ...runtime.schedule import ARSchedule, DiffusionTables, diffusion_tables
 
 
 class EagerSampler:

@@ -6,27 +6,46 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import CsdError
-from ..runtime.files import write_atomically
-from .bench import by_clock
+from ...runtime.errors import OptionError
+from ...runtime.files import write_atomically
+from ..needs import need
+from .report import by_clock
+
+# Formats by the ending of the file.
+FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 
 
-def _pyplot() -> Any:
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError as error:
-        raise CsdError("plots need matplotlib: pip install 'csd[tools]'") from error
-    matplotlib.use("Agg")
-    return importlib.import_module("matplotlib.pyplot")
+def plot_format(path: Path) -> str:
+    """Return the format that a file's name asks for.
+
+    Raises:
+        OptionError: none that can be drawn.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise OptionError(f"plot is {str(path)!r}: give a file that ends in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
+
+
+def check_plot(path: Path) -> None:
+    """Check, before there is anything to draw, that it can be drawn.
+
+    Raises:
+        CsdError: matplotlib is not installed, or the format is not known.
+    """
+    plot_format(path)
+    need("--plot", "matplotlib", otherwise="leave --plot out")
 
 
 def plot_bench(report: dict[str, Any], path: Path) -> None:
     """Draw seconds an image, and class accuracy against them where it was measured.
 
     Raises:
-        CsdError: matplotlib is not installed.
+        CsdError: as `check_plot`.
+        OSError: as `write_atomically`.
     """
-    pyplot = _pyplot()
+    check_plot(path)
+    importlib.import_module("matplotlib").use("Agg")
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
     rows = report["results"]
     with_accuracy = [row for row in rows if row["accuracy"] is not None]
     figure, axes = pyplot.subplots(
@@ -56,5 +75,5 @@ def plot_bench(report: dict[str, Any], path: Path) -> None:
         points.set_ylabel(f"class accuracy of {with_accuracy[0]['accuracy_images']} images")
         points.margins(0.2)
     with write_atomically(path) as stream:
-        figure.savefig(stream, format="png", dpi=110)
+        figure.savefig(stream, format=plot_format(path), dpi=110)
     pyplot.close(figure)

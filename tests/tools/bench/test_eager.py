@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from csd.runtime import FixedNoise, GenerateOptions, SeededNoise
-from csd.tools import eager
-from csd.tools.eager import EagerSampler
+from csd.tools.bench import eager
+from csd.tools.bench.eager import EagerSampler
 
-from ..helpers import HEAD_STEPS, NUM_ITER, assert_parity
+from ...helpers import HEAD_STEPS, NUM_ITER, assert_parity
 
 
 @pytest.fixture
@@ -25,14 +25,21 @@ def sampler(tiny_models):
 def test_eager_reproduces_the_recorded_decodes(recorded, sampler, cfg, kind):
     noise = FixedNoise(recorded["orders"], recorded["noise"], recorded["inter_noise"])
     options = GenerateOptions(
-        mode="target", num_iter=NUM_ITER, head_steps=HEAD_STEPS, cfg=cfg, cfg_schedule=kind
+        mode="target",
+        num_iter=NUM_ITER,
+        head_steps=HEAD_STEPS,
+        cfg=cfg,
+        cfg_schedule=kind,
+        head="sequential",
     )
     latents = sampler.generate(recorded["labels"], options, noise)
     assert_parity(latents, recorded[f"ar_latents_{cfg}_{kind}"], "latents")
 
 
 def test_eager_and_the_runtime_make_the_same_images_of_a_seed(sampler, tiny_session):
-    options = GenerateOptions(mode="target", num_iter=5, head_steps=7, cfg=1.7, temperature=0.9)
+    options = GenerateOptions(
+        mode="target", num_iter=5, head_steps=7, cfg=1.7, temperature=0.9, head="sequential"
+    )
     labels = np.array([3, 10, 0])
     latents = sampler.generate(labels, options, SeededNoise(8))
     expected = tiny_session.generate(labels, options, seed=8).latents
@@ -47,14 +54,14 @@ def test_eager_evaluates_the_whole_head_at_every_head_step(sampler, monkeypatch)
         return head(x, t, z)
 
     monkeypatch.setattr(sampler, "_head", counted)
-    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0)
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0, head="sequential")
     sampler.generate(np.array([1, 2]), options, SeededNoise(0))
     sizes = (2 * 2 * 5, 2 * 2 * 11)  # guidance, images, tokens of an AR step
     assert calls == [(size, t) for size in sizes for t in (999, 500, 0)]
 
 
 def test_eager_says_where_its_time_goes(sampler):
-    options = GenerateOptions(mode="target", num_iter=2, head_steps=3)
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, head="sequential")
     sampler.generate(np.array([1]), options, SeededNoise(0))
     assert set(sampler.parts) == {"target backbone", "target head"}
     assert all(seconds > 0 for seconds in sampler.parts.values())
@@ -90,7 +97,7 @@ def test_on_a_gpu_the_whole_run_is_timed_by_events(tiny_models):
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no CUDA device")
     sampler = EagerSampler(copy.deepcopy(tiny_models["target"]), 1, device="cuda")
-    options = GenerateOptions(mode="target", num_iter=2, head_steps=3)
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, head="sequential")
     began = time.perf_counter()
     sampler.generate(np.array([1]), options, SeededNoise(0))
     wall = time.perf_counter() - began
@@ -106,7 +113,7 @@ def test_other_baselines_make_nearly_the_same_images(
     # What is tested is the sampler; PyTorch's own code generator takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     model = copy.deepcopy(tiny_models["target"])
-    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0)
+    options = GenerateOptions(mode="target", num_iter=2, head_steps=3, cfg=2.0, head="sequential")
     wanted, made = (
         one.generate(np.array([1, 2]), options, SeededNoise(3))
         for one in (sampler, EagerSampler(model, 1, baseline))

@@ -1,0 +1,139 @@
+"""Checks of a bundle's files against its manifest."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator
+
+from ..plugins.build import MANIFEST as KERNELS_MANIFEST
+from .backends.tensorrt.plugins import LIBRARY
+from .backends.tensorrt.rounds import FOLDER as KERNELS
+from .bundle_files import BundleFolder
+from .errors import BundleError
+from .manifest import MANIFEST_FILE, GraphSpec, Manifest, TensorSpec
+from .manifest_checks import MOST_BYTES
+from .onnx_file import Dimension, OnnxFile, read_onnx
+from .schema import FieldError, relative_name
+from .text import plain, shown
+
+_AGAIN = "export the bundle again"
+
+
+def read_manifest(folder: BundleFolder) -> Manifest:
+    """Read the manifest of a folder, and check where the files lie that it names.
+
+    Raises:
+        BundleError: there is none, it is not as it must be, or a file lies outside.
+    """
+    path = folder.file(MANIFEST_FILE)
+    if path is None:
+        raise BundleError(
+            f"no bundle at {folder.path} (it has no {MANIFEST_FILE}): write one with "
+            f"csd-export --zoo fashion-mnist --out {folder.path}"
+        )
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise BundleError(f"its {MANIFEST_FILE} has over {MOST_BYTES >> 20} MiB: {_AGAIN}")
+        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"cannot read bundle {folder.path}: its {MANIFEST_FILE} is not text: {_AGAIN}"
+        ) from error
+    except BundleError as error:
+        raise BundleError(f"cannot read bundle {folder.path}: {error}") from error
+    folder.check([*manifest.file_hashes, *_unnamed(folder)])
+    return manifest
+
+
+def _unnamed(folder: BundleFolder) -> Iterator[str]:
+    """Names of files that the runtime takes from a bundle though no manifest names them.
+
+    These are the library of plugins and the kernels, which are built where the bundle runs.
+    """
+    listing = f"{KERNELS}/{KERNELS_MANIFEST}"
+    yield from (LIBRARY, listing)
+    built = folder.file(listing)
+    if built is None:
+        return
+    try:
+        cubins = json.loads(built.read_text(encoding="utf-8"))["cubins"]
+        files = [cubin["file"] for cubin in cubins]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return  # what launches kernels says what is wrong with them
+    for file in files:
+        try:
+            yield f"{KERNELS}/{relative_name(file, f'{listing}: file')}"
+        except FieldError as error:
+            raise BundleError(
+                f"bundle {folder.path}: {plain(str(error))}: remove its folder {KERNELS} and "
+                "build them again"
+            ) from error
+
+
+def check_graphs(folder: BundleFolder, manifest: Manifest) -> None:
+    """Check that ONNX files are what the manifest says, and take weights from files it names only.
+
+    Raises:
+        BundleError: names the file.
+    """
+    every = [("fp32", manifest.graphs), *manifest.variants.items()]
+    seen: dict[str, OnnxFile] = {}
+    for precision, graphs in every:
+        for name, spec in graphs.items():
+            file = spec.onnx_file
+            if file not in seen:
+                seen[file] = _read(folder, file)
+            label = f"bundle {folder.path}: {file}, graph {name}"
+            _check_weights(label, spec, seen[file])
+            for tensors, found in ((spec.inputs, seen[file].inputs),
+                                   (spec.outputs, seen[file].outputs)):  # fmt: skip
+                _check_tensors(label, tensors, found, dtypes=precision == "fp32")
+
+
+def _read(folder: BundleFolder, name: str) -> OnnxFile:
+    path = folder.file(name)
+    if path is None:
+        raise BundleError(f"bundle {folder.path} lacks {name}: export it again with csd-export")
+    try:
+        return read_onnx(path)
+    except (ValueError, OSError) as error:
+        raise BundleError(
+            f"bundle {folder.path}: {name} is not an ONNX file ({plain(str(error))}): {_AGAIN}"
+        ) from error
+
+
+def _check_weights(label: str, spec: GraphSpec, found: OnnxFile) -> None:
+    beside = posixpath.dirname(spec.onnx_file)
+    others = set(list(spec.files)[1:])
+    for tensor in found.external:
+        if posixpath.join(beside, tensor.location) not in others:
+            raise BundleError(
+                f"{label}: takes weights from {shown(tensor.location)}, which the manifest does "
+                f"not name: {_AGAIN}"
+            )
+        if tensor.offset < 0 or (tensor.length or 0) < 0:
+            raise BundleError(f"{label}: takes weights from before a file's start: {_AGAIN}")
+
+
+def _check_tensors(
+    label: str,
+    tensors: tuple[TensorSpec, ...],
+    found: dict[str, tuple[str, tuple[Dimension, ...]]],
+    *,
+    dtypes: bool,
+) -> None:
+    for tensor in tensors:
+        dtype, shape = found.get(tensor.name, ("", ()))
+        fits = len(shape) == len(tensor.shape) and all(
+            have == want if isinstance(want, int) else not isinstance(have, int)
+            for have, want in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits or (dtypes and dtype != tensor.dtype):
+            raise BundleError(
+                f"{label}: {tensor.name} is {plain(dtype) or 'not there'} {shown(list(shape))}, "
+                f"the manifest has {tensor.dtype} {list(tensor.shape)}: {_AGAIN}"
+            )
+    extra = sorted(set(found) - {tensor.name for tensor in tensors})
+    if extra:
+        raise BundleError(f"{label}: has {shown(extra[0])}, the manifest has not: {_AGAIN}")

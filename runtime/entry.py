@@ -1,0 +1,42 @@
+"""The entry point of `csd-generate`: within the frame before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False  # the module `typing` takes longer than all else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main() -> int:
+    """Run `csd-generate`; returns the exit code."""
+    return enter("csd-generate", _main)
+
+
+def enter(prog: str, body: Callable[[], int]) -> int:
+    """Run the command of this process: `body` imports it and calls its `main`."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def leave(number: int, _: object) -> None:
+        os.write(2, f"{prog}: error: interrupted; nothing was left half-written\n".encode())
+        os._exit(128 + number)
+
+    if ours:
+        signal.signal(signal.SIGINT, leave)
+    from .frame import run_framed
+
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = run_framed(prog, body)
+    # All is done. A Ctrl-C while Python tidies up ends it, without a traceback.
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
+def _main() -> int:
+    from . import cli
+
+    return cli.main()

@@ -1,0 +1,67 @@
+"""A lack of memory, whoever reports it, as one line: what was asked for, and what takes less."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from .errors import BackendError
+
+# How the loader, ONNX Runtime's allocator and its threads say it.
+_SAID = (
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to allocate memory",
+    "failed to map segment",
+    "bfc_arena",
+    "posixthread",
+    "pthread_create",
+    "out of memory",
+)
+_REFUSED = re.compile(r"requested buffer of size (\d+)")
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether a failure is a lack of memory."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _SAID)
+
+
+def out_of_memory(
+    what: str, error: BaseException, remedy: str = "give fewer labels or --threads 1"
+) -> BackendError:
+    """The error about a lack of memory.
+
+    Args:
+        what: was not possible.
+        error: what was raised, which may name the size that was asked for.
+        remedy: what takes less.
+    """
+    size = _REFUSED.search(str(error))
+    if size is not None:
+        asked = f"{int(size.group(1)) / 2**20:.1f} MiB were refused"
+    elif isinstance(error, MemoryError) and str(error):
+        asked = first_line(error)  # NumPy names size and shape
+    else:
+        asked = "a request was refused"
+    return BackendError(f"not enough memory: {what} ({asked}): {remedy}, or close other programs")
+
+
+@contextmanager
+def memory_explained(what: str, remedy: str) -> Generator[None]:
+    """Turn `MemoryError` inside into the error of `out_of_memory`.
+
+    Raises:
+        BackendError: there was too little memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise out_of_memory(what, error, remedy) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says."""
+    lines = str(error).splitlines() or [repr(error)]
+    return lines[0][:200]

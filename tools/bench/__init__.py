@@ -1,0 +1,1 @@
+"""`csd-bench`: latency and quality of decoding modes, measured side by side in one run."""

@@ -1,0 +1,16 @@
+"""The entry point of `csd-bench`: within the frame before anything heavy is imported."""
+
+from __future__ import annotations
+
+from ..runtime.entry import enter
+
+
+def main() -> int:
+    """Run `csd-bench`; returns the exit code."""
+    return enter("csd-bench", _main)
+
+
+def _main() -> int:
+    from .bench import cli
+
+    return cli.main()

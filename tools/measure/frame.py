@@ -1,0 +1,157 @@
+"""What the scripts behind the figures share, so that each is its measurement and nothing else.
+
+The frame parses, refuses what cannot be done before anything is measured, opens the bundle, notes
+machine and load, saves the figures and prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ...runtime.bundle import Bundle
+from ...runtime.cli_support import Parser, run_command
+from ...runtime.files import check_outputs, output_path, write_json
+from ...runtime.head import native
+from ...runtime.options import GenerateOptions
+from ...runtime.session import Session
+from ..arguments import GUIDANCE, SEED, THREADS
+from ..console import progress_report, results_console
+from ..load import LoadMeter, busy_warning, cores, idle_load, load_caption, load_report
+from ..machine import describe_bundle, describe_machine
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a script measured.
+
+    Attributes:
+        tables: to show.
+        values: to save, as JSON values.
+    """
+
+    tables: Sequence[Table]
+    values: Mapping[str, Any]
+
+
+# Measures with a session, given the arguments.
+Measure = Callable[[Session, argparse.Namespace], Figures]
+# Refuses what cannot be done, before anything is.
+Check = Callable[[Session, argparse.Namespace], None]
+
+
+def measuring_parser(
+    script: str, description: str, example: str, *, scale: bool = True, seed: bool = True
+) -> Parser:
+    """Return a parser with the arguments that the scripts share.
+
+    Args:
+        script: name of the module.
+        description: what it measures.
+        example: arguments after the bundle.
+        scale: whether it takes one guidance scale.
+        seed: whether it takes a seed.
+    """
+    prog = f"python -m csd.tools.measure.{script}"
+    parser = Parser(prog=prog, description=description, example=f"{prog} bundle {example}")
+    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    if scale:
+        parser.add_argument("--cfg", type=GUIDANCE, default=1.0, help="guidance scale, 1 = none")
+    if seed:
+        parser.add_argument("--seed", type=SEED, default=0, help="of images, contexts and noise")
+    parser.add_argument("--threads", type=THREADS, default=2, help="CPU threads")
+    parser.add_argument(
+        "--json",
+        type=output_path,
+        metavar="FILE",
+        help="save the figures, - for stdout (default: not saved)",
+    )
+    return parser
+
+
+def run_script(
+    parser: Parser,
+    argv: Sequence[str] | None,
+    *,
+    check: Check,
+    measure: Measure,
+    outputs: Callable[[argparse.Namespace], Mapping[str, Path | None]] = lambda _: {},
+    backend: str = "auto",
+) -> int:
+    """Run a script from its command line to its exit code.
+
+    Args:
+        parser: of `measuring_parser`, and what the script added.
+        argv: the command line, or None for the process's.
+        check: refuses what cannot be done.
+        measure: the measurement.
+        outputs: files that the script writes itself, by option.
+        backend: what runs the bundle.
+    """
+
+    def run(args: argparse.Namespace) -> int:
+        check_outputs({"--json": args.json, **outputs(args)}, {"the bundle": args.bundle})
+        bundle, idle = Bundle.open(args.bundle), idle_load()
+        with bundle.session(backend, args.threads) as session:
+            check(session, args)
+            if warning := busy_warning(idle, None, args.threads, cores()):
+                progress_report()(f"warning: {warning}")
+            meter = LoadMeter()
+            figures = measure(session, args)
+            load = load_report(idle, meter.read(), args.threads)
+            backend_used = {"name": session.backend.name, **session.versions()}
+        # Before the tables: whoever reads those may be gone.
+        if args.json is not None:
+            values = {
+                **describe_bundle(bundle),
+                "options": _options(args),
+                "threads": args.threads,
+                "host_library": native.available(),
+                "machine": describe_machine(),
+                "backend": backend_used,
+                "load": load,
+                **figures.values,
+            }
+            write_json(args.json, values)
+        console = results_console(args.json)
+        for table in figures.tables:
+            console.print(table)
+        console.print(load_caption(load), soft_wrap=True)
+        return 0
+
+    return run_command(run, parser, argv)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, but for where things lie."""
+    return {
+        name: value
+        for name, value in vars(args).items()
+        if not isinstance(value, Path) and name != "json"
+    }
+
+
+def check_runs(session: Session, *wanted: GenerateOptions) -> None:
+    """Check that a session can run with options.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    manifest = session.bundle.manifest
+    for options in wanted:
+        session.check([0], options.resolved(manifest.target, manifest.head_steps))
+
+
+def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table whose first column is text and whose others are figures."""
+    table = Table(title=title)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
