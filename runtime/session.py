@@ -17,7 +17,9 @@ from . import arrays
 from .arguments import instance_of, whole_number_from, wrong_type
 from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
 from .backends.engines import needed_graphs
-from .bundle import Bundle
+from .bundle.bundle import Bundle
+from .bundle.manifest import MANIFEST_FILE, file_sha256
+from .command.memory import memory_explained
 from .decoding.demand import largest_calls
 from .decoding.loop import decode
 from .decoding.model import RuntimeModel
@@ -25,8 +27,6 @@ from .decoding.plan import Canvas, Plan
 from .errors import BundleError, NumericsError, OptionError
 from .images import save_png, sheet, to_uint8
 from .labels import class_name, resolve_labels
-from .manifest import MANIFEST_FILE, file_sha256
-from .memory import memory_explained
 from .noise import Noise, SeededNoise
 from .options import GenerateOptions
 from .origin import Origin, host_library

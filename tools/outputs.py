@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..runtime.command.files import check_outputs
 from ..runtime.errors import OptionError
-from ..runtime.files import check_outputs
 
 
 def result_files(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
+from ..bundle.manifest import Manifest
 from ..device import find_device
 from ..errors import BackendError, OptionError
-from ..manifest import Manifest
 from .base import (
     Backend,
     BindableGraph,

@@ -14,8 +14,8 @@ from csd.runtime.backends.engines import (
     needed_graphs,
     renewal_command,
 )
+from csd.runtime.bundle.bundle.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec
 from csd.runtime.device import DeviceInfo, current_platform, find_device
-from csd.runtime.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec
 
 from ...helpers import tiny_config
 

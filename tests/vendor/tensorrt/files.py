@@ -10,8 +10,8 @@ import onnx
 
 from csd.runtime.backends.engines import needed_graphs
 from csd.runtime.backends.shapes import shape_of
+from csd.runtime.bundle.bundle.manifest import file_sha256
 from csd.runtime.device import architecture, current_platform
-from csd.runtime.manifest import file_sha256
 
 from ...helpers import edit_manifest
 from .common import VERSIONS

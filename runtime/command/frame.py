@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from .errors import CsdError
+from ..errors import CsdError
 
 EXIT_UNFORESEEN = 1
 EXIT_ERROR = 2
@@ -201,7 +201,7 @@ def _write_report(error: Exception) -> str:
     import tempfile
     import traceback
 
-    from .version import version
+    from ..version import version
 
     folder = os.environ.get(REPORT_FOLDER) or None
     try:

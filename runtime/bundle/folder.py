@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BundleError
-from .text import plain
+from ..command.text import plain
+from ..errors import BundleError
 
 
 @dataclass(frozen=True)

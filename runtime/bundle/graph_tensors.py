@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .config import MARConfig
+from ..config import MARConfig
 
 INTEGERS = frozenset({"visible", "query", "label", "step", "token", "timestep"})
 TYPED = frozenset({"mods"})

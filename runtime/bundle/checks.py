@@ -6,16 +6,16 @@ import json
 import posixpath
 from collections.abc import Iterator
 
-from ..plugins.build import MANIFEST as KERNELS_MANIFEST
-from .backends.tensorrt.plugins import LIBRARY
-from .backends.tensorrt.rounds import FOLDER as KERNELS
-from .bundle_files import BundleFolder
-from .errors import BundleError
+from ...plugins.build import MANIFEST as KERNELS_MANIFEST
+from ..backends.tensorrt.plugins import LIBRARY
+from ..backends.tensorrt.rounds import FOLDER as KERNELS
+from ..command.text import plain, shown
+from ..errors import BundleError
+from .folder import BundleFolder
 from .manifest import MANIFEST_FILE, GraphSpec, Manifest, TensorSpec
 from .manifest_checks import MOST_BYTES
 from .onnx_file import Dimension, OnnxFile, read_onnx
 from .schema import FieldError, relative_name
-from .text import plain, shown
 
 _AGAIN = "export the bundle again"
 
