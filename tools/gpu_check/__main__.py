@@ -32,6 +32,7 @@ from ...runtime.cli_support import Parser, parse_list, run_command
 from ...runtime.device import find_device
 from ...runtime.errors import CsdError
 from ...runtime.files import write_json
+from ...runtime.manifest_checks import ENGINE_BACKENDS
 from ...runtime.options import GenerateOptions
 from ..arguments import COUNT, GUIDANCE
 from ..bench.baselines import check_baselines, target_weights
@@ -46,7 +47,6 @@ from .part import Outcome, Skipped, device_or_skip
 PARTS = ("machine", "kernels", "tests", "engines", "parity", "bench")
 # Calls are recorded as CUDA graphs the second time they are made.
 WARM_UPS = 3
-ENGINE_LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
 def build_parser() -> Parser:
@@ -155,7 +155,7 @@ def _graph_files(bundle: Bundle) -> dict[str, str]:
 
 def _engines(bundle: Bundle, out: Path, precision: str | None) -> Outcome:
     device_or_skip()
-    here = [name for name in ENGINE_LIBRARIES if importlib.util.find_spec(name) is not None]
+    here = [name for name in ENGINE_BACKENDS if importlib.util.find_spec(name) is not None]
     if not here:
         raise Skipped("neither library is installed: pip install tensorrt-rtx or tensorrt")
     copy = _own_copy(bundle, out)

@@ -14,6 +14,7 @@ from ...runtime.cli_support import Parser, parse_list
 from ...runtime.errors import OptionError
 from ...runtime.files import output_path
 from ...runtime.images import grid, save_png
+from ...runtime.manifest_checks import ROLES
 from ...runtime.options import HEADS, GenerateOptions
 from ...runtime.session import Session
 from ..arguments import COUNT, GUIDANCE
@@ -23,7 +24,6 @@ from ..quality import ImageClassifier, as_shown, balanced_labels
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 ZOO = "fashion-mnist"
-ROLES = ("target", "draft")
 SAMPLES_PER_CLASS = 8
 
 

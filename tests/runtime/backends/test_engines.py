@@ -11,11 +11,10 @@ from csd.runtime.backends.engines import (
     Machine,
     choose_engines,
     graph_spec,
-    needed_graphs,
     renewal_command,
 )
 from csd.runtime.device import DeviceInfo, current_platform, find_device
-from csd.runtime.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec
+from csd.runtime.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec, needed_graphs
 
 from ...helpers import tiny_config
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from csd.runtime.backends.engines import needed_graphs
 from csd.runtime.backends.shapes import shape_of
 from csd.runtime.device import architecture, current_platform
-from csd.runtime.manifest import file_sha256
+from csd.runtime.manifest import file_sha256, needed_graphs
 
 from ...helpers import edit_manifest
 from .common import VERSIONS
