@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...plugins.operators import GRAPH_PREFIX
 from ...runtime.backends import BackendOptions, Graph, obstacles
-from ...runtime.backends.engines import OPERATOR_PREFIX
 from ...runtime.bundle import Bundle
 from ...runtime.difference import Difference
 from ...runtime.manifest import GraphSpec, Manifest
@@ -39,7 +39,7 @@ def check(bundle: Bundle) -> Outcome:
                 bundle.session("onnxruntime") as reference,
             ):
                 for graph, spec in manifest.graphs.items():
-                    if graph.startswith(OPERATOR_PREFIX):
+                    if graph.startswith(GRAPH_PREFIX):
                         continue
                     row = compare(
                         manifest, graph, spec, tested.graph(graph), reference.graph(graph)
