@@ -20,6 +20,11 @@ from pathlib import Path
 from .errors import BundleError
 from .text import plain
 
+# What no manifest names, because it is made where the bundle runs: the library of TensorRT's
+# plugins, and the folder of the head's kernels.
+PLUGIN_LIBRARY = "libcsd_plugins.so"
+KERNELS_FOLDER = "kernels"
+
 
 @dataclass(frozen=True)
 class BundleFolder:
