@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.backends.engines import PRECISIONS
-from ..runtime.cli_support import Parser
+from ..runtime.command.files import STDOUT, output_path
+from ..runtime.command.parser import Parser
 from ..runtime.config import PRESETS
 from ..runtime.errors import ExportError
-from ..runtime.files import STDOUT, output_path
 from ..runtime.head.draft import ROW_COST
 from .engines.builder import BACKENDS
 from .profiles import ProfileChange, parse_change

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..runtime.cli_support import make_console, run_command
+from ..runtime.bundle.manifest import Manifest, Source, file_sha256
+from ..runtime.command.parser import make_console, run_command
 from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
-from ..runtime.manifest import Manifest, Source, file_sha256
 from .arguments import EngineOptions, build_parser, check_arguments, engine_options
 from .destination import check_destination
 from .engines.progress import engine_progress

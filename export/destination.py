@@ -1,8 +1,8 @@
 """Where a bundle is written to: what may be replaced, and how nothing is lost on the way.
 
-A bundle is made in a temporary folder beside its place (`runtime/partial.py`) and renamed. Where a
-bundle is replaced, whatever the old folder holds that its manifest does not name is the user's: it
-is kept, under its name or, where the new bundle has such a file, with `.kept` behind it.
+A bundle is made in a temporary folder beside its place (`runtime/command/partial.py`) and renamed.
+Where a bundle is replaced, whatever the old folder holds that its manifest does not name is the
+user's: it is kept, under its name or, where the new bundle has such a file, with `.kept` behind it.
 
 | stage | the place holds | a process that is killed there leaves beside it |
 | --- | --- | --- |
@@ -28,12 +28,12 @@ import stat
 from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
-from ..runtime.bundle_checks import read_manifest
-from ..runtime.bundle_files import BundleFolder
+from ..runtime.bundle.checks import read_manifest
+from ..runtime.bundle.folder import BundleFolder
+from ..runtime.bundle.manifest import MANIFEST_FILE
+from ..runtime.command.files import partial_directory, remove_abandoned
+from ..runtime.command.text import plain
 from ..runtime.errors import BundleError, ExportError
-from ..runtime.files import partial_directory, remove_abandoned
-from ..runtime.manifest import MANIFEST_FILE
-from ..runtime.text import plain
 
 _AT_FDCWD = -100
 _EXCHANGE = 2

@@ -33,10 +33,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..plugins.operators import GRAPH_PREFIX
+from ..runtime.bundle.manifest import GraphSpec, Manifest
 from ..runtime.config import MARConfig
 from ..runtime.decoding.model import MODULATION_BYTES
 from ..runtime.errors import ExportError
-from ..runtime.manifest import GraphSpec, Manifest
 from ..runtime.options import MAX_NUM_ITER
 from ..runtime.schedule import TRAIN_STEPS
 

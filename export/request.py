@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..runtime.bundle.manifest import Source
+from ..runtime.bundle.manifest_checks import MAX_BATCH, MAX_GAMMA
 from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
-from ..runtime.manifest import Source
-from ..runtime.manifest_checks import MAX_BATCH, MAX_GAMMA
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.backends import Graph
-from ..runtime.bundle import Bundle
+from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
 from ..runtime.decoding.model import RuntimeModel
-from ..runtime.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
 from ..runtime.version import version
 from .destination import new_bundle
 from .engines.progress import silent

@@ -7,7 +7,7 @@ before NumPy is read.
 TYPE_CHECKING = False  # the module `typing` is not read for it
 if TYPE_CHECKING:
     from .backends import BackendOptions
-    from .bundle import Bundle
+    from .bundle.bundle import Bundle
     from .config import MARConfig
     from .errors import BackendError, BundleError, ConfigError, CsdError, NumericsError, OptionError
     from .noise import FixedNoise, Noise, SeededNoise
@@ -41,7 +41,7 @@ __all__ = [
 _MODULE_OF = {
     "BackendError": "errors",
     "BackendOptions": "backends",
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "BundleError": "errors",
     "ConfigError": "errors",
     "CsdError": "errors",

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .command.text import shown
 from .errors import OptionError
-from .text import shown
 
 T = TypeVar("T")
 

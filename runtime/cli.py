@@ -13,10 +13,8 @@ import numpy as np
 
 from .backends import BACKENDS
 from .backends.engines import PRECISIONS
-from .bundle import Bundle
-from .cli_support import Parser, report_stream, run_command
-from .errors import OptionError
-from .files import (
+from .bundle.bundle import Bundle
+from .command.files import (
     check_outputs,
     check_outside,
     check_writable,
@@ -25,7 +23,9 @@ from .files import (
     write_atomically,
     write_json,
 )
-from .frame import one_line
+from .command.frame import one_line
+from .command.parser import Parser, report_stream, run_command
+from .errors import OptionError
 from .images import check_sheet, load_pillow
 from .labels import read_labels
 from .noise import SeededNoise

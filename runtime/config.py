@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .command.text import plain, shown
 from .errors import ConfigError
 from .schedule import BETA_SCHEDULES, TRAIN_STEPS
-from .text import plain, shown
 
 IMAGE_KINDS = ("latent", "pixel")
 # What no model of this kind comes near, and what still fits into a machine's integers: the largest

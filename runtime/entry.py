@@ -25,7 +25,7 @@ def enter(prog: str, body: Callable[[], int]) -> int:
 
     if ours:
         signal.signal(signal.SIGINT, leave)
-    from .frame import run_framed
+    from .command.frame import run_framed
 
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .command.files import write_atomically
+from .command.memory import first_line, is_memory_error, out_of_memory
 from .errors import BackendError, OptionError
-from .files import write_atomically
-from .memory import first_line, is_memory_error, out_of_memory
 
 Images = NDArray[np.uint8]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from .arguments import wrong_type
 from .arrays import Int64
+from .command.text import shown
 from .errors import OptionError
-from .text import shown
 
 ALL = "all"
 UNCONDITIONAL = "unconditional"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from .arguments import numbers_array, whole_number
 from .arrays import Float32, Int64
+from .command.text import shown
 from .errors import OptionError
-from .text import shown
 
 MAX_SEED = 2**64 - 1
 

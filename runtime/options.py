@@ -14,10 +14,10 @@ from .arguments import (
     whole_number_from,
     wrong_type,
 )
+from .command.text import shown
 from .config import MARConfig
 from .errors import OptionError
 from .schedule import GUIDANCE_SCHEDULES, TRAIN_STEPS
-from .text import shown
 
 MODES = ("target", "draft", "csd")
 VERIFICATIONS = ("block", "prefix")

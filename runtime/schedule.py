@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from .arguments import one_of, real_number, whole_number, whole_number_from
 from .arrays import Float64
+from .command.text import shown
 from .errors import OptionError
-from .text import shown
 
 TRAIN_STEPS = 1000
 BETA_SCHEDULES = ("cosine", "linear")

@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from . import arrays
 from .arguments import instance_of, whole_number_from, wrong_type
 from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
-from .bundle import Bundle
+from .bundle.bundle import Bundle
+from .bundle.graph_tensors import MODEL_GRAPHS
+from .bundle.manifest import MANIFEST_FILE, file_sha256, needed_graphs
+from .bundle.manifest_checks import MAX_GAMMA
+from .command.memory import memory_explained
+from .command.text import shown
 from .decoding.demand import largest_calls
 from .decoding.loop import decode
 from .decoding.model import RuntimeModel
 from .decoding.plan import Canvas, Plan
 from .errors import BundleError, NumericsError, OptionError
-from .graph_tensors import MODEL_GRAPHS
 from .images import save_png, sheet, to_uint8
 from .labels import class_name, resolve_labels
-from .manifest import MANIFEST_FILE, file_sha256, needed_graphs
-from .manifest_checks import MAX_GAMMA
-from .memory import memory_explained
 from .noise import Noise, SeededNoise
 from .options import GenerateOptions
 from .origin import Origin, host_library
 from .stats import Progress, ProgressCallback, Stats
-from .text import shown
 from .version import version
 
 # Images of a seed are numbered in 63 bits.

@@ -14,8 +14,8 @@ import pytest
 
 from csd.runtime import BackendError, Bundle, FixedNoise, MARConfig
 from csd.runtime.backends import OnnxLoader, OnnxRuntimeBackend
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.device import find_device
-from csd.runtime.manifest import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"

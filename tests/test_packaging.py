@@ -23,7 +23,7 @@ ARROWS = {
     "export": {"models", "runtime", "plugins"},
     "tools": {"export", "models", "runtime", "plugins"},
 }
-RUNTIME_MODULES_FOR_MODELS = {"config", "schedule", "errors", "cli_support", "files"}
+RUNTIME_MODULES_FOR_MODELS = {"config", "schedule", "errors", "command"}
 FOREIGN = {
     "plugins": {"numpy", "cuda", "onnx", "tensorrt"},  # all but numpy inside functions only
     "runtime": {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "nvtx", "PIL", "rich"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..runtime.cli_support import make_console, report_stream
+from ..runtime.command.parser import make_console, report_stream
 
 Report = Callable[[str], None]
 

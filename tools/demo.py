@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..export.cli import main as export
 from ..models.zoo import zoo_entry
-from ..runtime.bundle import Bundle
-from ..runtime.cli_support import Parser, run_command
+from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.manifest import MANIFEST_FILE
+from ..runtime.command.files import write_atomically, write_json
+from ..runtime.command.parser import Parser, run_command
 from ..runtime.errors import CsdError
-from ..runtime.files import write_atomically, write_json
-from ..runtime.manifest import MANIFEST_FILE
 from ..runtime.options import GenerateOptions
 from .arguments import COUNT, THREADS
 from .bench.baselines import check_baselines, eager_samplers

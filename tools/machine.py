@@ -11,8 +11,8 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import Bundle
-from ..runtime.manifest import MANIFEST_FILE, file_sha256
+from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.manifest import MANIFEST_FILE, file_sha256
 from ..runtime.version import version
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..runtime.files import check_outputs, check_outside
+from ..runtime.command.files import check_outputs, check_outside
 
 
 def result_files(

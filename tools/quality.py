@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..models.zoo import zoo_entry
 from ..runtime.arrays import Float32
 from ..runtime.backends import OnnxLoader
-from ..runtime.bundle import Bundle
+from ..runtime.bundle.bundle import Bundle
 from ..runtime.images import to_uint8
 
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..runtime.cli_support import Parser, run_command
+from ..runtime.command.files import write_atomically, write_json
+from ..runtime.command.parser import Parser, run_command
 from ..runtime.config import PRESETS, MARConfig
-from ..runtime.files import write_atomically, write_json
 from .arguments import SEED, real_number
 from .console import results_console
 from .needs import need

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.backends.engines import INSTALL
+from ...runtime.bundle.manifest import GraphSpec
 from ...runtime.device import find_device
 from ...runtime.errors import BackendError, ExportError
-from ...runtime.manifest import GraphSpec
 from .operator_plugins import parse_with_plugins
 
 BACKENDS = ("tensorrt_rtx", "tensorrt")

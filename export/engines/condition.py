@@ -17,9 +17,9 @@ from pathlib import Path
 from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.engines import Machine
 from ...runtime.backends.tensorrt.binding import Binding
+from ...runtime.bundle.manifest import EngineSpec, file_sha256
 from ...runtime.device import find_device
 from ...runtime.errors import BackendError
-from ...runtime.manifest import EngineSpec, file_sha256
 
 # Returns why an engine of a bundle cannot be kept, or None.
 Fault = Callable[[Path, EngineSpec], str | None]

@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.manifest import GraphSpec
+from ...runtime.bundle.manifest import GraphSpec
 
 # In words, for reports.
 PARTS = {

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...runtime import bundle_checks
-from ...runtime.bundle_files import BundleFolder
+from ...runtime.bundle import checks as bundle_checks
+from ...runtime.bundle.folder import BundleFolder
+from ...runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
+from ...runtime.command.files import check_writable, write_atomically
 from ...runtime.errors import BundleError, ExportError
-from ...runtime.files import check_writable, write_atomically
-from ...runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
 from ..profiles import ProfileChange, with_changes
 from .condition import fault_here
 from .renewal import renewal

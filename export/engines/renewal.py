@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from ...runtime.backends.engines import LIBRARIES, renewal_command
+from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest
 from ...runtime.device import architecture, current_platform
 from ...runtime.errors import ExportError
-from ...runtime.manifest import EngineSpec, GraphSpec, Manifest
 from .builder import EngineBuilder, open_builder
 from .condition import Fault
 from .fingerprint import fingerprint, first_difference

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from ...plugins.operators import GRAPH_PREFIX
 from ...runtime.backends.engines import PRECISIONS
+from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
+from ...runtime.command.files import write_atomically
 from ...runtime.device import current_platform
 from ...runtime.errors import ExportError
-from ...runtime.files import write_atomically
-from ...runtime.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
 from .builder import OPTIONS, EngineBuilder, OnStep, Target, open_builder
 from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name

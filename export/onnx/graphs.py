@@ -23,8 +23,8 @@ from torch._higher_order_ops.while_loop import while_loop
 from ...models.head import DiffusionMLP
 from ...models.kl_decoder import KLDecoder
 from ...models.mar import MAR, Backbone
+from ...runtime.bundle.graph_tensors import GraphTensors, Shapes, graph_tensors
 from ...runtime.config import MARConfig
-from ...runtime.graph_tensors import GraphTensors, Shapes, graph_tensors
 from ...runtime.head import HeadSchedule
 from ...runtime.schedule import TRAIN_STEPS
 

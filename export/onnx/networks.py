@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...runtime.backends import Graph, OnnxLoader
+from ...runtime.bundle.graph_tensors import Shapes, tensor_dtype
+from ...runtime.bundle.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ...runtime.errors import BackendError, ExportError
-from ...runtime.graph_tensors import Shapes, tensor_dtype
-from ...runtime.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ..profiles import Profile
 from .graphs import ExportGraph
 from .precision import write_variant

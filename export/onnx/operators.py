@@ -22,8 +22,8 @@ import onnx
 
 from ...plugins.onnx_functions import operator_model
 from ...plugins.operators import OPERATORS, Operator, Tensor
+from ...runtime.bundle.manifest import GraphSpec, TensorSpec, file_sha256
 from ...runtime.config import MARConfig
-from ...runtime.manifest import GraphSpec, TensorSpec, file_sha256
 from ...runtime.options import GenerateOptions
 from ..profiles import Profile
 

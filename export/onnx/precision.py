@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from ...runtime.graph_tensors import TYPED
+from ...runtime.bundle.graph_tensors import TYPED
 
 ELEMENTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # The first and the last layer of the head: the first step of a cosine chain multiplies an error of

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import GraphProto, NodeProto
 
-from ...runtime.files import write_atomically
+from ...runtime.command.files import write_atomically
 
 # Fields of any message that hold notes for people.
 _NOTES = ("doc_string", "metadata_props")

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.backends import Graph
+from ...runtime.bundle.graph_tensors import TYPED
+from ...runtime.bundle.manifest import ParityResult
 from ...runtime.difference import Difference
 from ...runtime.errors import ExportError
-from ...runtime.graph_tensors import TYPED
-from ...runtime.manifest import ParityResult
 from .graphs import ExportGraph
 from .precision import EXTERNAL_DATA_BYTES
 from .strip import strip_notes

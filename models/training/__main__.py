@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from ...runtime.cli_support import Parser, run_command
+from ...runtime.command.files import write_atomically, write_json
+from ...runtime.command.parser import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.files import write_atomically, write_json
 from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, load_images
 from .trainer import Recipe, train

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.files import write_atomically
+from ...runtime.command.files import write_atomically
 
 
 class Classifier(nn.Module):

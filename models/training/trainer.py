@@ -18,9 +18,9 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from ...runtime.command.files import write_atomically
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError
-from ...runtime.files import write_atomically
 from ...runtime.schedule import TRAIN_STEPS
 from ..mar import MAR, Backbone
 from ..patches import patchify

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
+from ..bundle.manifest import Manifest, needed_graphs
+from ..bundle.manifest_checks import ENGINE_BACKENDS
+from ..command.text import shown
 from ..device import find_device
 from ..errors import BackendError, OptionError
-from ..manifest import Manifest, needed_graphs
-from ..manifest_checks import ENGINE_BACKENDS
-from ..text import shown
 from .base import (
     Backend,
     BindableGraph,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...plugins.operators import GRAPH_PREFIX
+from ..bundle.manifest import EngineSpec, GraphSpec, Manifest
+from ..bundle.manifest_checks import PRECISIONS
 from ..device import DeviceInfo, architecture
 from ..errors import BackendError
-from ..manifest import EngineSpec, GraphSpec, Manifest
-from ..manifest_checks import PRECISIONS
 
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL = {

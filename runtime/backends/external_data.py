@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.onnx_file import ELEMENTS, read_onnx
 from ..errors import BackendError
-from ..onnx_file import ELEMENTS, read_onnx
 
 
 def linked_weights(ort: Any, path: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ..command.memory import first_line, is_memory_error, out_of_memory
 from ..errors import BackendError
-from ..memory import first_line, is_memory_error, out_of_memory
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")

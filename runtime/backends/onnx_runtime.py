@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.manifest import Manifest
+from ..command.memory import first_line, is_memory_error, out_of_memory
 from ..device import DeviceInfo
 from ..errors import BackendError
-from ..manifest import Manifest
-from ..memory import first_line, is_memory_error, out_of_memory
 from .base import Array, Dims, Graph, GraphDemand, HeadRounds
 from .external_data import linked_weights
 from .onnx_library import load_onnxruntime

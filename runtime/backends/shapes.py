@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..bundle.manifest import GraphSpec, TensorSpec
 from ..errors import BackendError
-from ..manifest import GraphSpec, TensorSpec
 
 Range = tuple[int, int]
 

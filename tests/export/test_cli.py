@@ -17,8 +17,8 @@ import torch
 from csd.export.arguments import build_parser
 from csd.export.cli import main
 from csd.runtime import Bundle
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.errors import ExportError
-from csd.runtime.manifest import file_sha256
 
 from .. import nasty
 from ..helpers import DATA, edit_manifest, failure, leftovers, run_python, tiny_config

@@ -14,8 +14,8 @@ import pytest
 
 from csd.export.destination import check_destination, new_bundle
 from csd.runtime import Bundle
+from csd.runtime.bundle.manifest import EngineSpec, Manifest
 from csd.runtime.errors import ExportError
-from csd.runtime.manifest import EngineSpec, Manifest
 
 from ..helpers import leftovers, run_python, tiny_config
 

@@ -14,7 +14,7 @@ from csd.models.training.data import load_images, read_idx
 from csd.models.training.loss import DiffusionLoss
 from csd.models.training.trainer import Recipe, train
 from csd.runtime import CsdError, MARConfig
-from csd.runtime.cli_support import run_command
+from csd.runtime.command.parser import run_command
 
 from ..helpers import failure, run_python
 from ..mar_reference import respaced

@@ -10,12 +10,7 @@ import pytest
 
 from csd.runtime import FixedNoise, GenerateOptions, OptionError, SeededNoise
 from csd.runtime.backends import BackendOptions
-from csd.runtime.head import (
-    HeadSchedule,
-    ParallelSampler,
-    SequentialSampler,
-    SpeculativeSampler,
-)
+from csd.runtime.head import HeadSchedule, ParallelSampler, SequentialSampler, SpeculativeSampler
 from csd.runtime.schedule import (
     ARSchedule,
     annealed_head_steps,

@@ -16,8 +16,8 @@ from PIL import Image
 
 from csd.plugins import host
 from csd.runtime import Bundle, GenerateOptions
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.cli import build_parser, main
-from csd.runtime.manifest import file_sha256
 from csd.runtime.session import GenerateResult
 from csd.runtime.stats import PARTS, Stats
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csd.runtime.files import check_writable, write_atomically
+from csd.runtime.command.files import check_writable, write_atomically
 from csd.runtime.images import grid, save_png, sheet, to_uint8
 
 from ..helpers import leftovers

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.zoo import zoo_entry
-from ...runtime.bundle import Bundle
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest import file_sha256
 from ...runtime.errors import CsdError
-from ...runtime.manifest import file_sha256
 from ..needs import need
 
 if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not

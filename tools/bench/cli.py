@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...runtime.bundle import Bundle
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest import Manifest
 from ...runtime.cli import add_decoding_arguments, decoding_options, open_session
-from ...runtime.cli_support import Parser, parse_list, run_command
+from ...runtime.command.files import check_outputs, is_stream, output_path, write_json
+from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.files import check_outputs, is_stream, output_path, write_json
-from ...runtime.manifest import Manifest
 from ...runtime.options import HEADS, GenerateOptions
 from ..arguments import COUNT, SEED, THREADS, real_number, whole_number
 from ..console import Report, progress_report, results_console

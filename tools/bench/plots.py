@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from ...runtime.command.files import write_atomically
 from ...runtime.errors import OptionError
-from ...runtime.files import write_atomically
 from ..needs import need
 from .report import by_clock
 

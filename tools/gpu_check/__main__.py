@@ -27,12 +27,12 @@ from typing import Any
 from ...export.cli import main as export
 from ...runtime.backends import BackendOptions, obstacles
 from ...runtime.backends.engines import PRECISIONS
-from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, parse_list, run_command
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS
+from ...runtime.command.files import write_json
+from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.device import find_device
 from ...runtime.errors import CsdError
-from ...runtime.files import write_json
-from ...runtime.manifest_checks import ENGINE_BACKENDS
 from ...runtime.options import GenerateOptions
 from ..arguments import COUNT, GUIDANCE
 from ..bench.baselines import check_baselines, target_weights

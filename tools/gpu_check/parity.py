@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ...plugins.operators import GRAPH_PREFIX
 from ...runtime.backends import BackendOptions, Graph, obstacles
-from ...runtime.bundle import Bundle
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest import GraphSpec, Manifest
 from ...runtime.difference import Difference
-from ...runtime.manifest import GraphSpec, Manifest
 from ...runtime.schedule import TRAIN_STEPS
 from .part import Outcome, Skipped, device_or_skip
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ...runtime.bundle import Bundle
-from ...runtime.cli_support import Parser, run_command
-from ...runtime.files import check_outputs, output_path, write_json
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.command.files import check_outputs, output_path, write_json
+from ...runtime.command.parser import Parser, run_command
 from ...runtime.head import native
 from ...runtime.options import GenerateOptions
 from ...runtime.session import Session

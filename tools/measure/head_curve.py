@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime.arrays import Float32
-from ...runtime.cli_support import Parser
+from ...runtime.command.parser import Parser
 from ...runtime.decoding.evaluator import Conditions
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.errors import OptionError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ...runtime.cli_support import Parser, parse_list
+from ...runtime.command.parser import Parser, parse_list
 from ...runtime.options import GenerateOptions
 from ...runtime.session import GenerateResult, Session
 from ..arguments import COUNT, real_number

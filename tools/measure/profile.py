@@ -13,7 +13,7 @@ import numpy as np
 
 from ...plugins import host
 from ...runtime.backends import BindableGraph, Graph
-from ...runtime.cli_support import Parser
+from ...runtime.command.parser import Parser
 from ...runtime.decoding.loop import decode
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.decoding.plan import Canvas, Plan

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...models.zoo import zoo_entry
-from ...runtime.cli_support import Parser, parse_list
+from ...runtime.bundle.manifest_checks import ROLES
+from ...runtime.command.files import output_path
+from ...runtime.command.parser import Parser, parse_list
 from ...runtime.errors import OptionError
-from ...runtime.files import output_path
 from ...runtime.images import grid, save_png
-from ...runtime.manifest_checks import ROLES
 from ...runtime.options import HEADS, GenerateOptions
 from ...runtime.session import Session
 from ..arguments import COUNT, GUIDANCE

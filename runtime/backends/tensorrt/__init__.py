@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ....plugins.launch import LoadedKernels
 from ....plugins.operators import OPERATOR_OF
+from ...bundle.manifest import EngineSpec, Manifest
 from ...errors import BackendError
-from ...manifest import EngineSpec, Manifest
 from ..base import Dims, GraphDemand
 from ..engines import EngineChoice, graph_spec, renewal_command
 from ..shapes import Limits, Range, check_calls

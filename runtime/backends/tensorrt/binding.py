@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...bundle.manifest import EngineSpec, GraphSpec
 from ...errors import BackendError
-from ...manifest import EngineSpec, GraphSpec
 from ..engines import INSTALL, LIBRARIES, renewal_command
 from .kernel_cache import KernelFile
 

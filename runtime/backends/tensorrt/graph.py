@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...manifest import GraphSpec, TensorSpec
+from ...bundle.manifest import GraphSpec, TensorSpec
 from ..shapes import SPLIT, Limits, call_dims, leading_dim, shape_of
 from .binding import Engine
 from .execution import Device, Executor, Work

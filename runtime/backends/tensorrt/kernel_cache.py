@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...command.files import write_atomically
 from ...device import DeviceInfo
-from ...files import write_atomically
 
 VARIABLE = "CSD_CACHE_DIR"
 _DIGEST_BYTES = hashlib.sha256().digest_size

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bundle.manifest import TensorSpec
 from ...errors import BackendError
-from ...manifest import TensorSpec
 from ..shapes import shape_of
 from .cuda import Bytes, Cuda, Stream
 

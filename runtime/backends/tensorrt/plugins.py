@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ....plugins import operators
-from ...bundle_files import PLUGIN_LIBRARY
+from ...bundle.folder import PLUGIN_LIBRARY
 from ...errors import BackendError
 from .binding import Binding
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ....plugins import build, launch, rounds
-from ...bundle_files import KERNELS_FOLDER
+from ...bundle.folder import KERNELS_FOLDER
 from ...errors import BackendError, NumericsError
 from ..shapes import bucket
 from .execution import Device, Work

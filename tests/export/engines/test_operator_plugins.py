@@ -13,7 +13,7 @@ from csd.export.engines import condition
 from csd.plugins.operators import OPERATOR_OF
 from csd.runtime import Bundle
 from csd.runtime.backends.tensorrt.plugins import VARIABLE
-from csd.runtime.bundle_files import PLUGIN_LIBRARY
+from csd.runtime.bundle.folder import PLUGIN_LIBRARY
 from csd.runtime.device import DeviceInfo, current_platform
 
 from ...helpers import failure

@@ -18,15 +18,15 @@ from csd.export.engines import update as engines
 from csd.export.engines.fingerprint import PARTS, fingerprint, first_difference, short_name
 from csd.export.engines.update import key_of
 from csd.runtime import Bundle
-from csd.runtime.device import DeviceInfo, current_platform
-from csd.runtime.errors import ExportError
-from csd.runtime.manifest import (
+from csd.runtime.bundle.manifest import (
     SCHEMA_VERSION,
     GraphSpec,
     Manifest,
     TensorSpec,
     file_sha256,
 )
+from csd.runtime.device import DeviceInfo, current_platform
+from csd.runtime.errors import ExportError
 
 from ...helpers import edit_manifest, failure, leftovers, run_python
 from ...vendor.tensorrt.builder import FakeLibrary

@@ -18,9 +18,9 @@ from csd.export.onnx.to_onnx import export_onnx
 from csd.export.profiles import Limits, default_profiles
 from csd.models import MAR
 from csd.runtime import Bundle, MARConfig
+from csd.runtime.bundle.manifest import GraphSpec, TensorSpec
 from csd.runtime.config import PRESETS
 from csd.runtime.errors import ExportError
-from csd.runtime.manifest import GraphSpec, TensorSpec
 
 from ...helpers import failure, run_python
 from ...kept import exported_once

@@ -13,8 +13,14 @@ from csd.runtime.backends.engines import (
     graph_spec,
     renewal_command,
 )
+from csd.runtime.bundle.manifest import (
+    EngineSpec,
+    GraphSpec,
+    Manifest,
+    TensorSpec,
+    needed_graphs,
+)
 from csd.runtime.device import DeviceInfo, current_platform, find_device
-from csd.runtime.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec, needed_graphs
 
 from ...helpers import tiny_config
 

@@ -10,7 +10,7 @@ import pytest
 
 from csd.runtime import BackendError
 from csd.runtime.backends.onnx_library import TELEMETRY, check_cuda_provider, load_onnxruntime
-from csd.runtime.memory import is_memory_error, out_of_memory
+from csd.runtime.command.memory import is_memory_error, out_of_memory
 
 from ...helpers import run_python
 

@@ -15,9 +15,9 @@ import pytest
 
 from csd.plugins import reference
 from csd.runtime import Bundle, GenerateOptions
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.decoding.chains import Chains
 from csd.runtime.decoding.loop import Decoder
-from csd.runtime.manifest import file_sha256
 
 from ...helpers import edit_manifest
 

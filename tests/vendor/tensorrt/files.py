@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 
 from csd.runtime.backends.shapes import shape_of
+from csd.runtime.bundle.manifest import file_sha256, needed_graphs
 from csd.runtime.device import architecture, current_platform
-from csd.runtime.manifest import file_sha256, needed_graphs
 
 from ...helpers import edit_manifest
 from .common import VERSIONS

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from csd.runtime import OptionError
-from csd.runtime.files import (
+from csd.runtime.command.files import (
     STDOUT,
     check_outputs,
     check_writable,
@@ -24,9 +24,9 @@ from csd.runtime.files import (
     write_atomically,
     write_json,
 )
-from csd.runtime.partial import partial_directory, partial_file, remove_abandoned
+from csd.runtime.command.partial import partial_directory, partial_file, remove_abandoned
 
-from ..helpers import run_python
+from ...helpers import run_python
 
 # Who is told apart from the user of the tests by owner and mode.
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -206,7 +206,8 @@ def test_a_descriptor_of_a_file_is_not_opened_a_second_time(tmp_path):
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
 def test_stdout_is_written_to_in_order(name):
     code = (
-        "from pathlib import Path; from csd.runtime.files import write_json; print('before');"
+        "from pathlib import Path; from csd.runtime.command.files import write_json;"
+        "print('before');"
         f"write_json(Path({name!r}), [1]); print('after')"
     )
     done = run_python(code)
@@ -327,7 +328,7 @@ def test_outputs_that_are_an_input_are_refused(output, tmp_path, monkeypatch):
 def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
     (tmp_path / "keep").write_bytes(b"old")
     code = (
-        "import os, signal; from pathlib import Path; from csd.runtime.files import *\n"
+        "import os, signal; from pathlib import Path; from csd.runtime.command.files import *\n"
         f"with partial_directory(Path({str(tmp_path / 'keep')!r})) as folder:\n"
         " (folder / 'graph').write_bytes(b'half')\n"
         f" with write_atomically(Path({str(tmp_path / 'keep')!r})) as stream:\n"
@@ -439,8 +440,8 @@ def test_one_place_of_the_code_writes_files():
     root = Path(__file__).parents[2]
     # Open for reading, a log that grows, a folder that is temporary, or plugins, which stand alone.
     known = {
-        "export/writer.py", "models/training/trainer.py", "plugins/build.py", "runtime/files.py",
-        "runtime/frame.py", "runtime/partial.py",
+        "export/writer.py", "models/training/trainer.py", "plugins/build.py",
+        "runtime/command/files.py", "runtime/command/frame.py", "runtime/command/partial.py",
     }  # fmt: skip
     writing = re.compile(
         r"write_text\(|write_bytes\(|open\([^)]*[\"'][wax]b?[\"']|os\.replace\(|np\.savez?\(|save_file\("
@@ -460,7 +461,7 @@ def test_the_machines_own_devices_stay(tmp_path):
     """As root in a container: its /dev/null is written to. A tmpfs of our own stands for /dev."""
     script = (
         "mount -t tmpfs none /mnt && mknod -m 666 /mnt/null c 1 3 && "
-        f'{sys.executable} -c "from pathlib import Path; from csd.runtime.files import *; '
+        f'{sys.executable} -c "from pathlib import Path; from csd.runtime.command.files import *; '
         "check_writable(Path('/mnt/null')); write_json(Path('/mnt/null'), 1)\" && "
         "test -c /mnt/null && ls -A /mnt"
     )

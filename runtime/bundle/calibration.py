@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import MARConfig
-from .head import AffineDraft
-from .head.draft import HORIZON
+from ..config import MARConfig
+from ..head import AffineDraft
+from ..head.draft import HORIZON
 
 # Of an array in its archive, before its numbers.
 _MOST_HEADER = 4096

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BundleError
-from .text import plain
+from ..command.text import plain
+from ..errors import BundleError
 
 # What no manifest names, because it is made where the bundle runs: the library of TensorRT's
 # plugins, and the folder of the head's kernels.

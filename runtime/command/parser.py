@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .errors import OptionError
+from ..errors import OptionError
 from .files import is_stdout
 from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
 
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from .version import version
+        from ..version import version
 
         print(f"{parser.prog} {version()}")
         parser.exit()

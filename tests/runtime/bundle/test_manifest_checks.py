@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from csd.runtime import Bundle, BundleError
-from csd.runtime.manifest import Manifest, ParityResult
-from csd.runtime.text import plain, shown
+from csd.runtime.bundle.manifest import Manifest, ParityResult
+from csd.runtime.command.text import plain, shown
 
-from ..helpers import edit_manifest, forge_hashes, tiny_config
+from ...helpers import edit_manifest, forge_hashes, tiny_config
 
 HUGE = 10**400
 NO_NUMBERS = [None, "8", 2.5, True, -1, 0, HUGE, [], {}]

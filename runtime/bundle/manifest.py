@@ -30,13 +30,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..command.text import plain, shown
+from ..config import MARConfig
+from ..errors import BundleError, ConfigError
+from ..head.draft import ROW_COST
 from . import manifest_checks as checks
-from .config import MARConfig
-from .errors import BundleError, ConfigError
 from .graph_tensors import MODEL_GRAPHS
-from .head.draft import ROW_COST
 from .schema import parse_json
-from .text import plain, shown
 
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"

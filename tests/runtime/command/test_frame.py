@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from csd.runtime import CsdError
-from csd.runtime.cli_support import Parser, make_console, run_command
-from csd.runtime.frame import MAX_MESSAGE, one_line, run_framed
+from csd.runtime.command.frame import MAX_MESSAGE, one_line, run_framed
+from csd.runtime.command.parser import Parser, make_console, run_command
 
-from ..helpers import run_python
+from ...helpers import run_python
 
-FRAMED = "import sys, os, time; from csd.runtime.frame import run_framed\n"
+FRAMED = "import sys, os, time; from csd.runtime.command.frame import run_framed\n"
 
 
 def framed(body) -> int:
@@ -130,7 +130,7 @@ def test_the_message_of_a_bad_command_line_is_bounded(capsys):
 
 
 SLEEPS = (
-    FRAMED + "from csd.runtime.files import write_atomically; from pathlib import Path\n"
+    FRAMED + "from csd.runtime.command.files import write_atomically; from pathlib import Path\n"
     "def body():\n"
     " with write_atomically(Path(sys.argv[1])) as stream:\n"
     "  stream.write(b'half'); stream.flush(); print('ready', flush=True)\n"
@@ -254,7 +254,7 @@ def test_a_reader_that_goes_away_stops_no_work_and_is_no_error(lines, tmp_path):
 
 def test_a_help_that_nobody_reads_is_no_error():
     code = (
-        "import sys; from csd.runtime.cli_support import *; time = __import__('time')\n"
+        "import sys; from csd.runtime.command.parser import *; time = __import__('time')\n"
         "time.sleep(0.5)\n"
         "raise SystemExit(run_command(lambda _: 0, Parser('command', 'does', 'x'), ['--help']))"
     )
@@ -323,7 +323,8 @@ def test_the_help_shows_the_default_of_every_option():
 
 def test_the_entry_of_a_command_imports_nothing_heavy():
     code = (
-        "import sys, csd.runtime.entry as e, csd.runtime.frame, csd.export.entry, csd.tools.entry;"
+        "import sys, csd.runtime.entry as e, csd.runtime.command.frame, csd.export.entry;"
+        "import csd.tools.entry;"
         "print(*sorted({'numpy', 'argparse', 'rich', 'PIL', 'onnxruntime', 'torch'} "
         "& set(sys.modules)))"
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .config import MARConfig
+from ..config import MARConfig
 
 # Those of a model that decoding runs.
 MODEL_GRAPHS = ("backbone", "head_modulation", "head_step")

@@ -14,9 +14,9 @@ from csd.export.cli import main as export
 from csd.runtime import Bundle, BundleError, GenerateOptions
 from csd.runtime.backends.external_data import linked_weights
 from csd.runtime.backends.onnx_library import load_onnxruntime
-from csd.runtime.onnx_file import read_onnx
+from csd.runtime.bundle.onnx_file import read_onnx
 
-from ..helpers import edit_manifest, failure, forge_hashes
+from ...helpers import edit_manifest, failure, forge_hashes
 
 
 def hub_cache(bundle, cache):
@@ -119,7 +119,7 @@ def test_a_link_that_leaves_the_bundle_is_refused_before_anything_is_read(
         else:
             (bundle / name).symlink_to("/dev/zero" if kind == "device" else name)
     monkeypatch.setattr("csd.runtime.bundle.file_sha256", _never)
-    monkeypatch.setattr("csd.runtime.bundle_checks.read_onnx", _never)
+    monkeypatch.setattr("csd.runtime.bundle.checks.read_onnx", _never)
     message = {"file": "leaves the bundle", "device": "leaves the bundle", "loop": "cannot look at"}
     with pytest.raises(BundleError, match=message.get(kind, "is not a regular file")):
         Bundle.open(bundle)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import OptionError
+from ..errors import OptionError
 from .partial import Partial, partial_directory, partial_file, remove_abandoned
 
 __all__ = [

@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from .errors import CsdError
+from ..errors import CsdError
 from .memory import speaks_of_memory
 
 EXIT_UNFORESEEN = 1
@@ -198,7 +198,7 @@ def _write_report(error: Exception) -> str:
     import tempfile
     import traceback
 
-    from .version import version
+    from ..version import version
 
     folder = os.environ.get(REPORT_FOLDER) or None
     try:

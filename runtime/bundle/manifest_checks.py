@@ -1,7 +1,7 @@
 """What `manifest.json` may hold: a table of its fields, and how they must fit each other.
 
-The checks know nothing of files: that those are there, and inside the bundle, `bundle_files.py`
-finds, and that graphs are what the manifest says of them, `bundle_checks.py`.
+The checks know nothing of files: that those are there, and inside the bundle, `folder.py`
+finds, and that graphs are what the manifest says of them, `checks.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .config import MARConfig, check_same_tokens
-from .errors import ConfigError
+from ..config import MARConfig, check_same_tokens
+from ..errors import ConfigError
+from ..head.draft import ROW_COST
+from ..schedule import TRAIN_STEPS
 from .graph_tensors import DTYPES, INTEGERS, Shapes, graph_tensors
-from .head.draft import ROW_COST
-from .schedule import TRAIN_STEPS
 from .schema import (
     FieldError,
     Reader,

@@ -6,17 +6,17 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .backends.engines import renewal_command
-from .bundle_checks import check_graphs, read_manifest
-from .bundle_files import BundleFolder
+from ..backends.engines import renewal_command
+from ..command.text import plain
+from ..errors import BundleError
+from ..head import AffineDraft, HeadCalibration
 from .calibration import read_head_draft
-from .errors import BundleError
-from .head import AffineDraft, HeadCalibration
+from .checks import check_graphs, read_manifest
+from .folder import BundleFolder
 from .manifest import Manifest, file_sha256
-from .text import plain
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..session import Session
 
 
 class Bundle:
@@ -40,7 +40,7 @@ class Bundle:
         """Read the manifest, and check every field and file of it.
 
         Where files lie is checked before any of them is read: inside the folder, links followed,
-        or in the blobs of the model hub's cache that it is part of (`bundle_files.py`).
+        or in the blobs of the model hub's cache that it is part of (`folder.py`).
 
         Args:
             path: the directory.
@@ -121,7 +121,7 @@ class Bundle:
             BackendError: the backend is not installed or cannot run this bundle.
             OptionError: a value is out of range.
         """
-        from .backends import BackendOptions
-        from .session import Session
+        from ..backends import BackendOptions
+        from ..session import Session
 
         return Session(self, BackendOptions(backend, threads, precision, memory_limit, cuda_graph))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from .errors import BackendError
+from ..errors import BackendError
 
 # How the system, the loader, NumPy, PyTorch, ONNX Runtime's allocator and its threads say it.
 _SAID = (

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from csd.runtime import BackendError, Bundle, BundleError, CsdError, OptionError
-from csd.runtime.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
+from csd.runtime.bundle.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
 
-from ..helpers import NUM_ITER, forge_hashes, no_draft, tiny_config
+from ...helpers import NUM_ITER, forge_hashes, no_draft, tiny_config
 
 
 def test_an_exported_bundle_opens_and_says_what_is_in_it(tiny_bundle):

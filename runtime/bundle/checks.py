@@ -6,14 +6,14 @@ import json
 import posixpath
 from collections.abc import Iterator
 
-from ..plugins.build import MANIFEST as KERNELS_MANIFEST
-from .bundle_files import KERNELS_FOLDER, PLUGIN_LIBRARY, BundleFolder
-from .errors import BundleError
+from ...plugins.build import MANIFEST as KERNELS_MANIFEST
+from ..command.text import plain, shown
+from ..errors import BundleError
+from .folder import KERNELS_FOLDER, PLUGIN_LIBRARY, BundleFolder
 from .manifest import MANIFEST_FILE, GraphSpec, Manifest, TensorSpec
 from .manifest_checks import MOST_BYTES
 from .onnx_file import Dimension, OnnxFile, read_onnx
 from .schema import FieldError, relative_name
-from .text import plain, shown
 
 _AGAIN = "export the bundle again"
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
-from .text import shown
+from ..command.text import shown
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -1,0 +1,1 @@
+"""What every command shares: its frame, its parser, and the files that it writes."""
