@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import numbers
-import reprlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .command.text import shown
 from .errors import OptionError
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def wrong_type(name: str, value: object, wanted: str) -> OptionError:
     """The error that says what was given in place of what is `wanted`."""
-    return OptionError(f"{name} is {reprlib.repr(value)} ({type(value).__name__}): give {wanted}")
+    return OptionError(f"{name} is {shown(value)} ({type(value).__name__}): give {wanted}")
 
 
 def whole_number(name: str, value: object) -> int:
@@ -45,7 +45,7 @@ def whole_number_from(name: str, value: object, low: int, high: int | None = Non
     number = whole_number(name, value)
     if number < low or (high is not None and number > high):
         wanted = f"at least {low}" if high is None else f"{low} to {high}"
-        raise OptionError(f"{name} is {number}: give {wanted}")
+        raise OptionError(f"{name} is {shown(number)}: give {wanted}")
     return number
 
 
@@ -109,7 +109,7 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> str:
     if not isinstance(value, str):
         raise wrong_type(name, value, wanted)
     if value not in allowed:
-        raise OptionError(f"{name} is {reprlib.repr(value)}: give {wanted}")
+        raise OptionError(f"{name} is {shown(value)}: give {wanted}")
     return str(value)
 
 

@@ -16,6 +16,7 @@ from .backends.engines import PRECISIONS
 from .bundle.bundle import Bundle
 from .command.files import (
     check_outputs,
+    check_outside,
     check_writable,
     is_stream,
     output_path,
@@ -220,11 +221,12 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
     noise = SeededNoise(args.seed)
+    inputs = {"the bundle": args.bundle}
     check_outputs(
-        {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats},
-        inside={"the bundle": args.bundle},
+        {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats}, inputs
     )
     if args.out_dir is not None:
+        check_outside("--out-dir", args.out_dir, inputs)
         check_folder(args.out_dir)
     bundle = Bundle.open(args.bundle)
     labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import numbers
-import reprlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from .arguments import wrong_type
 from .arrays import Int64
+from .command.text import shown
 from .errors import OptionError
 
 ALL = "all"
@@ -52,7 +52,7 @@ def _resolve(label: object, classes: int, index: dict[str, int]) -> int:
         raise wrong_type("label", label, f"a class index, {_range(classes)}, or a name")
     index_given = int(label)
     if not 0 <= index_given <= classes:
-        raise OptionError(f"label {reprlib.repr(label)} is out of range: give {_range(classes)}")
+        raise OptionError(f"label {shown(label)} is out of range: give {_range(classes)}")
     return index_given
 
 
@@ -66,10 +66,10 @@ def _unknown(label: str, classes: int, index: dict[str, int]) -> str:
     known = f" (did you mean {folded[near[0]]!r}?)" if near else ""
     names = ""
     if index:
-        shown = [*index][:_MOST_NAMES]
-        more = f" and {len(index) - len(shown)} more names" if len(index) > len(shown) else ""
-        names = f" or one of {', '.join(shown)}{more}"
-    return f"label {reprlib.repr(label)} is not known{known}: give {_range(classes)}{names}"
+        first = [*index][:_MOST_NAMES]
+        more = f" and {len(index) - len(first)} more names" if len(index) > len(first) else ""
+        names = f" or one of {', '.join(first)}{more}"
+    return f"label {shown(label)} is not known{known}: give {_range(classes)}{names}"
 
 
 def read_labels(text: str, classes: int, names: Sequence[str] | None) -> list[int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .arguments import numbers_array, whole_number
 from .arrays import Float32, Int64
+from .command.text import shown
 from .errors import OptionError
 
 MAX_SEED = 2**64 - 1
@@ -91,7 +92,7 @@ class SeededNoise:
     def __post_init__(self) -> None:
         seed = whole_number("seed", self.seed)
         if not 0 <= seed <= MAX_SEED:
-            raise OptionError(f"seed is {seed}: give a whole number from 0 to 2**64 - 1")
+            raise OptionError(f"seed is {shown(seed)}: give a whole number from 0 to 2**64 - 1")
         object.__setattr__(self, "seed", seed)
 
     def stream(self, purpose: Purpose, image: int, position: int = 0) -> np.random.Generator:

@@ -14,6 +14,7 @@ from .arguments import (
     whole_number_from,
     wrong_type,
 )
+from .command.text import shown
 from .config import MARConfig
 from .errors import OptionError
 from .schedule import GUIDANCE_SCHEDULES, TRAIN_STEPS
@@ -115,8 +116,8 @@ class GenerateOptions:
         num_iter = min(MAX_NUM_ITER, config.seq_len) if self.num_iter is None else self.num_iter
         if num_iter > config.seq_len:
             raise OptionError(
-                f"num-iter is {num_iter}: give 1 to {config.seq_len}, the number of tokens of an "
-                "image"
+                f"num-iter is {shown(num_iter)}: give 1 to {config.seq_len}, the number of tokens "
+                "of an image"
             )
         given = head_steps if self.head_steps is None else self.head_steps
         return dataclasses.replace(self, num_iter=num_iter, head_steps=given)
@@ -147,6 +148,6 @@ def _head_steps(value: object) -> int | tuple[int, int]:
                 raise wrong_type("head-steps", value, "a tuple to anneal, as in (50, 5)") from error
             raise
     if len(value) != 2:
-        raise OptionError(f"head-steps is {value}: give one number, or two to anneal")
+        raise OptionError(f"head-steps is {shown(value)}: give one number, or two to anneal")
     first, last = (whole_number_from("head-steps", steps, 1, TRAIN_STEPS) for steps in value)
     return first, last

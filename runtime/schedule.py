@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .arguments import one_of, real_number, whole_number, whole_number_from
 from .arrays import Float64
+from .command.text import shown
 from .errors import OptionError
 
 TRAIN_STEPS = 1000
@@ -139,7 +140,7 @@ def masked_counts(seq_len: int, num_iter: int) -> list[int]:
     num_iter = whole_number("num-iter", num_iter)
     if not 1 <= num_iter <= seq_len:
         raise OptionError(
-            f"num-iter is {num_iter}: give 1 to {seq_len}, the number of tokens of an image"
+            f"num-iter is {shown(num_iter)}: give 1 to {seq_len}, the number of tokens of an image"
         )
     return list(_masked_counts(seq_len, num_iter))
 

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from . import arrays
 from .arguments import instance_of, whole_number_from, wrong_type
 from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
-from .backends.engines import needed_graphs
 from .bundle.bundle import Bundle
-from .bundle.manifest import MANIFEST_FILE, file_sha256
+from .bundle.graph_tensors import MODEL_GRAPHS
+from .bundle.manifest import MANIFEST_FILE, file_sha256, needed_graphs
+from .bundle.manifest_checks import MAX_GAMMA
 from .command.memory import memory_explained
+from .command.text import shown
 from .decoding.demand import largest_calls
 from .decoding.loop import decode
 from .decoding.model import RuntimeModel
@@ -189,7 +191,7 @@ class Session:
             )
 
     def graph(self, name: str) -> Graph:
-        """Open a graph of the bundle, those included that decoding does not use (`arrays.accept`).
+        """Open a graph of the bundle, those included that decoding does not use (`ops.accept`).
 
         Raises:
             BundleError: the bundle has no such graph.
@@ -231,8 +233,7 @@ class Session:
         )
 
     def _load_model(self, role: str) -> RuntimeModel:
-        names = ("backbone", "head_modulation", "head_step")
-        graphs = {name: self.graph(f"{role}.{name}") for name in names}
+        graphs = {name: self.graph(f"{role}.{name}") for name in MODEL_GRAPHS}
         return RuntimeModel(
             role,
             self.bundle.manifest.models[role],
@@ -386,9 +387,11 @@ class Session:
                 "--mode target, or export with --draft"
             )
         if options.mode == "csd" and options.gamma > manifest.max_gamma:
+            fits = options.gamma <= MAX_GAMMA
+            more = f"; export with --max-gamma {options.gamma} for more" if fits else ""
             raise OptionError(
-                f"gamma is {options.gamma}: this bundle takes 1 to {manifest.max_gamma}; export "
-                f"with --max-gamma {options.gamma} for more"
+                f"gamma is {shown(options.gamma)}: this bundle takes 1 to {manifest.max_gamma}"
+                f"{more}"
             )
         return resolve_labels(labels, manifest.target.class_num, manifest.class_names)
 

@@ -14,7 +14,7 @@ import pytest
 
 from csd.runtime import BackendError, Bundle, FixedNoise, MARConfig
 from csd.runtime.backends import OnnxLoader, OnnxRuntimeBackend
-from csd.runtime.bundle.bundle.manifest import file_sha256
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.device import find_device
 
 ROOT = Path(__file__).resolve().parent.parent

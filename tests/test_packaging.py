@@ -104,6 +104,15 @@ def test_importing_the_runtime_is_quick_and_brings_no_backend():
     assert [output[1:] for output in outputs] == [[]] * 3
 
 
+def test_reading_a_bundle_brings_no_backend_of_engines():
+    code = (
+        "import sys, csd.runtime.session; "
+        "print(*(name for name in sys.modules if name.startswith('csd.runtime.backends.tensorrt')))"
+    )
+    done = run_python(code)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
 def test_importing_plugins_brings_numpy_alone():
     names = sorted(path.stem for path in (ROOT / "plugins").glob("*.py") if path.stem != "__init__")
     code = (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..runtime.command.files import check_outputs
-from ..runtime.errors import OptionError
+from ..runtime.command.files import check_outputs, check_outside
 
 
 def result_files(
@@ -24,11 +22,7 @@ def result_files(
         OptionError: the folder lies in one that is read, or a file is one that is read.
         OSError: the folder cannot be made, or a file cannot be written.
     """
-    place = Path(os.path.realpath(folder))
-    for name, source in (inside or {}).items():
-        root = Path(os.path.realpath(source))
-        if root.is_dir() and (place == root or root in place.parents):
-            raise OptionError(f"--out {folder} belongs to {name} {source}: give another folder")
+    check_outside("--out", folder, inside or {})
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in names]
     check_outputs({f"the result {path.name} at": path for path in files}, inside)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import Manifest, needed_graphs
+from ..bundle.manifest_checks import ENGINE_BACKENDS
+from ..command.text import shown
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from .base import (
@@ -26,14 +28,13 @@ from .base import (
     HeadRounds,
     Timed,
 )
-from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist, needed_graphs
+from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist
 from .onnx_library import check_cuda_provider
 from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
 _AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime")
-_ENGINES = ("tensorrt", "tensorrt_rtx")
 
 MAX_THREADS = 256
 
@@ -86,7 +87,7 @@ class BackendOptions:
         if self.memory_limit is not None:
             limit = whole_number("memory-limit", self.memory_limit)
             if limit < 1:
-                raise OptionError(f"memory-limit is {limit}: give MB, 1 or more")
+                raise OptionError(f"memory-limit is {shown(limit)}: give MB, 1 or more")
             object.__setattr__(self, "memory_limit", limit)
 
 
@@ -116,7 +117,7 @@ def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) ->
             errors[name] = error
     # Who has built engines wants to know why they do not run.
     built = {engine.backend for engine in manifest.engines}
-    raise next((errors[name] for name in _ENGINES if name in built), errors["onnxruntime"])
+    raise next((errors[name] for name in ENGINE_BACKENDS if name in built), errors["onnxruntime"])
 
 
 def obstacles(folder: Path, manifest: Manifest, options: BackendOptions) -> dict[str, str | None]:
@@ -132,7 +133,7 @@ def obstacles(folder: Path, manifest: Manifest, options: BackendOptions) -> dict
 
 
 def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
-    if name in _ENGINES:
+    if name in ENGINE_BACKENDS:
         return _create_engine_backend(name, folder, manifest, options)
     for given, flag in ((options.precision not in (None, "fp32"), f"precision {options.precision}"),
                         (options.memory_limit is not None, "memory-limit")):  # fmt: skip

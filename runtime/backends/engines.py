@@ -65,13 +65,6 @@ def _for_device(backend: str, compute_capability: str | None) -> str:
     return f" --sm {compute_capability.replace('.', '')}"
 
 
-def needed_graphs(manifest: Manifest) -> tuple[str, ...]:
-    """Graphs that a session loads: three of each model, and the decoder where there is one."""
-    names = ("backbone", "head_modulation", "head_step")
-    graphs = [f"{role}.{name}" for role in manifest.models for name in names]
-    return (*graphs, "decoder") if "decoder" in manifest.graphs else tuple(graphs)
-
-
 def graph_spec(manifest: Manifest, graph: str, precision: str) -> GraphSpec:
     """The graph that an engine of that precision was built from."""
     variants = manifest.variants.get(precision, {})

@@ -7,11 +7,9 @@ import posixpath
 from collections.abc import Iterator
 
 from ...plugins.build import MANIFEST as KERNELS_MANIFEST
-from ..backends.tensorrt.plugins import LIBRARY
-from ..backends.tensorrt.rounds import FOLDER as KERNELS
 from ..command.text import plain, shown
 from ..errors import BundleError
-from .folder import BundleFolder
+from .folder import KERNELS_FOLDER, PLUGIN_LIBRARY, BundleFolder
 from .manifest import MANIFEST_FILE, GraphSpec, Manifest, TensorSpec
 from .manifest_checks import MOST_BYTES
 from .onnx_file import Dimension, OnnxFile, read_onnx
@@ -51,8 +49,8 @@ def _unnamed(folder: BundleFolder) -> Iterator[str]:
 
     These are the library of plugins and the kernels, which are built where the bundle runs.
     """
-    listing = f"{KERNELS}/{KERNELS_MANIFEST}"
-    yield from (LIBRARY, listing)
+    listing = f"{KERNELS_FOLDER}/{KERNELS_MANIFEST}"
+    yield from (PLUGIN_LIBRARY, listing)
     built = folder.file(listing)
     if built is None:
         return
@@ -63,11 +61,11 @@ def _unnamed(folder: BundleFolder) -> Iterator[str]:
         return  # what launches kernels says what is wrong with them
     for file in files:
         try:
-            yield f"{KERNELS}/{relative_name(file, f'{listing}: file')}"
+            yield f"{KERNELS_FOLDER}/{relative_name(file, f'{listing}: file')}"
         except FieldError as error:
             raise BundleError(
-                f"bundle {folder.path}: {plain(str(error))}: remove its folder {KERNELS} and "
-                "build them again"
+                f"bundle {folder.path}: {plain(str(error))}: remove its folder "
+                f"{KERNELS_FOLDER} and build them again"
             ) from error
 
 

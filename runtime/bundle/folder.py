@@ -20,6 +20,11 @@ from pathlib import Path
 from ..command.text import plain
 from ..errors import BundleError
 
+# What no manifest names, because it is made where the bundle runs: the library of TensorRT's
+# plugins, and the folder of the head's kernels.
+PLUGIN_LIBRARY = "libcsd_plugins.so"
+KERNELS_FOLDER = "kernels"
+
 
 @dataclass(frozen=True)
 class BundleFolder:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from ..config import MARConfig
 
+# Those of a model that decoding runs.
+MODEL_GRAPHS = ("backbone", "head_modulation", "head_step")
 INTEGERS = frozenset({"visible", "query", "label", "step", "token", "timestep"})
 TYPED = frozenset({"mods"})
 # Names of the variants' element types.

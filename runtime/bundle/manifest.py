@@ -35,6 +35,7 @@ from ..config import MARConfig
 from ..errors import BundleError, ConfigError
 from ..head.draft import ROW_COST
 from . import manifest_checks as checks
+from .graph_tensors import MODEL_GRAPHS
 from .schema import parse_json
 
 SCHEMA_VERSION = 2
@@ -246,6 +247,12 @@ def _graphs(values: dict[str, Any]) -> dict[str, GraphSpec]:
         )
         for name, graph in values.items()
     }
+
+
+def needed_graphs(manifest: Manifest) -> tuple[str, ...]:
+    """Graphs that a session loads: three of each model, and the decoder where there is one."""
+    graphs = [f"{role}.{name}" for role in manifest.models for name in MODEL_GRAPHS]
+    return (*graphs, "decoder") if "decoder" in manifest.graphs else tuple(graphs)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,7 +1,7 @@
 """What `manifest.json` may hold: a table of its fields, and how they must fit each other.
 
 The checks know nothing of files: that those are there, and inside the bundle, `folder.py`
-finds, and that graphs are what the manifest says of them, `bundle.py`.
+finds, and that graphs are what the manifest says of them, `checks.py`.
 """
 
 from __future__ import annotations

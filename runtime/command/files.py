@@ -31,6 +31,7 @@ from .partial import Partial, partial_directory, partial_file, remove_abandoned
 __all__ = [
     "STDOUT",
     "check_outputs",
+    "check_outside",
     "check_writable",
     "is_stdout",
     "output_path",
@@ -132,6 +133,24 @@ def check_outputs(
                 )
     for place in places.values():
         check_writable(place.given)
+
+
+def check_outside(option: str, folder: Path, inside: Mapping[str, Path]) -> None:
+    """Check that a folder of outputs is not one that is read, nor lies in one, by any name.
+
+    Args:
+        option: that names the folder.
+        folder: which need not be there.
+        inside: folders and files that are read, by what to call them, as `{"the bundle": folder}`.
+
+    Raises:
+        OptionError: it is, or does.
+    """
+    place = Path(os.path.realpath(folder))
+    for name, source in inside.items():
+        root = Path(os.path.realpath(source))
+        if root.is_dir() and (place == root or root in place.parents):
+            raise OptionError(f"{option} {folder} belongs to {name} {source}: give another folder")
 
 
 def output_path(text: str) -> Path:

@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import CsdError
+from .memory import speaks_of_memory
 
 EXIT_UNFORESEEN = 1
 EXIT_ERROR = 2
@@ -40,10 +41,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_SIGNAL_SECONDS = 1.0
 # After that a signal is sent again: by then the finaliser that lost it is over.
 _AGAIN_SECONDS = 0.01
-_NO_MEMORY = (
-    "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation",
-    "out of memory", "unable to allocate",
-)  # fmt: skip
 # C0, C1, what joins or turns text around, and halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
                           "\ud800-\udfff]")  # fmt: skip
@@ -161,7 +158,7 @@ def _told(prog: str, error: Exception, lower: str) -> int:
     if isinstance(error, BrokenPipeError):
         return EXIT_CLOSED_PIPE
     text = _text_of(error)
-    if isinstance(error, MemoryError) or any(part in text.lower() for part in _NO_MEMORY):
+    if isinstance(error, MemoryError) or speaks_of_memory(text):
         cause = f" ({text})" if text else ""
         return _tell(prog, f"out of memory{cause}: lower {lower}", EXIT_ERROR)
     if isinstance(error, OSError):

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 
 from ..errors import BackendError
 
-# How the loader, ONNX Runtime's allocator and its threads say it.
+# How the system, the loader, NumPy, PyTorch, ONNX Runtime's allocator and its threads say it.
 _SAID = (
     "cannot allocate memory",
+    "can't allocate memory",
+    "unable to allocate",
     "bad_alloc",
+    "bad allocation",
     "failed to allocate memory",
     "failed to map segment",
     "bfc_arena",
@@ -24,8 +27,13 @@ _REFUSED = re.compile(r"requested buffer of size (\d+)")
 
 def is_memory_error(error: BaseException) -> bool:
     """Whether a failure is a lack of memory."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in _SAID)
+    return isinstance(error, MemoryError) or speaks_of_memory(str(error))
+
+
+def speaks_of_memory(text: str) -> bool:
+    """Whether what an error says is a lack of memory."""
+    said = text.lower()
+    return any(words in said for words in _SAID)
 
 
 def out_of_memory(

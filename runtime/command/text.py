@@ -14,8 +14,10 @@ def shown(value: Any, most: int = MOST_SHOWN) -> str:
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of more digits than Python prints; deep lists
+    except Exception:  # a number of more digits than Python prints; deep lists; a stranger's class
         text = f"<{type(value).__name__}>"
+    if not text.isprintable():  # an array of several lines
+        return plain(text, most)
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

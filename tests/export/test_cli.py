@@ -17,7 +17,7 @@ import torch
 from csd.export.arguments import build_parser
 from csd.export.cli import main
 from csd.runtime import Bundle
-from csd.runtime.bundle.bundle.manifest import file_sha256
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.errors import ExportError
 
 from .. import nasty

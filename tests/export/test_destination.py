@@ -14,7 +14,7 @@ import pytest
 
 from csd.export.destination import check_destination, new_bundle
 from csd.runtime import Bundle
-from csd.runtime.bundle.bundle.manifest import EngineSpec, Manifest
+from csd.runtime.bundle.manifest import EngineSpec, Manifest
 from csd.runtime.errors import ExportError
 
 from ..helpers import leftovers, run_python, tiny_config

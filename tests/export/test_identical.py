@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from csd.runtime import Bundle
-from csd.runtime.bundle.bundle.manifest import file_sha256
+from csd.runtime.bundle.manifest import file_sha256
 
 from ..helpers import DATA, ROOT, run_python
 

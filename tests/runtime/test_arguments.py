@@ -19,6 +19,8 @@ from csd.runtime.schedule import (
     respaced_timesteps,
 )
 
+from ..helpers import tiny_config
+
 WHOLE = ("gamma", "num_iter", "head_steps")
 REAL = ("cfg", "temperature", "inner_temperature", "prefill", "head_tolerance")
 WORDS = ("mode", "cfg_schedule", "verify", "acceptance", "head")
@@ -194,3 +196,35 @@ def test_windows(value):
         refused(lambda: ParallelSampler(SCHEDULE, window=value), "window")
     assert SpeculativeSampler(SCHEDULE, np.int32(4)).largest_window == 4
     assert SpeculativeSampler(SCHEDULE, [1, 2, 3, 4, 5]).largest_window == 5
+
+
+# Python prints no number of so many digits.
+HUGE = 10**5000
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("seed", lambda: SeededNoise(HUGE)),
+        ("seed", lambda: SeededNoise(-HUGE)),
+        ("gamma", lambda: GenerateOptions(gamma=-HUGE)),
+        ("gamma", lambda: GenerateOptions(gamma=[HUGE])),
+        ("mode", lambda: GenerateOptions(mode=HUGE)),
+        ("head-steps", lambda: GenerateOptions(head_steps=HUGE)),
+        ("head-steps", lambda: GenerateOptions(head_steps=(HUGE, 1, 1))),
+        ("num-iter", lambda: GenerateOptions(num_iter=HUGE).resolved(tiny_config("target"), 8)),
+        ("num-iter", lambda: ARSchedule(16, HUGE)),
+        ("threads", lambda: BackendOptions(threads=HUGE)),
+        ("memory-limit", lambda: BackendOptions(memory_limit=-HUGE)),
+        ("cfg", lambda: GenerateOptions(cfg=np.ones((9, 9)))),
+    ],
+)
+def test_what_python_does_not_print_is_refused_in_one_line_all_the_same(name, make):
+    refused(make, name)
+
+
+def test_a_huge_label_or_gamma_is_refused(tiny_session):
+    with pytest.raises(OptionError, match="is out of range: give 0 to"):
+        tiny_session.generate([HUGE])
+    with pytest.raises(OptionError, match=r"this bundle takes 1 to [0-9]+$"):
+        tiny_session.generate([0], GenerateOptions(mode="csd", gamma=HUGE))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from csd.plugins import host
 from csd.runtime import Bundle, GenerateOptions
-from csd.runtime.bundle.bundle.manifest import file_sha256
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.cli import build_parser, main
 from csd.runtime.session import GenerateResult
 from csd.runtime.stats import PARTS, Stats
@@ -376,6 +376,16 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_any_work(out, capsys
         message = failure(main, argv, capsys)
         assert "nowhere" not in message
         assert leftovers(out) == ["file"]
+
+
+def test_a_folder_of_images_is_none_of_the_bundle(make_bundle, out, capsys):
+    bundle = make_bundle()
+    before = leftovers(bundle)
+    (out / "link").symlink_to(bundle)
+    for place in (bundle, bundle / "each", out / "link" / "each", bundle / ".." / bundle.name):
+        message = failure(main, [bundle, "--labels", "1", "--out-dir", place], capsys)
+        assert message == f"--out-dir {place} belongs to the bundle {bundle}: give another folder"
+    assert leftovers(bundle) == before
 
 
 def test_a_pillow_that_cannot_be_loaded_is_one_line_before_any_work(

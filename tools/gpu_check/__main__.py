@@ -28,6 +28,7 @@ from ...export.cli import main as export
 from ...runtime.backends import BackendOptions, obstacles
 from ...runtime.backends.engines import PRECISIONS
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS
 from ...runtime.command.files import write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.device import find_device
@@ -46,7 +47,6 @@ from .part import Outcome, Skipped, device_or_skip
 PARTS = ("machine", "kernels", "tests", "engines", "parity", "bench")
 # Calls are recorded as CUDA graphs the second time they are made.
 WARM_UPS = 3
-ENGINE_LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
 def build_parser() -> Parser:
@@ -155,7 +155,7 @@ def _graph_files(bundle: Bundle) -> dict[str, str]:
 
 def _engines(bundle: Bundle, out: Path, precision: str | None) -> Outcome:
     device_or_skip()
-    here = [name for name in ENGINE_LIBRARIES if importlib.util.find_spec(name) is not None]
+    here = [name for name in ENGINE_BACKENDS if importlib.util.find_spec(name) is not None]
     if not here:
         raise Skipped("neither library is installed: pip install tensorrt-rtx or tensorrt")
     copy = _own_copy(bundle, out)

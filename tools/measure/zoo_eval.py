@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...models.zoo import zoo_entry
+from ...runtime.bundle.manifest_checks import ROLES
 from ...runtime.command.files import output_path
 from ...runtime.command.parser import Parser, parse_list
 from ...runtime.errors import OptionError
@@ -23,7 +24,6 @@ from ..quality import ImageClassifier, as_shown, balanced_labels
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 ZOO = "fashion-mnist"
-ROLES = ("target", "draft")
 SAMPLES_PER_CLASS = 8
 
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from ....plugins import operators
+from ...bundle.folder import PLUGIN_LIBRARY
 from ...errors import BackendError
 from .binding import Binding
 
-LIBRARY = "libcsd_plugins.so"
 VARIABLE = "CSD_PLUGIN_LIBRARY"
 NAMESPACE, VERSION = operators.DOMAIN, str(operators.VERSION)
 
@@ -24,7 +24,7 @@ def find_library(folder: Path) -> Path | None:
         if not Path(named).is_file():
             raise BackendError(f"{VARIABLE} names {named}, which is not there: correct or unset it")
         return Path(named)
-    places = (folder / LIBRARY, folder.resolve().parent / LIBRARY)
+    places = (folder / PLUGIN_LIBRARY, folder.resolve().parent / PLUGIN_LIBRARY)
     return next((path for path in places if path.is_file()), None)
 
 
@@ -44,6 +44,6 @@ def missing(graph: str, folder: Path, architecture: str) -> BackendError:
     return BackendError(
         f"the engine of {graph} needs the plugin {operators.OPERATOR_OF[graph]} of the namespace "
         f"{NAMESPACE}, which is not registered: cmake -S plugins/tensorrt -B build "
-        f"-DCMAKE_CUDA_ARCHITECTURES={number} && cmake --build build, then put {LIBRARY} into "
-        f"{folder} or name it in {VARIABLE}"
+        f"-DCMAKE_CUDA_ARCHITECTURES={number} && cmake --build build, then put {PLUGIN_LIBRARY} "
+        f"into {folder} or name it in {VARIABLE}"
     )

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ....plugins import build, launch, rounds
+from ...bundle.folder import KERNELS_FOLDER
 from ...errors import BackendError, NumericsError
 from ..shapes import bucket
 from .execution import Device, Work
 from .graph import EngineGraph
 from .memory import ALIGNMENT, KeptTensor, Staging
 
-FOLDER = "kernels"
 VARIABLE = "CSD_KERNELS"
 # Tensors of `head_step` that the kernels write and read.
 _DTYPES = {"x": "float32", "step": "int64", "token": "int64", "eps": "float32", "v": "float32"}
@@ -46,10 +46,10 @@ def load_kernels(folder: Path) -> tuple[launch.LoadedKernels | None, str]:
             return _load(Path(named)), ""
         except launch.LaunchError as error:
             raise BackendError(f"{error}, or unset {VARIABLE}") from error
-    if not (folder / FOLDER).is_dir():
+    if not (folder / KERNELS_FOLDER).is_dir():
         return None, "no kernels in the bundle"
     try:
-        return _load(folder / FOLDER), ""
+        return _load(folder / KERNELS_FOLDER), ""
     except launch.LaunchError as error:
         return None, str(error)
 

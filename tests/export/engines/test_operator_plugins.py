@@ -10,15 +10,17 @@ import pytest
 from csd.export.cli import main
 from csd.export.engines import builder as tensorrt_builder
 from csd.export.engines import condition
+from csd.plugins.operators import OPERATOR_OF
 from csd.runtime import Bundle
-from csd.runtime.backends.tensorrt.plugins import LIBRARY, OPERATORS, VARIABLE
+from csd.runtime.backends.tensorrt.plugins import VARIABLE
+from csd.runtime.bundle.folder import PLUGIN_LIBRARY
 from csd.runtime.device import DeviceInfo, current_platform
 
 from ...helpers import failure
 from ...vendor.tensorrt.builder import FakeLibrary
 
 ORIN = DeviceInfo("Orin", "8.7", current_platform(), "12.6", 8 << 30)
-CREATORS = sorted(OPERATORS.values())
+CREATORS = sorted(OPERATOR_OF.values())
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def tensorrt(monkeypatch):
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
-    path = tmp_path / "built" / LIBRARY
+    path = tmp_path / "built" / PLUGIN_LIBRARY
     path.parent.mkdir()
     path.write_text(json.dumps(CREATORS))
     monkeypatch.setenv(VARIABLE, str(path))
@@ -71,7 +73,7 @@ def test_a_library_in_the_bundle_or_beside_it_is_taken(
 ):
     monkeypatch.delenv(VARIABLE)
     folder = gpu_copy if place == "in" else gpu_copy.parent
-    there = plugins.rename(folder / LIBRARY)
+    there = plugins.rename(folder / PLUGIN_LIBRARY)
     library = tensorrt()
     assert main(argv_of(gpu_copy)) == 0
     assert library.registry.libraries == [str(there)]
@@ -105,9 +107,9 @@ def test_another_library_builds_the_operators_again(
     assert changed() == set()
     assert changed() == set()
     plugins.write_text(json.dumps([*CREATORS, "CsdAnother"]))
-    assert changed() == set(OPERATORS)
+    assert changed() == set(OPERATOR_OF)
     monkeypatch.delenv(VARIABLE)
-    assert changed() == set(OPERATORS)
+    assert changed() == set(OPERATOR_OF)
 
 
 def test_plugins_that_cannot_be_taken_are_one_line(

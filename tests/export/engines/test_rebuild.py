@@ -18,7 +18,7 @@ from csd.export.engines import update as engines
 from csd.export.engines.fingerprint import PARTS, fingerprint, first_difference, short_name
 from csd.export.engines.update import key_of
 from csd.runtime import Bundle
-from csd.runtime.bundle.bundle.manifest import (
+from csd.runtime.bundle.manifest import (
     SCHEMA_VERSION,
     GraphSpec,
     Manifest,

@@ -18,7 +18,7 @@ from csd.export.onnx.to_onnx import export_onnx
 from csd.export.profiles import Limits, default_profiles
 from csd.models import MAR
 from csd.runtime import Bundle, MARConfig
-from csd.runtime.bundle.bundle.manifest import GraphSpec, TensorSpec
+from csd.runtime.bundle.manifest import GraphSpec, TensorSpec
 from csd.runtime.config import PRESETS
 from csd.runtime.errors import ExportError
 

@@ -14,7 +14,7 @@ from csd.export.onnx.precision import FLOAT32_LAYERS, typed_model, write_variant
 from csd.runtime import Bundle
 from csd.runtime.backends import OnnxLoader
 from csd.runtime.backends.onnx_library import load_onnxruntime
-from csd.runtime.bundle.bundle.manifest import Manifest
+from csd.runtime.bundle.manifest import Manifest
 
 from ...helpers import assert_parity, failure
 

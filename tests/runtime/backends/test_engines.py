@@ -11,10 +11,15 @@ from csd.runtime.backends.engines import (
     Machine,
     choose_engines,
     graph_spec,
-    needed_graphs,
     renewal_command,
 )
-from csd.runtime.bundle.bundle.manifest import EngineSpec, GraphSpec, Manifest, TensorSpec
+from csd.runtime.bundle.manifest import (
+    EngineSpec,
+    GraphSpec,
+    Manifest,
+    TensorSpec,
+    needed_graphs,
+)
 from csd.runtime.device import DeviceInfo, current_platform, find_device
 
 from ...helpers import tiny_config

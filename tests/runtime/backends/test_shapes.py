@@ -6,7 +6,7 @@ from csd.runtime import BackendError
 from csd.runtime.backends import GraphDemand
 from csd.runtime.backends.shapes import Limits, bucket, call_dims, check_calls, leading_dim
 from csd.runtime.backends.tensorrt.plan import clipped, fit
-from csd.runtime.bundle.bundle.manifest import GraphSpec, TensorSpec
+from csd.runtime.bundle.manifest import GraphSpec, TensorSpec
 
 
 def graph(inputs, outputs):

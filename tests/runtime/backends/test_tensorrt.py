@@ -1,4 +1,4 @@
-"""The TensorRT backends on stand-ins for the vendor's packages (`fake_tensorrt`, `fake_cuda`)."""
+"""The TensorRT backends on stand-ins for the vendor's packages (`tests/vendor`)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from csd.runtime import BackendError, Bundle, BundleError, CsdError, OptionError
-from csd.runtime.bundle.bundle.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
+from csd.runtime.bundle.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
 
 from ...helpers import NUM_ITER, forge_hashes, no_draft, tiny_config
 

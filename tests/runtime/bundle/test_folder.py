@@ -13,7 +13,8 @@ import pytest
 from csd.export.cli import main as export
 from csd.runtime import Bundle, BundleError, GenerateOptions
 from csd.runtime.backends.external_data import linked_weights
-from csd.runtime.bundle.bundle.onnx_file import read_onnx
+from csd.runtime.backends.onnx_library import load_onnxruntime
+from csd.runtime.bundle.onnx_file import read_onnx
 
 from ...helpers import edit_manifest, failure, forge_hashes
 
@@ -117,7 +118,7 @@ def test_a_link_that_leaves_the_bundle_is_refused_before_anything_is_read(
             (bundle / name).mkdir()
         else:
             (bundle / name).symlink_to("/dev/zero" if kind == "device" else name)
-    monkeypatch.setattr("csd.runtime.bundle.bundle.file_sha256", _never)
+    monkeypatch.setattr("csd.runtime.bundle.file_sha256", _never)
     monkeypatch.setattr("csd.runtime.bundle.checks.read_onnx", _never)
     message = {"file": "leaves the bundle", "device": "leaves the bundle", "loop": "cannot look at"}
     with pytest.raises(BundleError, match=message.get(kind, "is not a regular file")):
@@ -205,16 +206,14 @@ def test_a_hubs_cache_is_recognised_and_runs(make_bundle, tmp_path):
     snapshot = hub_cache(bundle, tmp_path / "models--me--csd")
     np.testing.assert_array_equal(latents(snapshot), latents(bundle))
 
-    import onnxruntime
-
     path = snapshot / "target_head_step.onnx"
-    weights = linked_weights(onnxruntime, path)
+    weights = linked_weights(load_onnxruntime(), path)
     model = onnx.load(bundle / path.name)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     assert len(weights) > 5
     for name, value in weights.items():
         np.testing.assert_array_equal(value.numpy(), onnx.numpy_helper.to_array(tensors[name]))
-    assert not linked_weights(onnxruntime, bundle / path.name)
+    assert not linked_weights(load_onnxruntime(), bundle / path.name)
 
 
 def test_a_bundle_in_a_folder_of_a_hubs_repository_is_recognised(make_bundle, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from csd.runtime import Bundle, BundleError
-from csd.runtime.bundle.bundle.manifest import Manifest, ParityResult
+from csd.runtime.bundle.manifest import Manifest, ParityResult
 from csd.runtime.command.text import plain, shown
 
 from ...helpers import edit_manifest, forge_hashes, tiny_config

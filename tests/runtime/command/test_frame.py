@@ -45,6 +45,7 @@ def reports(tmp_path, monkeypatch) -> Path:
         (MemoryError("Unable to allocate 8 TiB"), "out of memory (Unable to allocate 8 TiB): lower "
          "--size", 2),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (Default", 2),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory ([Errno 12] Cannot", 2),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), "No such file x: check the path", 2),
         (KeyboardInterrupt(), "interrupted; nothing was left half-written", 130),
     ],
@@ -330,9 +331,10 @@ def test_the_entry_of_a_command_imports_nothing_heavy():
     assert run_python(code).stdout == "\n"
 
 
-def test_tables_in_pipes_are_not_cut(capsys):
+def test_tables_in_pipes_are_not_cut(capsys, monkeypatch):
     from rich.table import Table
 
+    monkeypatch.delenv("COLUMNS", raising=False)  # what runs the tests may set it
     table = Table("a" * 90, "b" * 90)
     make_console().print(table)
     shown = capsys.readouterr().out

@@ -15,7 +15,7 @@ import pytest
 
 from csd.plugins import reference
 from csd.runtime import Bundle, GenerateOptions
-from csd.runtime.bundle.bundle.manifest import file_sha256
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.decoding.chains import Chains
 from csd.runtime.decoding.loop import Decoder
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import onnx
 
-from csd.runtime.backends.engines import needed_graphs
 from csd.runtime.backends.shapes import shape_of
-from csd.runtime.bundle.bundle.manifest import file_sha256
+from csd.runtime.bundle.manifest import file_sha256, needed_graphs
 from csd.runtime.device import architecture, current_platform
 
 from ...helpers import edit_manifest
