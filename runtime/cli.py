@@ -251,10 +251,14 @@ def run(args: argparse.Namespace) -> int:
         writes.append((args.save_latents, lambda path: _save_latents(path, result)))
     if args.stats is not None:
         writes.append((args.stats, lambda path: write_json(path, result.to_dict())))
+    # The reader of a pipe may go away, which must cost no file; nor must one of many images that
+    # cannot be written cost the rest.
+    streams = [item for item in writes if is_stream(item[0])]
+    for path, write in (item for item in writes if item not in streams):
+        write(path)
     if has_images and args.out_dir is not None:
         result.save_each(args.out_dir, captions=args.captions)
-    # The reader of a pipe may go away, which must cost no file.
-    for path, write in sorted(writes, key=lambda item: is_stream(item[0])):
+    for path, write in streams:
         write(path)
     made = (out or args.out_dir) if has_images else args.save_latents
     print(one_line(_summary(result, made)), file=report_stream(*(path for path, _ in writes)))

@@ -101,7 +101,7 @@ def check_parity(
         graph: what was exported.
         loaded: what came of it.
         precision: `fp32`, or that of the variant; its own typed inputs are not part of its error.
-        emulated: the variant keeps its tensors in float32 (`variants.typed_model`).
+        emulated: the variant keeps its tensors in float32 (`precision.typed_model`).
     """
     worst = Difference()
     for index, sizes in enumerate(graph.trials):
