@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
 from .errors import OptionError
 from .files import is_stdout
-from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
+from .frame import EXIT_ERROR, one_line, run_framed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Report a bad command line and exit with code 2."""
-        message = one_line(message, MAX_MESSAGE // 2)
         line = one_line(f"{self.prog}: error: {message}: see {self.prog} --help")
         self.exit(EXIT_ERROR, line + "\n")
 

@@ -35,6 +35,8 @@ EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE
 REPORT_FOLDER = "CSD_REPORT_DIR"
 # Characters of a message. Its cause stands at the beginning, its remedy at the end.
 MAX_MESSAGE = 800
+# Of a word of a message that is long: most often it is a value that was given.
+MAX_WORD = 160
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A shell and a supervisor may both pass one Ctrl-C on; and tidying up must not be cut short.
 _ONE_SIGNAL_SECONDS = 1.0
@@ -47,6 +49,7 @@ _NO_MEMORY = (
 # C0, C1, what joins or turns text around, and halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
                           "\ud800-\udfff]")  # fmt: skip
+_LONG_WORD = re.compile(rf"\S{{{MAX_WORD + 1},}}")
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "free some space, or write to another disk",
@@ -124,15 +127,19 @@ def run_framed(
 def one_line(text: str, most: int = MAX_MESSAGE) -> str:
     """Make a message safe to print: one line of bounded length, without control characters.
 
-    What is one already stays as it is.
+    What is one already stays as it is. Of a message that is long, words are cut first.
     """
     text = _UNPRINTABLE.sub(
         lambda match: match[0].encode("unicode_escape").decode(), " ".join(text.split())
     )
-    if len(text) <= most:
-        return text
-    half = most // 2 - 3
-    return f"{text[:half].rstrip()} ... {text[-half:].lstrip()}"
+    if len(text) > most // 2:
+        text = _LONG_WORD.sub(lambda match: _cut(match[0], MAX_WORD, "..."), text)
+    return text if len(text) <= most else _cut(text, most, " ... ")
+
+
+def _cut(text: str, most: int, mark: str) -> str:
+    half = (most - len(mark)) // 2
+    return f"{text[:half].rstrip()}{mark}{text[-half:].lstrip()}"
 
 
 def os_error_text(error: OSError) -> str:

@@ -483,8 +483,11 @@ def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, librar
         (["--rebuild", "gone", "--backend", "tensorrt_rtx"], "no bundle at gone"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--zoo", "y"], "--zoo does not go with"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--max-batch", "3"], "--max-batch does"),
-        (["--rebuild", "x", "--backend", "onnxruntime"], "backend is 'onnxruntime': give tensorrt"),
-        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "8.6"], "sm is '8.6': give numbe"),
+        (["--rebuild", "x", "--backend", "onnxruntime"], "backend has 'onnxruntime': give some"),
+        (
+            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "8.6"],
+            "sm is '8.6': '8.6' is no number",
+        ),
         (
             ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "fp16", "--sm", "87"],
             "sm is 87: tensorrt_rtx",
@@ -492,7 +495,10 @@ def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, librar
         (["--zoo", "fashion-mnist", "--out", "x", "--sm", "86"], "--sm needs --backend"),
         (["--zoo", "fashion-mnist"], "give --out DIRECTORY for the bundle, or --rebuild BUNDLE"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--profile", "R=1"], "profile is 'R=1'"),
-        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int8"], "precision is 'i"),
+        (
+            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int8"],
+            "precision has 'i",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_one_line(argv, message, library, tmp_path, capsys):

@@ -1,0 +1,2 @@
+def cases(place, everything):
+    return iter(())
