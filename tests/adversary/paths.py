@@ -26,7 +26,8 @@ ENGINE = {
 BAD = (
     "../outside/{n}", "{}/{n}", "./{n}", "../copy/{n}", "a/../{n}", "..", ".", "/", "", " ",
     "..\\outside\\{n}", "C:\\{n}", "C:{n}", "\\\\host\\{n}", "//host/{n}", "a//{n}", "{n}/",
-    "~/{n}", "{n}\0", "{n}\n", "\x1b[31m{n}", "\u202e{n}", "file:///{n}", "../../../../../../etc/passwd",
+    "~/{n}", "{n}\0", "{n}\n",
+    "\x1b[31m{n}", "\u202e{n}", "file:///{n}", "../../../../../../etc/passwd",
     "/etc/passwd", "/dev/zero", "/proc/self/mem", "%2e%2e/{n}", "link/{n}", "x" * 300, "\ud800",
     "a/b/" * 200 + "{n}", "manifest.json", "{n}/../../outside/{n}",
 )  # fmt: skip
