@@ -296,6 +296,8 @@ def _own_streams() -> Generator[list[_Stream]]:
     streams: list[_Stream] = []
     before = sys.stdout, sys.stderr
     try:
+        if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stderr = _nowhere()
         sys.stdout = _own_stream(sys.stdout, sys.__stdout__, streams)
         sys.stderr = _own_stream(sys.stderr, sys.__stderr__, streams)
         yield streams
@@ -305,6 +307,20 @@ def _own_streams() -> Generator[list[_Stream]]:
                 with suppress(OSError, ValueError):
                     stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def _nowhere() -> io.TextIOWrapper:
+    """Return what takes the place of a stderr that is closed: libraries write to it unasked.
+
+    Its descriptor is taken too where it is free, or the next file that is opened would have it, and
+    get what libraries print.
+    """
+    stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        os.fstat(2)
+    except OSError:
+        os.dup2(stream.fileno(), 2)
+    return stream
 
 
 def _own_stream(stream: Any, original: Any, streams: list[_Stream]) -> Any:

@@ -8,10 +8,12 @@ import os
 import pathlib
 import signal
 import sys
+from contextlib import suppress
 
 import pytest
 
 from csd.export.cli import main
+from csd.export.destination import new_bundle
 from csd.export.engines import builder as tensorrt_builder
 from csd.export.engines import condition
 from csd.export.engines import update as engines
@@ -20,6 +22,7 @@ from csd.export.engines.update import key_of
 from csd.runtime import Bundle
 from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.errors import ExportError
+from csd.runtime.files import only_writer
 from csd.runtime.manifest import (
     SCHEMA_VERSION,
     GraphSpec,
@@ -563,6 +566,7 @@ KILLED = """
 import os, signal, sys
 from csd.export import engines
 from csd.export.cli import main
+from csd.export.destination import new_bundle
 from tests.vendor.tensorrt.builder import FakeLibrary
 
 library = sys.modules["tensorrt_rtx"] = FakeLibrary("tensorrt_rtx", "1.8")
@@ -605,3 +609,25 @@ def test_an_engine_spec_survives_json(rebuild, gpu_copy):
     engine = manifest.engines[0]
     assert Manifest.from_json(manifest.to_json()).engines[0] == engine
     assert manifest.file_hashes[engine.file] == engine.sha256
+
+
+def test_a_bundle_has_one_writer_at_a_time(gpu_copy, library, capsys):
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    before = {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()}
+    with only_writer(gpu_copy) as alone:
+        assert alone
+        message = failure(main, argv, capsys)
+        assert message.startswith(f"another csd-export writes to {gpu_copy}: wait for it")
+        export = ["--zoo", "fashion-mnist", "--force", "--out", gpu_copy]
+        assert f"another csd-export writes to {gpu_copy}" in failure(main, export, capsys)
+        assert not library.builds
+    assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+    assert main([str(part) for part in argv]) == 0
+
+
+def test_a_bundle_that_is_replaced_takes_no_engines(gpu_copy, library, capsys):
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    with suppress(ZeroDivisionError), new_bundle(gpu_copy, force=True, report=print):
+        assert "another csd-export writes to" in failure(main, argv, capsys)
+        raise ZeroDivisionError
+    assert not library.builds
