@@ -52,6 +52,7 @@ def check_destination(out: Path, force: bool) -> None:
         ExportError: something is there that may not be replaced, or another export writes there.
     """
     place = _place(out)
+    _check_parent(out, place)
     _check_alone(out, place)
     with _alone(out, place):
         _check_content(out, place, force)
@@ -66,6 +67,15 @@ def _place(out: Path) -> Path:
             f"--out {place}"
         )
     return place
+
+
+def _check_parent(out: Path, place: Path) -> None:
+    """Check that the folder can be made, or replaced, as far as that can be said before."""
+    parent = next(folder for folder in place.parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise ExportError(f"{out} cannot be made, as {parent} is a file: give another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ExportError(f"{out} cannot be made, as {parent} is not writable: give another --out")
 
 
 def _check_content(out: Path, place: Path, force: bool) -> None:

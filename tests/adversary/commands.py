@@ -17,8 +17,8 @@ from ..helpers import DATA
 from .answers import AT_WORK, Answer, Case, Main, ask, own_folder, tree
 from .place import FAST, Place, no_work
 
-# Values tried of each option in a quick run, of all that there are.
-QUICK_VALUES = 2
+# Values of each option, and wrong files, that a quick run tries, of all that there are.
+QUICK_VALUES, QUICK_FILES = 1, 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Command:
 
 
 FAST_BENCH = ("--modes=target", "--repeats=1", "--warm-ups=0", "--fewer-steps=0", "--num-iter=2",
-              "--head-steps=2", "--threads=1", "--head=sequential")[:-1]  # fmt: skip
+              "--head-steps=2", "--threads=1")  # fmt: skip
 COMMANDS = {
     "csd-generate": Command.of("csd.runtime.cli", "{}", "--labels=1", "--quiet", *FAST),
     "csd-export": Command.of("csd.export.cli", "--out=bundle", parser="csd.export.arguments"),
@@ -156,7 +156,7 @@ WRONG_FILES = {
 def cases(place: Place, everything: bool) -> Iterator[Case]:
     """All bad command lines."""
     yield from _whole(place)
-    yield from _wrong_files(place)
+    yield from _wrong_files(place, everything)
     yield from _options(place, everything)
 
 
@@ -175,9 +175,13 @@ def _filled(part: str, words: dict[str, str]) -> str:
     return part
 
 
-def _wrong_files(place: Place) -> Iterator[Case]:
+def _wrong_files(place: Place, everything: bool) -> Iterator[Case]:
+    turn = itertools.cycle(WRONG_FILES.items())
     for name, options in READ.items():
-        for option, (kind, content) in itertools.product(options, WRONG_FILES.items()):
+        for option, _ in itertools.product(
+            options, range(len(WRONG_FILES) if everything else QUICK_FILES)
+        ):
+            kind, content = next(turn)
             argv = COMMANDS[name].ready(place)
             file = place.folder / "wrong"
             if option is None:

@@ -49,7 +49,7 @@ def cases(place: Place, everything: bool) -> Iterator[Case]:
     for number in CODES:
         name = number.name
         for moment, when in moments.items():
-            if everything or moment != "at ONNX Runtime's import":
+            if everything or moment == "at work" or number in (signal.SIGINT, signal.SIGHUP):
                 yield Case(f"csd-generate, {name} {moment}",
                            _killed(place, "csd.runtime.entry", generate, number, when))  # fmt: skip
             if everything:
@@ -57,7 +57,7 @@ def cases(place: Place, everything: bool) -> Iterator[Case]:
                            _killed(place, "csd.tools.entry", bench, number, when))  # fmt: skip
         for tool, (module, argv, whens) in tools.items():
             for moment, when in whens.items():
-                if everything or number in (signal.SIGTERM, signal.SIGKILL):
+                if everything or number == signal.SIGKILL:
                     yield Case(f"{tool}, {name} {moment}",
                                _killed(place, module, argv, number, when))  # fmt: skip
     if everything:

@@ -121,6 +121,21 @@ def test_a_link_to_a_bundle_stays_and_its_target_is_replaced(place, tmp_path):
     assert leftovers(place.parent) == ["bundle"]
 
 
+def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file/bundle", "file/deep/er"):
+        with pytest.raises(ExportError, match=r"file is a file: give another --out"):
+            check_destination(tmp_path / place, force=True)
+    assert leftovers(tmp_path) == ["file"]
+
+
+def test_a_place_that_is_not_writable_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    with pytest.raises(ExportError, match=r"is not writable: give another --out"):
+        check_destination(tmp_path / "deep" / "bundle", force=False)
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize("target", ["gone", "link"])
 def test_a_link_to_nothing_is_refused_before_any_work(tmp_path, target):
     (tmp_path / "link").symlink_to(target)
