@@ -152,7 +152,8 @@ def _configs(role: str, everything: bool) -> Iterator[tuple[str, bytes]]:
     yield from {
         "empty": b"", "text": b"mar_base", "a list": b"[]", "a number": b"3", "null": b"null",
         "cut": json.dumps(values).encode()[:-2], "deep": b"[" * 100_000, "deep objects":
-        b'{"a":' * 100_000, "not UTF-8": b'{"img_size": "\xff"}', "null bytes": bytes(100), "a number of many digits": b'{"img_size": ' + b"9" * 9000 + b"}",
+        b'{"a":' * 100_000, "not UTF-8": b'{"img_size": "\xff"}', "null bytes": bytes(100),
+        "a number of many digits": b'{"img_size": ' + b"9" * 9000 + b"}",
         "an unknown key": json.dumps({**values, "depth": 3}).encode(),
         "a key that colours": json.dumps({**values, "\x1b[31m": 3}).encode(),
         "a long key": json.dumps({**values, "x" * 9999: 3}).encode(),
