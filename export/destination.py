@@ -71,7 +71,7 @@ def _place(out: Path) -> Path:
 
 def _check_parent(out: Path, place: Path) -> None:
     """Check that the folder can be made, or replaced, as far as that can be said before."""
-    parent = next(folder for folder in place.parents if os.path.lexists(folder))
+    parent = next((folder for folder in place.parents if os.path.lexists(folder)), place)
     if not parent.is_dir():
         raise ExportError(f"{out} cannot be made, as {parent} is a file: give another --out")
     if not os.access(parent, os.W_OK | os.X_OK):

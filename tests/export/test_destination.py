@@ -129,6 +129,11 @@ def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     assert leftovers(tmp_path) == ["file"]
 
 
+def test_the_root_of_all_folders_is_refused():
+    with pytest.raises(ExportError, match="is a file system of its own|holds other files"):
+        check_destination(Path("/"), force=True)
+
+
 def test_a_place_that_is_not_writable_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_, **__: False)
     with pytest.raises(ExportError, match=r"is not writable: give another --out"):
