@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..runtime.backends.engines import PRECISIONS
 from ..runtime.command.files import STDOUT, output_path
-from ..runtime.command.parser import Parser
+from ..runtime.command.parser import Parser, parse_list
+from ..runtime.command.text import shown
 from ..runtime.config import PRESETS
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
@@ -141,13 +142,14 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
     """Read the options about precisions and engines.
 
     Raises:
-        ExportError: a value is not known, or options do not go together.
+        OptionError: a list is empty, or a value of it is not known.
+        ExportError: options do not go together.
     """
     backends = _names("backend", args.backend, BACKENDS)
     precisions = _names("precision", args.precision, PRECISIONS)
-    if args.sm and not backends:
+    if args.sm is not None and not backends:
         raise ExportError("--sm needs --backend tensorrt_rtx: give both")
-    sms = tuple(_sm(text) for text in _split(args.sm))
+    sms = _sms(args.sm)
     changes = tuple(parse_change(text) for text in args.profile or ())
     if args.rebuild is None:
         precisions = precisions or (("fp16",) if backends else ("fp32",))
@@ -155,20 +157,18 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
 
 
 def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    names = _split(text)
-    for name in names:
-        if name not in known:
-            raise ExportError(f"{option} is {name!r}: give {' or '.join(known)}")
-    return tuple(dict.fromkeys(names))
+    return () if text is None else tuple(parse_list(option, text, str, known))
 
 
-def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _sms(text: str | None) -> tuple[int, ...]:
+    return () if text is None else tuple(parse_list("sm", text, _sm))
 
 
 def _sm(text: str) -> int:
     if not text.isdecimal() or len(text) > 4:
-        raise ExportError(f"sm is {text!r}: give numbers such as 86 for compute capability 8.6")
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no number such as 86, for compute capability 8.6"
+        )
     return int(text)
 
 

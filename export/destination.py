@@ -31,7 +31,7 @@ from pathlib import Path
 from ..runtime.bundle.checks import read_manifest
 from ..runtime.bundle.folder import BundleFolder
 from ..runtime.bundle.manifest import MANIFEST_FILE
-from ..runtime.command.files import partial_directory, remove_abandoned
+from ..runtime.command.files import only_writer, partial_directory, remove_abandoned
 from ..runtime.command.text import plain
 from ..runtime.errors import BundleError, ExportError
 
@@ -52,8 +52,10 @@ def check_destination(out: Path, force: bool) -> None:
         ExportError: something is there that may not be replaced, or another export writes there.
     """
     place = _place(out)
+    _check_parent(out, place)
     _check_alone(out, place)
-    _check_content(out, place, force)
+    with _alone(out, place):
+        _check_content(out, place, force)
 
 
 def _place(out: Path) -> Path:
@@ -65,6 +67,15 @@ def _place(out: Path) -> Path:
             f"--out {place}"
         )
     return place
+
+
+def _check_parent(out: Path, place: Path) -> None:
+    """Check that the folder can be made, or replaced, as far as that can be said before."""
+    parent = next((folder for folder in place.parents if os.path.lexists(folder)), place)
+    if not parent.is_dir():
+        raise ExportError(f"{out} cannot be made, as {parent} is a file: give another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ExportError(f"{out} cannot be made, as {parent} is not writable: give another --out")
 
 
 def _check_content(out: Path, place: Path, force: bool) -> None:
@@ -111,10 +122,29 @@ def _check_alone(out: Path, place: Path, own: Path | None = None) -> None:
     """
     others = [path for path in remove_abandoned(place) if path != own]
     if others:
-        raise ExportError(
-            f"another csd-export writes to {out}: wait for it and give --force, or give another "
-            f"--out; if none runs, remove {others[0]}"
-        )
+        raise ExportError(f"{_told(out)}; if none runs, remove {others[0]}")
+
+
+@contextlib.contextmanager
+def _alone(out: Path, place: Path) -> Generator[None]:
+    """Keep builds of engines out of a bundle that will be replaced.
+
+    Raises:
+        ExportError: one runs.
+    """
+    if not place.is_dir():
+        yield
+        return
+    with only_writer(place) as alone:
+        if not alone:
+            raise ExportError(_told(out))
+        yield
+
+
+def _told(out: Path) -> str:
+    return (
+        f"another csd-export writes to {out}: wait for it and give --force, or give another --out"
+    )
 
 
 @contextlib.contextmanager
@@ -135,7 +165,7 @@ def new_bundle(out: Path, *, force: bool, report: Report) -> Generator[Path]:
     made = [folder for folder in place.parents if not folder.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with partial_directory(place) as partial:
+        with _alone(out, place), partial_directory(place) as partial:
             _check_alone(out, place, partial)
             _recover(out, place, partial)
             _check_content(out, place, force)

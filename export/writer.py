@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..runtime.backends import Graph
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
+from ..runtime.command.files import write_atomically
 from ..runtime.decoding.model import RuntimeModel
 from ..runtime.version import version
 from .destination import new_bundle
@@ -53,7 +54,8 @@ def write_bundle(
             engines = update_engines(folder, manifest, jobs, report, progress)
             manifest = dataclasses.replace(manifest, engines=engines)
         written = folder / MANIFEST_FILE
-        written.write_text(manifest.to_json(), encoding="utf-8")
+        with write_atomically(written) as stream:
+            stream.write(manifest.to_json().encode())
         mode = stat.S_IMODE(written.stat().st_mode)
         for path in folder.rglob("*"):  # libraries make some of them for their owner alone
             if path.is_file():
@@ -121,6 +123,7 @@ def _calibrate(
             arrays[f"{role}.{field.name}"] = getattr(fitted, field.name)
         report(f"{role}: held-out acceptance of one transition {fitted.acceptance.mean():.1%}")
     path = folder / "calibration.npz"
-    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    with write_atomically(path) as stream:
+        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
     tokens = request.calibration_tokens
     return Calibration(path.name, file_sha256(path), request.head_steps, tokens, request.row_cost)

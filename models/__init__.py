@@ -1,13 +1,13 @@
 """PyTorch definitions, checkpoints, training and the shipped zoo.
 
-`import csd.models` brings no PyTorch: where the zoo's files lie can be asked without it.
+`import csd.models` brings no PyTorch: where the zoo's files lie can be asked without it. Nor does
+it bring anything else that takes time, so that training is within its frame first.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.config import MARConfig
-
 if TYPE_CHECKING:
+    from ..runtime.config import MARConfig
     from .checkpoint import load_mar
     from .mar import MAR
 
@@ -19,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from .mar import MAR
 
         return MAR
+    if name == "MARConfig":
+        from ..runtime.config import MARConfig
+
+        return MARConfig
     if name == "load_mar":
         from .checkpoint import load_mar
 

@@ -23,7 +23,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     top level; it is loaded with `weights_only=True`.
 
     Raises:
-        WeightsError: the file is missing, truncated or holds no tensors.
+        WeightsError: the file is missing or truncated, or holds no tensors or odd ones.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,10 +46,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 break
     if not isinstance(state, Mapping) or not state:
         raise WeightsError(f"{path} holds no tensors: give a file with model_ema or model")
-    tensors = {str(k): v.float() for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
         raise WeightsError(f"{path} holds no tensors: give a file with model_ema or model")
-    return tensors
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+            raise WeightsError(
+                f"{path}: {name} is complex, quantised or sparse: give the weights as plain floats"
+            )
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def _load(path: Path) -> object:

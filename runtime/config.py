@@ -184,7 +184,7 @@ class MARConfig:
         unknown = sorted(set(map(str, values)) - known)
         if unknown:
             raise ConfigError(
-                f"unknown configuration key {shown(unknown[0])}; known keys: "
+                f"unknown configuration key {shown(unknown[0], 40)}; known keys: "
                 f"{', '.join(sorted(known))}"
             )
         return cls(**values)

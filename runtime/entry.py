@@ -36,6 +36,22 @@ def enter(prog: str, body: Callable[[], int]) -> int:
     return code
 
 
+def enter_module(name: str) -> int:
+    """Run `python -m NAME` of this process: what has a heavy head calls it before its imports.
+
+    Args:
+        name: `__spec__.name` of the module that runs; imported once more, under this name, to call
+            its `main`.
+    """
+
+    def body() -> int:
+        from importlib import import_module
+
+        return import_module(name).main()
+
+    return enter(f"python -m {name.removesuffix('.__main__')}", body)
+
+
 def _main() -> int:
     from . import cli
 

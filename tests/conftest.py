@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
 import shutil
 import subprocess
@@ -19,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from csd.runtime import Bundle
 from csd.runtime.session import Session
 
+from . import made
 from .helpers import DATA, edit_manifest, tiny_config
 from .kept import exported_once
 from .plugins import headers
@@ -55,28 +53,13 @@ def tiny_models() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def config_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("configs")
-    for role in ("target", "draft"):
-        text = json.dumps(tiny_config(role).to_dict())
-        (folder / f"{role}.json").write_text(text, encoding="utf-8")
-    return {role: folder / f"{role}.json" for role in ("target", "draft")}
+    return {role: made.write_config(folder, role) for role in ("target", "draft")}
 
 
 @pytest.fixture(scope="session")
-def tiny_export(
-    tmp_path_factory: pytest.TempPathFactory, config_files: dict[str, Path]
-) -> tuple[Path, str]:
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The bundle of the fixtures' models, and what its export printed."""
-    from csd.export.cli import main
-
-    def make(folder: Path) -> None:
-        argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
-        for role in ("target", "draft"):
-            argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", config_files[role]]
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert main([str(part) for part in argv]) == 0
-        (folder / "export.printed").write_text(printed.getvalue(), encoding="utf-8")
-
-    folder = exported_once(tmp_path_factory, "tiny", make)
+    folder = exported_once(tmp_path_factory, "tiny", made.tiny)
     return folder / "bundle", (folder / "export.printed").read_text(encoding="utf-8")
 
 
@@ -124,10 +107,4 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the shipped pair."""
-    from csd.export.cli import main
-
-    def make(folder: Path) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert main(["--zoo", "fashion-mnist", "--out", str(folder / "bundle")]) == 0
-
-    return exported_once(tmp_path_factory, "zoo", make) / "bundle"
+    return exported_once(tmp_path_factory, "zoo", made.zoo) / "bundle"

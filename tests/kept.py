@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What an export runs. A bundle says which csd wrote it, so the version is part of it too.
 FOLDERS = ("export", "models", "runtime", "plugins")
 SUFFIXES = {".py", ".h", ".cuh", ".cu", ".cpp", ".safetensors", ".json", ".onnx"}
-# What the exports of the tests are made with, beside the file that asks for one.
+# What the exports of the tests are made with, beside the file of the function that makes one.
 HELPERS = "helpers.py"
 DATA = ("config.json", "target.pth", "draft.pth", "vae.ckpt")
 PACKAGES = (

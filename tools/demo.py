@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ..runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
@@ -127,7 +132,3 @@ def labelled_grid(images: NDArray[np.uint8], names: Sequence[str]) -> Image.Imag
             )
             canvas.paste(tile, (left, header + row * cell_h))
     return canvas
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

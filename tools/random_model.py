@@ -10,6 +10,11 @@ multiplies the first error of eps by 2e4.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ..runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 import dataclasses
 import math
@@ -99,7 +104,3 @@ def _make_smooth(head: DiffusionMLP, roughness: float) -> None:
     last.weight[:channels].copy_(size * columns.T)
     last.bias[:channels].copy_(-(columns.T @ constant))
     torch.nn.init.normal_(last.weight[channels:], std=1 / math.sqrt(width))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

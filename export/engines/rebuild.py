@@ -10,7 +10,7 @@ from pathlib import Path
 from ...runtime.bundle import checks as bundle_checks
 from ...runtime.bundle.folder import BundleFolder
 from ...runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
-from ...runtime.command.files import check_writable, write_atomically
+from ...runtime.command.files import check_writable, only_writer, write_atomically
 from ...runtime.errors import BundleError, ExportError
 from ..profiles import ProfileChange, with_changes
 from .condition import fault_here
@@ -38,9 +38,24 @@ def rebuild(
         progress: shows how a build goes on.
 
     Raises:
-        ExportError: there is no bundle, it lacks what engines are built from, or a build failed.
+        ExportError: there is no bundle, it lacks what engines are built from, a build failed, or
+            another process builds engines for it or replaces it.
         OSError: nothing can be written there.
     """
+    read_manifest(root)  # what is no bundle is told so
+    with only_writer(root) as alone:
+        if not alone:
+            raise ExportError(f"another csd-export writes to {root}: wait for it, and start again")
+        return _rebuild(root, request, changes, report, progress)
+
+
+def _rebuild(
+    root: Path,
+    request: EngineRequest,
+    changes: Sequence[ProfileChange],
+    report: Report,
+    progress: Progress,
+) -> Manifest:
     before = read_manifest(root)
     _check_own(root)
     manifest = with_changes(before, changes)

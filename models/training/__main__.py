@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ...runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +62,7 @@ def _train_model(args: argparse.Namespace) -> None:
         reason = str(error).splitlines()[0]
         raise CsdError(f"no device {args.device!r} ({reason}): give --device cpu") from error
     images, labels = load_images(args.data, "train")
+    args.out.mkdir(parents=True, exist_ok=True)
     model = train(
         config,
         recipe,
@@ -75,12 +82,18 @@ def _train_model(args: argparse.Namespace) -> None:
 
 def _train_classifier(args: argparse.Namespace) -> None:
     images, labels = load_images(args.data, "train")
+    args.out.mkdir(parents=True, exist_ok=True)
     model = train_classifier(
         images, labels, epochs=args.epochs, token_noise=Recipe(steps=1).token_noise, seed=args.seed
     )
     score = accuracy(model, *load_images(args.data, "t10k"))
     print(f"classifier: {score:.4f} of the 10,000 test images", flush=True)
     export_classifier(model, args.out / "classifier.onnx")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit code."""
+    return run_command(run, build_parser(), argv)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,13 +106,8 @@ def run(args: argparse.Namespace) -> int:
     if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
         raise OptionError(f"learning-rate is {args.learning_rate}: give a number above 0")
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
     if args.what == "classifier":
         _train_classifier(args)
     else:
         _train_model(args)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_command(run, build_parser()))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import OptionError
-from .partial import Partial, partial_directory, partial_file, remove_abandoned
+from .partial import Partial, only_writer, partial_directory, partial_file, remove_abandoned
 
 __all__ = [
     "STDOUT",
@@ -34,6 +34,7 @@ __all__ = [
     "check_outside",
     "check_writable",
     "is_stdout",
+    "only_writer",
     "output_path",
     "partial_directory",
     "remove_abandoned",

@@ -36,6 +36,8 @@ EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE
 REPORT_FOLDER = "CSD_REPORT_DIR"
 # Characters of a message. Its cause stands at the beginning, its remedy at the end.
 MAX_MESSAGE = 800
+# Of a word of a message that is long: most often it is a value that was given.
+MAX_WORD = 160
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A shell and a supervisor may both pass one Ctrl-C on; and tidying up must not be cut short.
 _ONE_SIGNAL_SECONDS = 1.0
@@ -44,6 +46,7 @@ _AGAIN_SECONDS = 0.01
 # C0, C1, what joins or turns text around, and halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
                           "\ud800-\udfff]")  # fmt: skip
+_LONG_WORD = re.compile(rf"\S{{{MAX_WORD + 1},}}")
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "free some space, or write to another disk",
@@ -121,15 +124,19 @@ def run_framed(
 def one_line(text: str, most: int = MAX_MESSAGE) -> str:
     """Make a message safe to print: one line of bounded length, without control characters.
 
-    What is one already stays as it is.
+    What is one already stays as it is. Of a message that is long, words are cut first.
     """
     text = _UNPRINTABLE.sub(
         lambda match: match[0].encode("unicode_escape").decode(), " ".join(text.split())
     )
-    if len(text) <= most:
-        return text
-    half = most // 2 - 3
-    return f"{text[:half].rstrip()} ... {text[-half:].lstrip()}"
+    if len(text) > most // 2:
+        text = _LONG_WORD.sub(lambda match: _cut(match[0], MAX_WORD, "..."), text)
+    return text if len(text) <= most else _cut(text, most, " ... ")
+
+
+def _cut(text: str, most: int, mark: str) -> str:
+    half = (most - len(mark)) // 2
+    return f"{text[:half].rstrip()}{mark}{text[-half:].lstrip()}"
 
 
 def os_error_text(error: OSError) -> str:
@@ -286,6 +293,8 @@ def _own_streams() -> Generator[list[_Stream]]:
     streams: list[_Stream] = []
     before = sys.stdout, sys.stderr
     try:
+        if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stderr = _nowhere()
         sys.stdout = _own_stream(sys.stdout, sys.__stdout__, streams)
         sys.stderr = _own_stream(sys.stderr, sys.__stderr__, streams)
         yield streams
@@ -295,6 +304,20 @@ def _own_streams() -> Generator[list[_Stream]]:
                 with suppress(OSError, ValueError):
                     stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def _nowhere() -> io.TextIOWrapper:
+    """Return what takes the place of a stderr that is closed: libraries write to it unasked.
+
+    Its descriptor is taken too where it is free, or the next file that is opened would have it, and
+    get what libraries print.
+    """
+    stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        os.fstat(2)
+    except OSError:
+        os.dup2(stream.fileno(), 2)
+    return stream
 
 
 def _own_stream(stream: Any, original: Any, streams: list[_Stream]) -> Any:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
 from ..errors import OptionError
 from .files import is_stdout
-from .frame import EXIT_ERROR, MAX_MESSAGE, one_line, run_framed
+from .frame import EXIT_ERROR, one_line, run_framed
+from .text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +64,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Report a bad command line and exit with code 2."""
-        message = one_line(message, MAX_MESSAGE // 2)
         line = one_line(f"{self.prog}: error: {message}: see {self.prog} --help")
         self.exit(EXIT_ERROR, line + "\n")
 
@@ -116,13 +116,15 @@ def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T
     try:
         values = [kind(part.strip()) for part in text.split(",") if part.strip()]
     except argparse.ArgumentTypeError as error:
-        raise OptionError(f"{name} is {text!r}: {error}") from error
+        raise OptionError(f"{name} is {shown(text)}: {error}") from error
     except ValueError as error:
-        raise OptionError(f"{name} is {text!r}: give numbers with commas between") from error
+        raise OptionError(f"{name} is {shown(text)}: give numbers with commas between") from error
     if not values:
         raise OptionError(f"{name} is empty: give at least one")
     if known and (unknown := [value for value in values if value not in known]):
-        raise OptionError(f"{name} has {unknown[0]!r}: give some of {', '.join(map(str, known))}")
+        raise OptionError(
+            f"{name} has {shown(unknown[0])}: give some of {', '.join(map(str, known))}"
+        )
     return list(dict.fromkeys(values))
 
 

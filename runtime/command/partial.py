@@ -72,6 +72,23 @@ def partial_directory(out: Path) -> Generator[Path]:
         os.close(partial.descriptor)
 
 
+@contextmanager
+def only_writer(folder: Path) -> Generator[bool]:
+    """Hold the lock of a folder that is changed in place: yields whether it could be had.
+
+    A folder that was a `partial_directory` is its maker's until that has ended. Where a file system
+    has no locks, everybody gets one.
+
+    Raises:
+        OSError: the folder is not there, or cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield _lock(descriptor) is not False
+    finally:
+        os.close(descriptor)
+
+
 def remove_abandoned(out: Path) -> tuple[Path, ...]:
     """Remove temporary files and directories beside `out` whose writer is dead.
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,26 @@ def test_a_link_to_a_bundle_stays_and_its_target_is_replaced(place, tmp_path):
     assert os.readlink(link) == "parent/bundle"
     assert Bundle.open(link).manifest.name == Bundle.open(place).manifest.name == "new"
     assert leftovers(place.parent) == ["bundle"]
+
+
+def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file/bundle", "file/deep/er"):
+        with pytest.raises(ExportError, match=r"file is a file: give another --out"):
+            check_destination(tmp_path / place, force=True)
+    assert leftovers(tmp_path) == ["file"]
+
+
+def test_the_root_of_all_folders_is_refused():
+    with pytest.raises(ExportError, match=r"is a file system of its own|holds other"):
+        check_destination(Path("/"), force=True)
+
+
+def test_a_place_that_is_not_writable_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    with pytest.raises(ExportError, match=r"is not writable: give another --out"):
+        check_destination(tmp_path / "deep" / "bundle", force=False)
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("target", ["gone", "link"])

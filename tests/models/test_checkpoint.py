@@ -174,3 +174,16 @@ def test_tensors_that_the_configuration_does_not_have_are_refused_by_name(state,
 def test_weights_of_the_draft_do_not_pass_for_the_target():
     with pytest.raises(CsdError, match="the configuration asks for"):
         load_mar(DATA / "draft.pth", tiny_config("target"))
+
+
+@pytest.mark.parametrize("kind", ["complex", "sparse", "quantised"])
+def test_tensors_that_are_no_plain_floats_are_refused(kind, tmp_path):
+    tensor = torch.ones(3, 3)
+    odd = {
+        "complex": lambda: tensor.to(torch.complex64),
+        "sparse": tensor.to_sparse,
+        "quantised": lambda: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    }[kind]()
+    torch.save({"model": {"a": tensor, "b": odd}}, tmp_path / "odd.pth")
+    with pytest.raises(CsdError, match="b is complex, quantised or sparse: give the weights"):
+        read_state_dict(tmp_path / "odd.pth")

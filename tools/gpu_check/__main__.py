@@ -15,6 +15,11 @@ goes on. The exit code is 1 where a part failed.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ...runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 import importlib.util
 import json
@@ -210,7 +215,3 @@ def _weights_of_baselines(bundle: Bundle, given: Path | None) -> tuple[Path | No
         return target_weights(bundle, BASELINES, given), ""
     except CsdError as error:
         return None, str(error)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

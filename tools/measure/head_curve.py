@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ...runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 import time
 from collections.abc import Sequence
@@ -193,7 +198,3 @@ def _samplers(
             schedule, tolerance, draft=draft
         )
     return samplers
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

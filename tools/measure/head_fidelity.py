@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ...runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 from collections.abc import Sequence
 from typing import Any
@@ -140,7 +145,3 @@ def psnr(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 def _table(title: str, rows: Sequence[dict[str, float]]) -> Table:
     columns = [column.replace("_", " ") for column in rows[0]]
     return figures_table(title, columns, ([f"{v:.4g}" for v in row.values()] for row in rows))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

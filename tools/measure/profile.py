@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ...runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 import contextlib
 import time
@@ -171,7 +176,3 @@ def _parts(totals: Totals, took: list[float]) -> list[dict[str, Any]]:
         }
         for name, seconds in parts.items()
     ]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

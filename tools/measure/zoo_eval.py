@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # within the frame before anything heavy is imported
+    from ...runtime.entry import enter_module
+
+    raise SystemExit(enter_module(__spec__.name))
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +151,3 @@ def _save_samples(session: Session, args: argparse.Namespace, options: GenerateO
     labels = balanced_labels(SAMPLES_PER_CLASS * classes, classes)
     made = session.generate(labels, options, seed=args.seed)
     save_png(args.samples, grid(made.images, classes), scale=2)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

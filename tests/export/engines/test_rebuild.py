@@ -8,10 +8,12 @@ import os
 import pathlib
 import signal
 import sys
+from contextlib import suppress
 
 import pytest
 
 from csd.export.cli import main
+from csd.export.destination import new_bundle
 from csd.export.engines import builder as tensorrt_builder
 from csd.export.engines import condition
 from csd.export.engines import update as engines
@@ -25,6 +27,7 @@ from csd.runtime.bundle.manifest import (
     TensorSpec,
     file_sha256,
 )
+from csd.runtime.command.files import only_writer
 from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.errors import ExportError
 
@@ -483,8 +486,11 @@ def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, librar
         (["--rebuild", "gone", "--backend", "tensorrt_rtx"], "no bundle at gone"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--zoo", "y"], "--zoo does not go with"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--max-batch", "3"], "--max-batch does"),
-        (["--rebuild", "x", "--backend", "onnxruntime"], "backend is 'onnxruntime': give tensorrt"),
-        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "8.6"], "sm is '8.6': give numbe"),
+        (["--rebuild", "x", "--backend", "onnxruntime"], "backend has 'onnxruntime': give some"),
+        (
+            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--sm", "8.6"],
+            "sm is '8.6': '8.6' is no number",
+        ),
         (
             ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "fp16", "--sm", "87"],
             "sm is 87: tensorrt_rtx",
@@ -492,7 +498,10 @@ def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, librar
         (["--zoo", "fashion-mnist", "--out", "x", "--sm", "86"], "--sm needs --backend"),
         (["--zoo", "fashion-mnist"], "give --out DIRECTORY for the bundle, or --rebuild BUNDLE"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--profile", "R=1"], "profile is 'R=1'"),
-        (["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int8"], "precision is 'i"),
+        (
+            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int8"],
+            "precision has 'i",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_one_line(argv, message, library, tmp_path, capsys):
@@ -557,6 +566,7 @@ KILLED = """
 import os, signal, sys
 from csd.export import engines
 from csd.export.cli import main
+from csd.export.destination import new_bundle
 from tests.vendor.tensorrt.builder import FakeLibrary
 
 library = sys.modules["tensorrt_rtx"] = FakeLibrary("tensorrt_rtx", "1.8")
@@ -599,3 +609,25 @@ def test_an_engine_spec_survives_json(rebuild, gpu_copy):
     engine = manifest.engines[0]
     assert Manifest.from_json(manifest.to_json()).engines[0] == engine
     assert manifest.file_hashes[engine.file] == engine.sha256
+
+
+def test_a_bundle_has_one_writer_at_a_time(gpu_copy, library, capsys):
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    before = {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()}
+    with only_writer(gpu_copy) as alone:
+        assert alone
+        message = failure(main, argv, capsys)
+        assert message.startswith(f"another csd-export writes to {gpu_copy}: wait for it")
+        export = ["--zoo", "fashion-mnist", "--force", "--out", gpu_copy]
+        assert f"another csd-export writes to {gpu_copy}" in failure(main, export, capsys)
+        assert not library.builds
+    assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+    assert main([str(part) for part in argv]) == 0
+
+
+def test_a_bundle_that_is_replaced_takes_no_engines(gpu_copy, library, capsys):
+    argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
+    with suppress(ZeroDivisionError), new_bundle(gpu_copy, force=True, report=print):
+        assert "another csd-export writes to" in failure(main, argv, capsys)
+        raise ZeroDivisionError
+    assert not library.builds

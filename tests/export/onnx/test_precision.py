@@ -257,7 +257,7 @@ def test_a_variant_that_differs_fails_the_export(
 
 def test_a_precision_that_is_not_known_is_one_line(tmp_path, capsys):
     argv = ["--zoo", "fashion-mnist", "--precision", "fp16,fp8", "--out", tmp_path / "bundle"]
-    assert failure(main, argv, capsys) == "precision is 'fp8': give fp16 or bf16 or fp32"
+    assert failure(main, argv, capsys) == "precision has 'fp8': give some of fp16, bf16, fp32"
 
 
 def test_weights_beyond_protobufs_limit_lie_beside_the_graph(gpu_bundle, tmp_path, monkeypatch):

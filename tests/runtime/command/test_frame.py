@@ -331,6 +331,54 @@ def test_the_entry_of_a_command_imports_nothing_heavy():
     assert run_python(code).stdout == "\n"
 
 
+def test_a_closed_stderr_is_nobodys_file(tmp_path):
+    """What a library prints must not come into the next file that is opened."""
+    code = (
+        "import os, sys; from csd.runtime.command.frame import run_framed\n"
+        "def body():\n"
+        f" with open({str(tmp_path / 'x')!r}, 'wb') as stream:\n"
+        "  sys.stderr.write('warning'); sys.stderr.flush(); os.write(2, b'of a library')\n"
+        "  stream.write(b'content')\n"
+        " return 0\n"
+        "sys.exit(run_framed('x', body))"
+    )
+    assert run_python(code, preexec_fn=lambda: os.close(2)).returncode == 0
+    assert (tmp_path / "x").read_bytes() == b"content"
+
+
+def test_a_long_value_is_cut_before_the_message_is():
+    line = one_line(f"seed is {'9' * 5000}: give a whole number from 0 to 2**64 - 1")
+    assert line.endswith("9: give a whole number from 0 to 2**64 - 1")
+    assert len(line) < 250
+    path = f"/{'a' * 150}"
+    assert one_line(f"{path} {path} {path}: give another") == f"{path} {path} {path}: give another"
+
+
+MODULES = (
+    "csd.tools.demo", "csd.tools.random_model", "csd.tools.gpu_check", "csd.models.training",
+    *(f"csd.tools.measure.{name}"
+      for name in ("head_curve", "head_fidelity", "profile", "zoo_eval")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_that_runs_is_within_its_frame_before_anything_heavy(module):
+    """An import that Ctrl-C interrupts is one line: NumPy's stands for all of them."""
+    code = (
+        "import sys, runpy\n"
+        "class Interrupt:\n"
+        " def find_spec(self, name, *_):\n"
+        "  if name in ('numpy', 'torch', 'argparse', 'rich'): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    done = run_python(code)
+    assert done.returncode == 130
+    assert done.stderr == (
+        f"python -m {module}: error: interrupted; nothing was left half-written\n"
+    )
+
+
 def test_tables_in_pipes_are_not_cut(capsys, monkeypatch):
     from rich.table import Table
 
