@@ -205,7 +205,7 @@ def test_a_hubs_cache_is_recognised_and_runs(make_bundle, tmp_path):
     snapshot = hub_cache(bundle, tmp_path / "models--me--csd")
     np.testing.assert_array_equal(latents(snapshot), latents(bundle))
 
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
 
     path = snapshot / "target_head_step.onnx"
     weights = linked_weights(onnxruntime, path)
