@@ -14,8 +14,6 @@ from ..runtime.errors import ExportError
 from ..runtime.files import STDOUT, output_path
 from ..runtime.head.draft import ROW_COST
 from .engines.builder import BACKENDS
-from .engines.rebuild import read_manifest
-from .engines.update import EngineRequest, default_precision
 from .profiles import ProfileChange, parse_change
 from .request import RANGES, check_number, check_row_cost
 
@@ -34,19 +32,17 @@ class EngineOptions:
     """What the options say of precisions and engines.
 
     Attributes:
-        precisions: of the engines, or of the graphs where no engines are built.
-        engines: libraries and targets, or None.
+        backends: libraries that build engines.
+        targets: compute capabilities for TensorRT for RTX, as 86; empty is its default.
+        precisions: of the engines, or of the graphs where no engines are built; empty where the
+            bundle to rebuild decides.
         profile: ranges of dimensions that differ from the default.
     """
 
+    backends: tuple[str, ...]
+    targets: tuple[int, ...]
     precisions: tuple[str, ...]
-    engines: EngineRequest | None
     profile: tuple[ProfileChange, ...]
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """Precisions besides float32."""
-        return tuple(name for name in self.precisions if name != "fp32")
 
 
 def build_parser() -> Parser:
@@ -142,11 +138,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def engine_options(args: argparse.Namespace) -> EngineOptions:
-    """Read the options about precisions and engines, and open the libraries that build them.
+    """Read the options about precisions and engines.
 
     Raises:
-        ExportError: a value is not known, a library is missing or has no such target, or there is
-            no bundle to rebuild.
+        ExportError: a value is not known, or options do not go together.
     """
     backends = _names("backend", args.backend, BACKENDS)
     precisions = _names("precision", args.precision, PRECISIONS)
@@ -154,11 +149,9 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
         raise ExportError("--sm needs --backend tensorrt_rtx: give both")
     sms = tuple(_sm(text) for text in _split(args.sm))
     changes = tuple(parse_change(text) for text in args.profile or ())
-    if not precisions and args.rebuild is not None:
-        precisions = (default_precision(read_manifest(args.rebuild)),)
-    precisions = precisions or (("fp16",) if backends else ("fp32",))
-    engines = EngineRequest.of(backends, sms, precisions) if backends else None
-    return EngineOptions(precisions, engines, changes)
+    if args.rebuild is None:
+        precisions = precisions or (("fp16",) if backends else ("fp32",))
+    return EngineOptions(backends, sms, precisions, changes)
 
 
 def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from ..runtime.manifest import Manifest, Source, file_sha256
 from .arguments import EngineOptions, build_parser, check_arguments, engine_options
 from .destination import check_destination
 from .engines.progress import engine_progress
-from .engines.rebuild import rebuild
+from .engines.rebuild import read_manifest, rebuild
+from .engines.update import EngineRequest, default_precision
 
 if TYPE_CHECKING:
     from .request import ExportRequest
@@ -33,18 +34,28 @@ def run(args: argparse.Namespace) -> int:
     console = make_console()
     report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
-    options = engine_options(args)  # before minutes of work
+    options = engine_options(args)
     progress = engine_progress(console)
-    if options.engines is not None and args.rebuild is not None:
-        rebuild(args.rebuild, options.engines, options.profile, report, progress)
+    if args.rebuild is not None:
+        precisions = options.precisions or (default_precision(read_manifest(args.rebuild)),)
+        engines = EngineRequest.of(options.backends, options.targets, precisions)
+        rebuild(args.rebuild, engines, options.profile, report, progress)
         report(f"engines written to {args.rebuild}")
         return 0
+    # Libraries are opened before minutes of work.
+    engines = None
+    if options.backends:
+        engines = EngineRequest.of(options.backends, options.targets, options.precisions)
     _check_installed()
     check_destination(args.out, args.force)  # before weights are read
     from .writer import write_bundle
 
     bundle = write_bundle(
-        _request(args, options), args.out, force=args.force, report=report, progress=progress
+        _request(args, options, engines),
+        args.out,
+        force=args.force,
+        report=report,
+        progress=progress,
     )
     console.print(parity_table(bundle.manifest))
     report(f"bundle written to {args.out}")
@@ -68,7 +79,9 @@ def _check_installed() -> None:
         ) from next(iter(missing.values()))
 
 
-def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
+def _request(
+    args: argparse.Namespace, options: EngineOptions, engines: EngineRequest | None
+) -> ExportRequest:
     from ..models import load_mar
     from ..models.kl_decoder import load_kl_decoder
     from ..models.zoo import zoo_entry
@@ -106,11 +119,11 @@ def _request(args: argparse.Namespace, options: EngineOptions) -> ExportRequest:
         sources=sources,
         calibration_tokens=args.calibration_tokens,
         row_cost=args.row_cost,
-        variants=options.variants,
+        precisions=tuple(name for name in options.precisions if name != "fp32"),
         head_chain=args.head_chain,
         operators=args.plugins,
         profile=options.profile,
-        engines=options.engines,
+        engines=engines,
     )
 
 

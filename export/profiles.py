@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..runtime.backends.engines import OPERATOR_PREFIX
+from ..plugins.operators import GRAPH_PREFIX
 from ..runtime.config import MARConfig
 from ..runtime.decoding.model import MODULATION_BYTES
 from ..runtime.errors import ExportError
@@ -82,7 +82,7 @@ def default_profile(graph: str, config: MARConfig, limits: Limits) -> Profile:
     rows = min(count * steps, MOST_ROWS)
     conditions = _range(1, 2 * step_tokens, count)
     head_steps = (1, steps, steps)
-    if graph.startswith(OPERATOR_PREFIX):
+    if graph.startswith(GRAPH_PREFIX):
         return {
             "B": (1, 1, limits.max_batch), "K": _range(1, TYPICAL_WINDOW, max(length, steps)),
             "N": _range(1, step_tokens, count), "R": _range(1, TYPICAL_WINDOW, MOST_ROWS),
@@ -108,6 +108,23 @@ def default_profile(graph: str, config: MARConfig, limits: Limits) -> Profile:
 
 def _range(least: int, typical: int, most: int) -> Range:
     return least, min(typical, most), most
+
+
+def default_profiles(
+    graphs: Mapping[str, Iterable[str]], models: Mapping[str, MARConfig], limits: Limits
+) -> dict[str, Profile]:
+    """Return the ranges of the dimensions of each graph.
+
+    Args:
+        graphs: names of the dynamic dimensions by name of the graph.
+        models: configurations by role, the target's among them.
+        limits: what the bundle is exported for.
+    """
+    profiles: dict[str, Profile] = {}
+    for name, dims in graphs.items():
+        ranges = default_profile(name, models.get(_role(name), models["target"]), limits)
+        profiles[name] = {d: ranges[d] for d in ranges if d in dims}
+    return profiles
 
 
 def parse_change(text: str) -> ProfileChange:
@@ -182,10 +199,7 @@ def with_changes(manifest: Manifest, changes: Iterable[ProfileChange]) -> Manife
     limits = Limits(manifest.max_batch, manifest.max_gamma, manifest.head_steps)
     profiles = {name: dict(spec.profile) for name, spec in manifest.graphs.items()}
     if manifest.schema_version < 2:
-        profiles = {
-            name: default_profile(name, manifest.models.get(_role(name), manifest.target), limits)
-            for name in profiles
-        }
+        profiles = default_profiles(profiles, manifest.models, limits)
     profiles = changed_profiles(profiles, list(changes), manifest.target)
 
     def profiled(graphs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:

@@ -47,7 +47,7 @@ class ExportRequest:
         sources: where the weights came from.
         calibration_tokens: tokens that the head drafts are fitted on at least; 0 fits none.
         row_cost: what a row of the head costs in units of a call (`Calibration`).
-        variants: precisions besides float32, `fp16` and `bf16`.
+        precisions: of graphs besides float32, `fp16` and `bf16`.
         head_chain: with a graph of the whole sequential chain of the head.
         operators: with the operators of `csd.plugins` as graphs.
         profile: ranges of dimensions that differ from the default.
@@ -69,7 +69,7 @@ class ExportRequest:
     sources: Mapping[str, Source]
     calibration_tokens: int = 2048
     row_cost: float = ROW_COST
-    variants: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
     head_chain: bool = False
     operators: bool = False
     profile: tuple[ProfileChange, ...] = ()

@@ -22,8 +22,8 @@ from .engines.update import Progress, Report, jobs_of, update_engines
 from .onnx.calibrate import calibrate
 from .onnx.graphs import ExportGraph, decoder_graph, model_graphs
 from .onnx.networks import export_networks
-from .onnx.operators import operator_profiles, write_operators
-from .profiles import changed_profiles
+from .onnx.operators import operator_dimensions, write_operators
+from .profiles import changed_profiles, default_profiles
 from .request import ExportRequest
 
 
@@ -63,13 +63,16 @@ def write_bundle(
 
 def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
     """Write everything but engines and the manifest, and return it."""
-    config, limits = request.target.config, request.limits
+    config = request.target.config
     graphs = _graphs(request)
-    defaults = {graph.name: graph.profile for graph in graphs}
+    dimensions = {graph.name: graph.dimensions for graph in graphs}
     if request.operators:
-        defaults |= operator_profiles(config, limits)
-    profiles = changed_profiles(defaults, request.profile, config)
-    made = export_networks(graphs, request.variants, profiles, folder, report)
+        dimensions |= operator_dimensions()
+    configs = {role: model.config for role, model in request.models.items()}
+    profiles = changed_profiles(
+        default_profiles(dimensions, configs, request.limits), request.profile, config
+    )
+    made = export_networks(graphs, request.precisions, profiles, folder, report)
     operators: dict[str, GraphSpec] = {}
     if request.operators:
         operators = write_operators(folder, config, profiles)
@@ -78,7 +81,7 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
         calibration = _calibrate(request, made.loaded, folder, report)
     return Manifest(
         name=request.name,
-        models={role: model.config for role, model in request.models.items()},
+        models=configs,
         head_steps=request.head_steps,
         max_batch=request.max_batch,
         max_gamma=request.max_gamma,
@@ -95,9 +98,9 @@ def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
 def _graphs(request: ExportRequest) -> list[ExportGraph]:
     graphs: list[ExportGraph] = []
     for role, model in request.models.items():
-        graphs += model_graphs(role, model, request.limits, head_chain=request.head_chain)
+        graphs += model_graphs(role, model, head_chain=request.head_chain)
     if request.decoder is not None:
-        graphs.append(decoder_graph(request.decoder, request.target.config, request.limits))
+        graphs.append(decoder_graph(request.decoder, request.target.config))
     return graphs
 
 

@@ -13,59 +13,16 @@ functions declare these attributes and make no use of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-DOMAIN = "csd"
-VERSION = 1
+from .operators import DOMAIN, OPERATORS, VERSION, Operator, Tensor
+
 OPSET = 18
 IR_VERSION = 9
 
 ElementType = Literal["float32", "float16", "bfloat16"]
 
 _PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of an operator.
-
-    Attributes:
-        name: name in the tables of plugins/README.md.
-        shape: names of the dimensions, or numbers.
-        dtype: an ONNX element type in lower case; "T" is the operator's element type.
-    """
-
-    name: str
-    shape: tuple[str | int, ...]
-    dtype: str = "T"
-
-
-@dataclass(frozen=True)
-class Operator:
-    """An operator of the domain.
-
-    Attributes:
-        name: its ONNX operator type and TensorRT plugin name.
-        inputs: in order.
-        outputs: in order.
-        attributes: their default values by name.
-        body: its nodes in ONNX's textual syntax.
-        optional: inputs that a node may leave out, all or none.
-        body_without: the nodes where these are left out.
-    """
-
-    name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    attributes: dict[str, int | float]
-    body: str
-    optional: frozenset[str] = frozenset()
-    body_without: str = ""
-
-    def inputs_given(self, optional: bool = True) -> tuple[Tensor, ...]:
-        """Return the inputs of a node with or without the optional ones."""
-        return tuple(t for t in self.inputs if optional or t.name not in self.optional)
 
 
 def _onnx() -> Any:
@@ -77,10 +34,6 @@ def _onnx() -> Any:
             name=error.name,
         ) from error
     return onnx
-
-
-def _tensors(names: str, shape: tuple[str | int, ...], dtype: str = "T") -> tuple[Tensor, ...]:
-    return tuple(Tensor(name, shape, dtype) for name in names.split())
 
 
 def _as_float32(names: str) -> str:
@@ -416,79 +369,14 @@ _GUIDED = (
 """
 )
 
-_TOKEN = ("B", "K", "C")
-_WINDOW = ("N", "K", "C")
-_POOL = ("R", "N", "C")
-
-OPERATORS = {
-    operator.name: operator
-    for operator in (
-        Operator(
-            name="CsdAccept",
-            inputs=(
-                *_tensors("x mean_p std_p sum_log_std_p mean_q std_q sum_log_std_q", _TOKEN),
-                Tensor("u", ("B", "K"), "float"),
-            ),
-            outputs=(
-                Tensor("accepted", ("B", "K"), "bool"),
-                Tensor("log_ratio", ("B", "K"), "float"),
-                *_tensors("prefix error", ("B",), "int32"),
-            ),
-            attributes={"kind": 0, "inner_temperature": 1.0},
-            body=_ACCEPT,
-        ),
-        Operator(
-            name="CsdResample",
-            inputs=(
-                *_tensors("mean_p std_p sum_log_std_p mean_q std_q sum_log_std_q", ("N", "C")),
-                Tensor("normals", _POOL, "float"),
-                Tensor("uniforms", ("R", "N"), "float"),
-            ),
-            outputs=(
-                Tensor("x", ("N", "C")),
-                Tensor("done", ("N",), "bool"),
-                Tensor("error", ("N",), "int32"),
-            ),
-            attributes={"kind": 0},
-            body=_RESAMPLE,
-        ),
-        Operator(
-            name="CsdVerifyWindow",
-            inputs=(
-                *_tensors("proposed mean_p std_p mean_q std_q", _WINDOW),
-                Tensor("uniforms", ("N", "K"), "float"),
-                Tensor("index", ("N",), "int32"),
-                Tensor("pool_normals", _POOL, "float"),
-                Tensor("pool_uniforms", ("R", "N"), "float"),
-            ),
-            outputs=(
-                *_tensors("accepted next_index", ("N",), "int32"),
-                Tensor("state", ("N", "C")),
-                Tensor("status", ("N",), "int32"),
-            ),
-            attributes={},
-            body=_VERIFY_WINDOW,
-        ),
-        Operator(
-            name="CsdTransition",
-            inputs=(
-                *_tensors("x eps v eps_uncond", ("R", "C")),
-                Tensor("scale", ("R",), "float"),
-                Tensor("noise", ("R", "C"), "float"),
-                Tensor("step", ("R",), "int32"),
-                Tensor("tables", ("S", 6), "float"),
-            ),
-            outputs=(
-                Tensor("next", ("R", "C")),
-                *_tensors("mean log_std x0hat", ("R", "C"), "float"),
-            ),
-            attributes={"temperature": 1.0},
-            body=_transition(_GUIDED),
-            optional=frozenset({"eps_uncond", "scale"}),
-            body_without=_transition("epsilon = Identity (f_eps)\n"),
-        ),
-    )
+# Nodes of each operator, and of the form that leaves its optional inputs out.
+_BODIES = {
+    "CsdAccept": _ACCEPT,
+    "CsdResample": _RESAMPLE,
+    "CsdVerifyWindow": _VERIFY_WINDOW,
+    "CsdTransition": _transition(_GUIDED),
 }
+_BODIES_WITHOUT = {"CsdTransition": _transition("epsilon = Identity (f_eps)\n")}
 
 
 def operator_function(name: str, *, optional: bool = True) -> Any:
@@ -513,7 +401,7 @@ def operator_function(name: str, *, optional: bool = True) -> Any:
     )
     strings = ", ".join(f'{key}: string = "{value}"' for key, value in _PLUGIN.items())
     attributes = ", ".join(part for part in (defaults, strings) if part)
-    body = operator.body if optional else operator.body_without
+    body = (_BODIES if optional else _BODIES_WITHOUT)[name]
     function = onnx.parser.parse_function(
         f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>\n'
         f"{name} <{attributes}> ({inputs}) => ({outputs}) {{\n{body}\n}}"

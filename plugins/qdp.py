@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .launch import THREADS, WARP
-from .onnx_functions import DOMAIN, OPERATORS, Operator, Tensor
+from .operators import DOMAIN, OPERATORS, Operator, Tensor
 
 MINIMUM = (10, 9)
 ELEMENTS = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.engines import Machine
 from ...runtime.backends.tensorrt.binding import Binding
-from ...runtime.backends.tensorrt.plugins import OPERATORS
 from ...runtime.device import find_device
 from ...runtime.errors import BackendError
 from ...runtime.manifest import EngineSpec, file_sha256
@@ -53,7 +53,7 @@ def fault_here() -> Fault:
         if found := damage(root, engine):
             return found
         # Such an engine may need a plugin that is not here, and be fit where it is.
-        if engine.backend == "tensorrt" and engine.graph in OPERATORS:
+        if engine.backend == "tensorrt" and engine.graph in OPERATOR_OF:
             return None
         binding = binding_of(engine.backend)
         if binding is None or not Machine(engine.backend, binding.version, device).runs(engine):

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ...plugins.onnx_functions import remove_functions
+from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.tensorrt.binding import Binding
-from ...runtime.backends.tensorrt.plugins import OPERATORS, VARIABLE, find_library, register
+from ...runtime.backends.tensorrt.plugins import VARIABLE, find_library, register
 from ...runtime.errors import BackendError, ExportError
 
 _PREFERS_PLUGINS = 10, 7
@@ -36,7 +37,7 @@ def plugins_for(root: Path, backend: str, graph: str) -> Path | None:
     Raises:
         ExportError: `CSD_PLUGIN_LIBRARY` names a file that is not there.
     """
-    if backend != "tensorrt" or graph not in OPERATORS:
+    if backend != "tensorrt" or graph not in OPERATOR_OF:
         return None
     try:
         return find_library(root)

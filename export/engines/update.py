@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.backends.engines import OPERATOR_PREFIX, PRECISIONS
+from ...plugins.operators import GRAPH_PREFIX
+from ...runtime.backends.engines import PRECISIONS
 from ...runtime.device import current_platform
 from ...runtime.errors import ExportError
 from ...runtime.files import write_atomically
@@ -117,7 +118,7 @@ def graphs_of(manifest: Manifest, precision: str) -> dict[str, tuple[str, GraphS
     Raises:
         ExportError: the bundle has no graphs of that precision.
     """
-    operators = {n: g for n, g in manifest.graphs.items() if n.startswith(OPERATOR_PREFIX)}
+    operators = {n: g for n, g in manifest.graphs.items() if n.startswith(GRAPH_PREFIX)}
     networks = manifest.graphs if precision == "fp32" else manifest.variants.get(precision)
     if networks is None:
         raise ExportError(

@@ -27,7 +27,6 @@ from ...runtime.config import MARConfig
 from ...runtime.graph_tensors import GraphTensors, Shapes, graph_tensors
 from ...runtime.head import HeadSchedule
 from ...runtime.schedule import TRAIN_STEPS
-from ..profiles import Limits, Profile, default_profile
 
 Sizes = dict[str, int]
 
@@ -150,7 +149,6 @@ class ExportGraph:
         module: the network.
         inputs: names of the inputs; a dimension is a number or the name of a dynamic one.
         outputs: likewise.
-        profile: `[least, typical, most]` of each dynamic dimension.
         feeds: makes random inputs for given sizes of the dynamic dimensions.
         trials: sizes that parity is checked at; the first is the export's example, all above 1.
     """
@@ -159,28 +157,29 @@ class ExportGraph:
     module: nn.Module
     inputs: Shapes
     outputs: Shapes
-    profile: Profile
     feeds: Callable[[Sizes, torch.Generator], tuple[Tensor, ...]]
     trials: list[Sizes]
 
+    @property
+    def dimensions(self) -> set[str]:
+        """Names of the dynamic dimensions."""
+        return {d for shape in self.inputs.values() for d in shape if isinstance(d, str)}
 
-def model_graphs(
-    role: str, model: MAR, limits: Limits, *, head_chain: bool = False
-) -> list[ExportGraph]:
+
+def model_graphs(role: str, model: MAR, *, head_chain: bool = False) -> list[ExportGraph]:
     """Return the graphs of a model.
 
     Args:
         role: `target` or `draft`.
         model: in evaluation mode.
-        limits: what the bundle is exported for.
         head_chain: with the graph of the whole sequential chain.
     """
     graphs = [
-        _backbone(role, model, limits),
-        _head_modulation(role, model, limits),
-        _head_step(role, model, limits),
+        _backbone(role, model),
+        _head_modulation(role, model),
+        _head_step(role, model),
     ]
-    return [*graphs, _head_chain(role, model, limits)] if head_chain else graphs
+    return [*graphs, _head_chain(role, model)] if head_chain else graphs
 
 
 def _tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensors:
@@ -189,7 +188,7 @@ def _tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensors:
     return tensors
 
 
-def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
+def _backbone(role: str, model: MAR) -> ExportGraph:
     config: MARConfig = model.config
     length, channels = config.seq_len, config.token_dim
 
@@ -208,12 +207,10 @@ def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
         return tokens, visible, query, label
 
     half = max(2, length // 2)
-    name = f"{role}.backbone"
     return ExportGraph(
-        name,
+        f"{role}.backbone",
         BackboneGraph(model),
         *_tensors("backbone", config),
-        default_profile(name, config, limits),
         feeds,
         [
             {"B": 3, "V": half, "P": 2},
@@ -224,13 +221,12 @@ def _backbone(role: str, model: MAR, limits: Limits) -> ExportGraph:
     )  # fmt: skip
 
 
-def _head_modulation(role: str, model: MAR, limits: Limits) -> ExportGraph:
-    config, name = model.config, f"{role}.head_modulation"
+def _head_modulation(role: str, model: MAR) -> ExportGraph:
+    config = model.config
     return ExportGraph(
-        name,
+        f"{role}.head_modulation",
         HeadModulationGraph(model.head_net),
         *_tensors("head_modulation", config),
-        default_profile(name, config, limits),
         lambda s, g: (
             torch.randn(s["N"], config.condition_dim, generator=g),
             torch.randint(TRAIN_STEPS, (s["S"],), generator=g),
@@ -239,8 +235,8 @@ def _head_modulation(role: str, model: MAR, limits: Limits) -> ExportGraph:
     )
 
 
-def _head_step(role: str, model: MAR, limits: Limits) -> ExportGraph:
-    config, name = model.config, f"{role}.head_step"
+def _head_step(role: str, model: MAR) -> ExportGraph:
+    config = model.config
 
     def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
         rows, steps, count = sizes["R"], sizes["S"], sizes["N"]
@@ -252,17 +248,16 @@ def _head_step(role: str, model: MAR, limits: Limits) -> ExportGraph:
         )
 
     return ExportGraph(
-        name,
+        f"{role}.head_step",
         HeadStepGraph(model.head_net),
         *_tensors("head_step", config),
-        default_profile(name, config, limits),
         feeds,
         [{"R": 5, "S": 4, "N": 3}, {"R": 1, "S": 1, "N": 1}, {"R": 33, "S": 20, "N": 2}],
     )  # fmt: skip
 
 
-def _head_chain(role: str, model: MAR, limits: Limits) -> ExportGraph:
-    config, name = model.config, f"{role}.head_chain"
+def _head_chain(role: str, model: MAR) -> ExportGraph:
+    config = model.config
 
     def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
         steps, count, columns = sizes["S"], sizes["N"], sizes["T"]
@@ -277,10 +272,9 @@ def _head_chain(role: str, model: MAR, limits: Limits) -> ExportGraph:
         )
 
     return ExportGraph(
-        name,
+        f"{role}.head_chain",
         HeadChainGraph(model.head_net),
         *_tensors("head_chain", config),
-        default_profile(name, config, limits),
         feeds,
         [{"S": 5, "N": 3, "T": 6}, {"S": 1, "N": 1, "T": 1}, {"S": 20, "N": 2, "T": 2}],
     )  # fmt: skip
@@ -291,14 +285,13 @@ def chain_tables(schedule: HeadSchedule) -> NDArray[np.float32]:
     return np.concatenate(schedule.columns, axis=1)
 
 
-def decoder_graph(decoder: KLDecoder, config: MARConfig, limits: Limits) -> ExportGraph:
+def decoder_graph(decoder: KLDecoder, config: MARConfig) -> ExportGraph:
     """Return the graph of a KL decoder."""
     channels, height, width = config.latent_shape
     return ExportGraph(
         "decoder",
         DecoderGraph(decoder, config.latent_scale),
         *_tensors("decoder", config, decoder.upscale),
-        default_profile("decoder", config, limits),
         lambda s, g: (torch.randn(s["B"], channels, height, width, generator=g),),
         [{"B": 2}, {"B": 1}],
     )

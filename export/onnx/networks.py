@@ -37,7 +37,7 @@ class Networks:
 
 def export_networks(
     graphs: Sequence[ExportGraph],
-    variants: Sequence[str],
+    precisions: Sequence[str],
     profiles: Mapping[str, Profile],
     folder: Path,
     report: Report,
@@ -46,7 +46,7 @@ def export_networks(
 
     Args:
         graphs: what to export.
-        variants: precisions besides float32.
+        precisions: besides float32.
         profiles: ranges of the dimensions of each graph.
         folder: where to write.
         report: called with a line for each graph.
@@ -55,7 +55,7 @@ def export_networks(
         ExportError: a graph cannot be exported or loaded.
     """
     loader = OnnxLoader(threads=os.cpu_count() or 1)
-    made = Networks(variants={precision: {} for precision in variants})
+    made = Networks(variants={precision: {} for precision in precisions})
     for index, graph in enumerate(graphs):
         counter, stem = f"[{index + 1}/{len(graphs)}]", graph.name.replace(".", "_")
         report(f"{counter} {graph.name}: exporting")
@@ -64,7 +64,7 @@ def export_networks(
         report(f"{counter} {graph.name}: {_megabytes(files):.1f} MB, checking")
         made.loaded[graph.name] = _loaded(loader, files[0])
         made.parity.append(check_parity(graph, made.loaded[graph.name]))
-        for precision in variants:
+        for precision in precisions:
             typed = write_variant(files[0], folder / f"{stem}.{precision}.onnx", precision)
             made.variants[precision][graph.name] = _spec(
                 graph, typed, profiles[graph.name], precision

@@ -20,39 +20,30 @@ from typing import Any
 
 import onnx
 
-from ...plugins.onnx_functions import OPERATORS, Tensor, operator_model
-from ...runtime.backends.engines import OPERATOR_PREFIX
+from ...plugins.onnx_functions import operator_model
+from ...plugins.operators import OPERATORS, Operator, Tensor
 from ...runtime.config import MARConfig
 from ...runtime.manifest import GraphSpec, TensorSpec, file_sha256
 from ...runtime.options import GenerateOptions
-from ..profiles import Limits, Profile, default_profile
+from ..profiles import Profile
 
-GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
-    f"{OPERATOR_PREFIX}accept": (
-        "CsdAccept",
-        {"kind": 0, "inner_temperature": GenerateOptions().inner_temperature},
-    ),
-    f"{OPERATOR_PREFIX}resample": ("CsdResample", {"kind": 0}),
-    f"{OPERATOR_PREFIX}verify_window": ("CsdVerifyWindow", {}),
-    f"{OPERATOR_PREFIX}transition": ("CsdTransition", {"temperature": 1.0}),
+# Attributes of the graphs that are not the operators' own defaults.
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "CsdAccept": {"inner_temperature": GenerateOptions().inner_temperature}
 }
 
 _DTYPES = {"T": "float32", "float": "float32", "int32": "int32", "bool": "bool"}
 
 
-def operator_profiles(config: MARConfig, limits: Limits) -> dict[str, Profile]:
-    """Return the default ranges of the dimensions of each operator's graph.
-
-    Args:
-        config: the target's.
-        limits: what the bundle is exported for.
-    """
-    profiles: dict[str, Profile] = {}
-    for name, (kind, _) in GRAPHS.items():
-        used = {d for tensor in OPERATORS[kind].inputs for d in tensor.shape}
-        ranges = default_profile(name, config, limits)
-        profiles[name] = {d: ranges[d] for d in ranges if d in used}
-    return profiles
+def operator_dimensions() -> dict[str, set[str]]:
+    """Names of the dimensions of each operator's graph; C is a number in a bundle."""
+    return {
+        operator.graph: {
+            d for tensor in operator.inputs for d in tensor.shape if isinstance(d, str)
+        }
+        - {"C"}
+        for operator in OPERATORS.values()
+    }
 
 
 def write_operators(
@@ -65,20 +56,21 @@ def write_operators(
         config: the target's.
         profiles: ranges of the dimensions of each graph.
     """
-    return {name: _write(name, folder, config, profiles[name]) for name in GRAPHS}
+    return {
+        operator.graph: _write(operator, folder, config, profiles[operator.graph])
+        for operator in OPERATORS.values()
+    }
 
 
-def _write(name: str, folder: Path, config: MARConfig, profile: Profile) -> GraphSpec:
-    kind, attributes = GRAPHS[name]
-    model = operator_model(kind, **attributes)
+def _write(operator: Operator, folder: Path, config: MARConfig, profile: Profile) -> GraphSpec:
+    model = operator_model(operator.name, **_ATTRIBUTES.get(operator.name, {}))
     sizes = {"C": config.token_dim}
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
-    path = folder / f"{name.replace('.', '_')}.onnx"
+    path = folder / f"{operator.graph.replace('.', '_')}.onnx"
     onnx.save_model(model, path)
-    operator = OPERATORS[kind]
     inputs, outputs = _specs(operator.inputs, sizes), _specs(operator.outputs, sizes)
     return GraphSpec({path.name: file_sha256(path)}, inputs, outputs, profile)
 

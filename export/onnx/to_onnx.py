@@ -39,9 +39,8 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
     Raises:
         ExportError: PyTorch cannot export it.
     """
-    dims = {
-        name: torch.export.Dim(name, min=least) for name, (least, _, _) in graph.profile.items()
-    }
+    # Nothing is known of an image at first; of everything else there is one at least.
+    dims = {name: torch.export.Dim(name, min=0 if name == "V" else 1) for name in graph.dimensions}
     shapes = tuple(
         {axis: dims[d] for axis, d in enumerate(shape) if isinstance(d, str)}
         for shape in graph.inputs.values()

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...plugins.operators import GRAPH_PREFIX
 from ..device import DeviceInfo, architecture
 from ..errors import BackendError
 from ..manifest import EngineSpec, GraphSpec, Manifest
@@ -21,8 +22,6 @@ INSTALL = {
     "elsewhere pip install tensorrt cuda-bindings cuda-core",
     "tensorrt_rtx": "pip install tensorrt-rtx cuda-bindings cuda-core",
 }
-# Graphs of operators, which compute in float32 whatever the precision.
-OPERATOR_PREFIX = "ops."
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def rebuild_command(folder: Path, backend: str, precision: str | None = None) ->
 
 def renewal_command(folder: Path, engine: EngineSpec) -> str:
     """The command that builds an engine again, with the others of its precision and target."""
-    operator = engine.graph.startswith(OPERATOR_PREFIX)
+    operator = engine.graph.startswith(GRAPH_PREFIX)
     command = rebuild_command(folder, engine.backend, None if operator else engine.precision)
     one = engine.compute_capabilities[0] if len(engine.compute_capabilities) == 1 else None
     return command + _for_device(engine.backend, one)

@@ -9,7 +9,6 @@ import torch
 
 from csd.export.onnx.graphs import decoder_graph, model_graphs
 from csd.export.onnx.to_onnx import check_parity, export_onnx
-from csd.export.profiles import Limits
 from csd.models import MAR, MARConfig
 from csd.models.kl_decoder import load_kl_decoder
 from csd.runtime import CsdError
@@ -26,7 +25,7 @@ def test_decoders_of_other_architectures_export_with_parity(ch_mult, attended, b
     torch.save({"model": random_kl_state(ch_mult, attended, blocks)}, tmp_path / "kl.ckpt")
     decoder = load_kl_decoder(tmp_path / "kl.ckpt")
     config = MARConfig(img_size=12, vae_stride=4, vae_embed_dim=4, latent_scale=0.5)
-    graph = decoder_graph(decoder, config, Limits(3, 1, 4))
+    graph = decoder_graph(decoder, config)
     (path,) = export_onnx(graph, tmp_path / "decoder.onnx")
     loaded = OnnxLoader(1).load(path)
     result = check_parity(graph, loaded)
@@ -73,7 +72,7 @@ def test_sizes_of_a_graph_stay_dynamic(tiny_bundle):
 def test_the_parity_check_detects_a_graph_that_differs(change):
     torch.manual_seed(0)
     model = MAR(tiny_config("draft")).eval()
-    head = model_graphs("draft", model, Limits(1, 1, 4))[2]
+    head = model_graphs("draft", model)[2]
 
     class Same:
         def run(self, feeds):
@@ -94,7 +93,7 @@ def test_the_parity_check_detects_a_graph_that_differs(change):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_network_that_is_not_finite_in_pytorch_either_fails_parity(value):
-    head = model_graphs("draft", MAR(tiny_config("draft")).eval(), Limits(1, 1, 4))[2]
+    head = model_graphs("draft", MAR(tiny_config("draft")).eval())[2]
 
     class Sick(torch.nn.Module):
         def forward(self, x, step, token, mods):
@@ -111,7 +110,7 @@ def test_a_network_that_is_not_finite_in_pytorch_either_fails_parity(value):
 
 def test_what_pytorch_cannot_export_is_one_error_of_the_user(tmp_path):
     model = MAR(tiny_config("draft")).eval()
-    graph = model_graphs("draft", model, Limits(1, 1, 4))[2]
+    graph = model_graphs("draft", model)[2]
 
     class Stubborn(torch.nn.Module):
         def forward(self, x, step, token, mods):

@@ -125,6 +125,17 @@ def test_fixed_noise_gives_back_what_it_was_given():
     )
     seeded = SeededNoise(0)
     np.testing.assert_array_equal(noise.accept(images, positions), seeded.accept(images, positions))
+    streams = [source.stream(Purpose.RESIDUAL, 1, 2) for source in (noise, seeded)]
+    assert streams[0].random() == streams[1].random()
+
+
+def test_fixed_noise_may_come_in_any_number_type():
+    orders, initial, per_step = _fixed()
+    noise = FixedNoise(orders.astype(np.int32), initial.astype(np.float16), per_step)
+    one = np.array([0])
+    assert noise.orders(one, 4).dtype == np.int64
+    assert noise.initial(one, one, 5).dtype == np.float32
+    assert noise.per_step(one, one, 3, 5).dtype == np.float32
 
 
 def _shape_of(position, change):
@@ -166,5 +177,6 @@ def test_fixed_noise_for_other_images_tokens_steps_or_channels_is_refused():
         noise.orders(one, 9)
     with pytest.raises(OptionError, match="3 head steps, the run has 4"):
         noise.per_step(one, one, 4, 5)
-    with pytest.raises(OptionError, match="5 channels, the model has 6"):
-        noise.initial(one, one, 6)
+    for draw in (lambda: noise.initial(one, one, 6), lambda: noise.per_step(one, one, 3, 6)):
+        with pytest.raises(OptionError, match="5 channels, the model has 6"):
+            draw()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...plugins.operators import GRAPH_PREFIX
 from ...runtime.backends import BackendOptions, Graph, obstacles
 from ...runtime.bundle import Bundle
 from ...runtime.difference import Difference
@@ -38,7 +39,7 @@ def check(bundle: Bundle) -> Outcome:
                 bundle.session("onnxruntime") as reference,
             ):
                 for graph, spec in manifest.graphs.items():
-                    if graph.startswith("ops."):
+                    if graph.startswith(GRAPH_PREFIX):
                         continue
                     row = compare(
                         manifest, graph, spec, tested.graph(graph), reference.graph(graph)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ....plugins.launch import LoadedKernels
+from ....plugins.operators import OPERATOR_OF
 from ...errors import BackendError
 from ...manifest import EngineSpec, Manifest
 from ..base import Dims, GraphDemand
@@ -85,12 +86,12 @@ class TensorRtBackend:
             return self._graphs[graph]
         folder, engine_spec = self._folder, self._engines.of(graph)
         spec = graph_spec(self._manifest, graph, engine_spec.precision)
-        if graph in plugins.OPERATORS:
+        if graph in OPERATOR_OF:
             self._load_plugins()
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:
-            named = self.name == "tensorrt" and graph in plugins.OPERATORS
+            named = self.name == "tensorrt" and graph in OPERATOR_OF
             if named and not self._has_plugin(graph):
                 raise plugins.missing(graph, folder, self._info.architecture) from error
             raise
@@ -124,9 +125,7 @@ class TensorRtBackend:
         self._plugins_loaded = True
 
     def _has_plugin(self, graph: str) -> bool:
-        return self._binding.has_plugin(
-            plugins.OPERATORS[graph], plugins.VERSION, plugins.NAMESPACE
-        )
+        return self._binding.has_plugin(OPERATOR_OF[graph], plugins.VERSION, plugins.NAMESPACE)
 
     def prepare(self, demand: Mapping[str, GraphDemand]) -> Mapping[str, Dims]:
         """See `Backend.prepare`."""

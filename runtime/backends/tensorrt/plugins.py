@@ -5,20 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ....plugins import operators
 from ...errors import BackendError
 from .binding import Binding
 
 LIBRARY = "libcsd_plugins.so"
 VARIABLE = "CSD_PLUGIN_LIBRARY"
-NAMESPACE, VERSION = "csd", "1"
-
-# Operator that a graph is made of, by the graph's name.
-OPERATORS = {
-    "ops.accept": "CsdAccept",
-    "ops.resample": "CsdResample",
-    "ops.verify_window": "CsdVerifyWindow",
-    "ops.transition": "CsdTransition",
-}
+NAMESPACE, VERSION = operators.DOMAIN, str(operators.VERSION)
 
 
 def find_library(folder: Path) -> Path | None:
@@ -41,7 +34,7 @@ def register(binding: Binding, library: Path) -> None:
     Raises:
         BackendError: it cannot be loaded.
     """
-    if not binding.has_plugin(OPERATORS["ops.accept"], VERSION, NAMESPACE):
+    if not binding.has_plugin(next(iter(operators.OPERATORS)), VERSION, NAMESPACE):
         binding.load_plugins(library)
 
 
@@ -49,8 +42,8 @@ def missing(graph: str, folder: Path, architecture: str) -> BackendError:
     """The error of an engine whose plugin is not registered."""
     number = architecture.removeprefix("sm_")
     return BackendError(
-        f"the engine of {graph} needs the plugin {OPERATORS[graph]} of the namespace {NAMESPACE}, "
-        f"which is not registered: cmake -S plugins/tensorrt -B build "
+        f"the engine of {graph} needs the plugin {operators.OPERATOR_OF[graph]} of the namespace "
+        f"{NAMESPACE}, which is not registered: cmake -S plugins/tensorrt -B build "
         f"-DCMAKE_CUDA_ARCHITECTURES={number} && cmake --build build, then put {LIBRARY} into "
         f"{folder} or name it in {VARIABLE}"
     )

@@ -15,7 +15,7 @@ from csd.export.engines.progress import silent
 from csd.export.onnx.graphs import model_graphs
 from csd.export.onnx.precision import write_variant
 from csd.export.onnx.to_onnx import export_onnx
-from csd.export.profiles import Limits
+from csd.export.profiles import Limits, default_profiles
 from csd.models import MAR
 from csd.runtime import Bundle, MARConfig
 from csd.runtime.config import PRESETS
@@ -168,13 +168,15 @@ def test_the_graphs_of_mar_base_build_at_its_widths_with_one_block_each(tmp_path
     for weight in model.parameters():  # equal ones would become one in the file
         torch.nn.init.normal_(weight, std=0.02)
     builder = open_builder("tensorrt_rtx", [120], ["fp16"])
-    graphs = model_graphs("target", model, Limits(8, 32, 100), head_chain=True)
+    graphs = model_graphs("target", model, head_chain=True)
+    dimensions = {graph.name: graph.dimensions for graph in graphs}
+    profiles = default_profiles(dimensions, {"target": model.config}, Limits(8, 32, 100))
     assert len(graphs) == 4
     for graph in graphs:
         path = export_onnx(graph, tmp_path / f"{graph.name}.onnx")[0]
         (typed,) = write_variant(path, tmp_path / f"{graph.name}.fp16.onnx", "fp16")
         inputs = tuple(TensorSpec(name, "", shape) for name, shape in graph.inputs.items())
-        spec = GraphSpec({typed.name: ""}, inputs, (), graph.profile)
+        spec = GraphSpec({typed.name: ""}, inputs, (), profiles[graph.name])
         engine = build(builder, typed, spec, builder.targets[0], f"{graph.name} [fp16]")
         assert memoryview(engine).nbytes > 0.9 * typed.stat().st_size
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from csd.export.onnx.graphs import model_graphs
-from csd.export.profiles import Limits
 from csd.models.mar import MAR
 
 from ...helpers import tiny_config
@@ -18,7 +17,7 @@ def test_graphs_of_the_smallest_images_run_at_all_sizes_that_are_checked(tokens)
     side = round(tokens**0.5) * config.vae_stride * config.patch_size
     model = MAR(dataclasses.replace(config, img_size=side)).eval()
     assert model.config.seq_len == tokens
-    for graph in model_graphs("target", model, Limits(max_batch=1, max_gamma=4, head_steps=5)):
+    for graph in model_graphs("target", model):
         for sizes in graph.trials:
             feeds = graph.feeds(sizes, torch.Generator().manual_seed(0))
             with torch.no_grad():
