@@ -13,6 +13,7 @@ import pytest
 from csd.export.cli import main as export
 from csd.runtime import Bundle, BundleError, GenerateOptions
 from csd.runtime.backends.external_data import linked_weights
+from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.onnx_file import read_onnx
 
 from ..helpers import edit_manifest, failure, forge_hashes
@@ -206,7 +207,6 @@ def test_a_hubs_cache_is_recognised_and_runs(make_bundle, tmp_path):
     np.testing.assert_array_equal(latents(snapshot), latents(bundle))
 
     onnxruntime = load_onnxruntime()
-
     path = snapshot / "target_head_step.onnx"
     weights = linked_weights(onnxruntime, path)
     model = onnx.load(bundle / path.name)
