@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test lint clean
 
 # torch comes first and alone: constraints.txt pins it, so nothing below brings another build.
-$(VENV)/.installed-%: pyproject.toml constraints.txt
+$(VENV)/.installed-%: pyproject.toml setup.py constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet -c constraints.txt torch

@@ -66,13 +66,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_installed() -> None:
+    missing: dict[str, ImportError] = {}
     for needed in ("torch", "onnx", "onnxscript"):
         try:
             importlib.import_module(needed)
         except ImportError as error:
-            raise ExportError(
-                f"csd-export needs {error.name}: pip install 'csd[export,cpu]'"
-            ) from error
+            missing[(error.name or needed).partition(".")[0]] = error
+    if missing:
+        reasons = "; ".join(str(error) for error in missing.values())
+        raise ExportError(
+            f"csd-export needs {' and '.join(missing)} ({reasons}): pip install {' '.join(missing)}"
+        ) from next(iter(missing.values()))
 
 
 def _request(

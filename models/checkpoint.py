@@ -34,7 +34,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             state = _load(path)
     except ImportError as error:
         raise WeightsError(
-            "reading safetensors needs the export extra: pip install 'csd[export]'"
+            "reading safetensors needs safetensors: pip install safetensors"
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
         reason = _first_line(error)

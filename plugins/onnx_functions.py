@@ -30,7 +30,7 @@ def _onnx() -> Any:
         import onnx
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "operators as ONNX functions need the onnx package: pip install 'csd[export]'",
+            f"operators as ONNX functions need onnx ({error}): pip install onnx",
             name=error.name,
         ) from error
     return onnx

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
 from importlib.metadata import entry_points, metadata, requires
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from .helpers import ROOT, run_python
 
 # `csd` itself, a regular package: a folder named csd where Python starts does not hide it.
 ROOT_PACKAGE = ("runtime", "root")
 FOLDERS = ("export", "models", "plugins", "runtime", "tools")
+DISTRIBUTION = "csd-edge"
+CONSTRAINTS = ROOT / "constraints.txt"
+# The extras that the Makefile installs for tests.
+INSTALLED_BY_CI = ("cpu", "export", "tools", "dev")
+TEXT = {".py", ".md", ".toml", ".h", ".cpp", ".cu", ".cuh", ".txt"}
 
 # What each folder may import of the others, and which heavy libraries.
 ARROWS = {
@@ -146,8 +157,8 @@ def test_bench_runs_without_torch_where_eager_is_not_asked_for(tiny_bundle):
 
 
 def test_commands_and_metadata_are_those_of_the_project():
-    assert metadata("csd")["Name"] == "csd"
-    assert metadata("csd")["License-Expression"] == "Apache-2.0"
+    assert metadata(DISTRIBUTION)["Name"] == DISTRIBUTION
+    assert metadata(DISTRIBUTION)["License-Expression"] == "Apache-2.0"
     scripts = {e.name: e.value for e in entry_points(group="console_scripts") if "csd" in e.value}
     assert {"csd-export", "csd-generate", "csd-bench"} <= set(scripts)
     for value in scripts.values():
@@ -157,46 +168,178 @@ def test_commands_and_metadata_are_those_of_the_project():
 
 
 def test_the_runtime_needs_three_libraries_and_backends_are_extras():
-    needed = requires("csd") or []
+    needed = requires(DISTRIBUTION) or []
     hard = {line.split(">")[0].strip() for line in needed if "extra ==" not in line}
     assert hard == {"numpy", "pillow", "rich"}
-    extras = set(metadata("csd").get_all("Provides-Extra") or ())
+    extras = set(metadata(DISTRIBUTION).get_all("Provides-Extra") or ())
     assert {"cpu", "gpu", "tensorrt", "rtx", "export", "tools", "dev"} <= extras
 
 
-@pytest.mark.slow
-def test_images_are_generated_in_an_environment_without_torch(tiny_bundle, tmp_path):
+def _names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w-]", line.strip(), maxsplit=1)[0].lower() for line in requirements}
+
+
+def _lines(name: str) -> list[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_no_remedy_and_no_page_installs_the_stranger_of_our_import_name():
+    # `csd` on the public index is another project.
+    stranger = re.compile(r"csd\[[a-z]|pip install (?:-\S+ )*['\"]?csd\b(?!_edge)")
+    files = [p for folder in (*FOLDERS, "docs") for p in (ROOT / folder).rglob("*")]
+    files = [*files, *ROOT.glob("*.md"), *ROOT.glob("*.toml")]
+    texts = {path: path.read_text("utf-8") for path in files if path.suffix in TEXT}
+    assert {
+        str(path): hit[0] for path, text in texts.items() if (hit := stranger.search(text))
+    } == {}
+
+
+def test_remedies_name_packages_that_the_project_declares():
+    declared = _names(requires(DISTRIBUTION) or [])
+    named = re.compile(r"pip install (?:--\S+ )*['\"]?([a-z][\w-]*)")
+    found = {
+        name
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        for name in named.findall(path.read_text(encoding="utf-8"))
+    }
+    assert {"onnxruntime", "tensorrt-rtx", "safetensors", "torch", "pillow"} <= found
+    assert found <= declared
+
+
+def test_what_is_asked_for_is_pinned_for_continuous_integration():
+    pinned = _lines("constraints.txt")
+    assert all(
+        re.match(r"[\w-]+==[\w.]+(; python_version >= \"3\.11\")?$", line) for line in pinned
+    )
+    own = [line for line in requires(DISTRIBUTION) or [] if _extras(line) & {"", *INSTALLED_BY_CI}]
+    assert _names(own) <= _names(pinned)
+
+
+def _extras(requirement: str) -> set[str]:
+    return set(re.findall(r"extra == ['\"](\w+)", requirement)) or {""}
+
+
+@dataclass(frozen=True)
+class Built:
+    """Folder of the tree that was built, both distributions, and what building them printed."""
+
+    tree: Path
+    source: Path
+    wheel: Path
+    printed: str
+
+
+def _run(*argv: object, cwd: Path, **variables: str) -> str:
+    """Run a command that must succeed and return what it printed."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [str(part) for part in argv], capture_output=True, text=True, cwd=cwd, check=False,
+        env={**environment, "OMP_NUM_THREADS": "1", **variables},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Path:
+    """The Python of a fresh environment."""
+    folder = tmp_path_factory.mktemp("fresh")
+    _run(sys.executable, "-m", "venv", folder, cwd=folder)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def built(environment, tmp_path_factory) -> Built:
+    """A source distribution, and the wheel that is built from it in an environment of its own."""
     # The checkout is called csd and lies where Python starts: it must not hide what is installed.
-    source, environment = tmp_path / "csd", tmp_path / "venv"
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    python = environment / "bin" / "python"
+    tree, out = tmp_path_factory.mktemp("built") / "csd", tmp_path_factory.mktemp("dist")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "*.so", ".*")
+    for name in (*FOLDERS, "docs", "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, tree)
+    _run(environment, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, "build", cwd=out)
+    printed = _run(environment, "-m", "build", "--outdir", out, tree, cwd=out)
+    (source,), (wheel,) = out.glob("csd_edge-*.tar.gz"), out.glob("csd_edge-*.whl")
+    return Built(tree, source, wheel, printed)
 
-    def run(*argv: object) -> str:
-        done = subprocess.run(
-            [str(part) for part in argv], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
-    run(sys.executable, "-m", "venv", environment)
-    run(python, "-m", "pip", "install", "--quiet", f"{source}[cpu]")
-    find = "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('csd').origin)"
-    torch_spec, _ = run(python, "-c", find).split()
-    assert torch_spec == "None"
-    where = run(python, "-c", "import csd.runtime; print(csd.runtime.__file__)").strip()
-    assert Path(where).is_relative_to(environment)
+@pytest.mark.slow
+def test_source_and_wheel_are_built_whole_and_without_a_warning(built):
+    noisy = re.findall(r"^.*(?:warning|deprecat|experimental|!!).*$", built.printed, re.I | re.M)
+    assert noisy == []
+    files = {path.relative_to(built.tree) for path in built.tree.rglob("*") if path.is_file()}
+    files = {path for path in files if not path.parts[0].endswith((".egg-info", "build"))}
+    with tarfile.open(built.source) as archive:
+        packed = {Path(*Path(m.name).parts[1:]) for m in archive.getmembers() if m.isfile()}
+    assert files - packed == set()
+    root = "/".join(ROOT_PACKAGE)
+    installed = {path.as_posix() for path in files if path.parts[0] in FOLDERS}
+    wanted = {f"csd/{name}".replace(f"csd/{root}/", "csd/") for name in installed}
+    with zipfile.ZipFile(built.wheel) as archive:
+        names = set(archive.namelist())
+        (about,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        description = archive.read(about).decode()
+    in_packages = {name for name in names if name.startswith("csd/")}
+    compiled = {name for name in in_packages if name.startswith("csd/plugins/_host.")}
+    assert in_packages - compiled == wanted
+    assert len(compiled) == bool(shutil.which("g++"))
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert (ROOT / "README.md").read_text(encoding="utf-8") in description
+
+
+@pytest.mark.slow
+def test_a_wheel_generates_without_torch_and_alike_without_a_compiler(
+    built, environment, tiny_bundle, tmp_path
+):
+    pip = [environment, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS]
+    command = [environment.parent / "csd-generate", tiny_bundle, "--labels", "3,7", "--quiet"]
+    command += ["--num-iter", 8, "--mode", "csd", "--gamma", 2, "--head", "sequential"]
+    find = (
+        "import importlib.util as u; from csd.plugins import host; "
+        "print(u.find_spec('torch'), u.find_spec('csd').origin, host.find_library())"
+    )
+
+    def generate(name: str) -> bytes:
+        files = ["--out", tmp_path / f"{name}.png", "--stats", tmp_path / f"{name}.json"]
+        assert "2 images in" in _run(*command, *files, cwd=built.tree.parent)
+        assert '"acceptance_rate"' in (tmp_path / f"{name}.json").read_text(encoding="utf-8")
+        with Image.open(tmp_path / f"{name}.png") as image:
+            return image.tobytes()
+
+    _run(*pip, f"{built.wheel}[cpu]", cwd=tmp_path)
+    torch, origin, library = _run(environment, "-c", find, cwd=built.tree.parent).split()
+    assert torch == "None"
+    assert Path(origin).is_relative_to(environment.parent.parent)
     if shutil.which("g++"):
-        find = "from csd.plugins import host; print(host.find_library())"
-        assert Path(run(python, "-c", find).strip()).is_relative_to(environment)
+        assert Path(library).is_relative_to(environment.parent.parent)
+    with_compiler = generate("compiled")
 
-    argv = [tiny_bundle, "--labels", "3,7", "--num-iter", 8, "--quiet"]
-    argv += ["--mode", "csd", "--gamma", 2, "--head", "sequential"]
-    files = ["--out", tmp_path / "x.png", "--stats", tmp_path / "x.json"]
-    shown = run(environment / "bin" / "csd-generate", *argv, *files)
-    assert "2 images in" in shown
-    assert (tmp_path / "x.png").stat().st_size > 100
-    assert '"acceptance_rate"' in (tmp_path / "x.json").read_text(encoding="utf-8")
+    without = {"CC": "false", "CXX": "false"}
+    again = ["--force-reinstall", "--no-deps", "--no-cache-dir", built.source]
+    _run(*pip, *again, cwd=tmp_path, **without)
+    assert _run(environment, "-c", find, cwd=built.tree.parent).split()[-1] == "None"
+    assert generate("plain") == with_compiler
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_the_demo_from_another_folder(built, tmp_path):
+    # The libraries are the tests' own, csd is what the wheel brings.
+    place, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place]
+    _run(*install, built.wheel, cwd=work)
+    short = (
+        "import functools, csd; from csd.tools import demo; "
+        "demo.GenerateOptions = functools.partial("
+        "demo.GenerateOptions, num_iter=2, head_steps=3); "
+        "print(csd.__file__); "
+        "raise SystemExit(demo.main(['--out', 'out', '--repeats', '1', '--threads', '1']))"
+    )
+    printed = _run(sys.executable, "-c", short, cwd=work, PYTHONPATH=str(place))
+    assert Path(printed.splitlines()[0]).is_relative_to(place)
+    made = {path.name for path in (work / "out").iterdir()}
+    assert made == {"bundle", "demo.json", "demo.png"}

@@ -186,7 +186,7 @@ def _library(backend: str) -> Any:
     try:
         return importlib.import_module(backend)
     except ModuleNotFoundError as error:
-        raise ExportError(f"{backend} is not installed: {INSTALL[backend]}") from error
+        raise ExportError(f"{backend} is not installed ({error}): {INSTALL[backend]}") from error
     except (ImportError, OSError) as error:  # a shared library that it needs
         raise ExportError(f"{backend} cannot be loaded ({error}): {INSTALL[backend]}") from error
 

@@ -19,8 +19,8 @@ from ..errors import BackendError
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL = {
     "tensorrt": "on Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), "
-    "elsewhere pip install 'csd[tensorrt]'",
-    "tensorrt_rtx": "pip install 'csd[rtx]'",
+    "elsewhere pip install tensorrt cuda-bindings cuda-core",
+    "tensorrt_rtx": "pip install tensorrt-rtx cuda-bindings cuda-core",
 }
 
 

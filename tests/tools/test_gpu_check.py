@@ -41,11 +41,11 @@ def test_without_a_gpu_every_part_is_skipped_with_a_reason(tiny_bundle, tmp_path
 
 def test_a_reason_is_shown_as_it_is(tiny_bundle, tmp_path, monkeypatch, capsys):
     def check(_):
-        raise Skipped("pip install 'csd[gpu]'")
+        raise Skipped("pip install 'cuda-core'")
 
     monkeypatch.setattr(kernels, "check", check)
     command.main([str(tiny_bundle), "--out", str(tmp_path), "--parts", "kernels"])
-    assert "skipped: pip install 'csd[gpu]'" in capsys.readouterr().out
+    assert "skipped: pip install 'cuda-core'" in capsys.readouterr().out
 
 
 def test_a_part_that_fails_does_not_stop_the_next_one(tiny_bundle, tmp_path, monkeypatch):
