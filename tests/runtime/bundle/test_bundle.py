@@ -202,7 +202,7 @@ def test_a_graph_that_cannot_be_loaded_is_named(make_bundle):
 def test_a_missing_onnxruntime_names_its_package(tiny_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for backend in ("auto", "onnxruntime"):
-        with pytest.raises(BackendError, match="pip install onnxruntime$"):
+        with pytest.raises(BackendError, match=r"pip install onnxruntime$"):
             Bundle.open(tiny_bundle).session(backend)
 
 
