@@ -14,7 +14,7 @@ from csd.tools import arguments, demo, random_model
 from csd.tools.bench import cli as bench
 from csd.tools.gpu_check import __main__ as gpu_check
 from csd.tools.load import Load
-from csd.tools.measure import frame, head_curve, head_fidelity, profile, zoo_eval
+from csd.tools.measure import frame, head_curve, head_fidelity, option_sets, profile, zoo_eval
 
 from ..helpers import failure, leftovers, run_python
 
@@ -71,6 +71,7 @@ TOOLS = {
         head_fidelity, ("{zoo}",),
         {**MEASURED, "--images": (), "--gamma": (), "--tolerances": ("0",)},
     ),
+    "option_sets": Tool(option_sets, ("{zoo}",), {"--threads": (), "--seed": SEED_ENDS}),
     "profile": Tool(profile, ("{zoo}",), {**MEASURED, "--images": ()}),
     "zoo_eval": Tool(
         zoo_eval, ("{zoo}",),

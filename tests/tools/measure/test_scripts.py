@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from csd.tools.measure import head_curve, head_fidelity, zoo_eval
+from csd.tools.measure import head_curve, head_fidelity, option_sets, zoo_eval
 from csd.tools.measure import profile as profile_target
 
 from ...helpers import no_draft
@@ -63,3 +63,22 @@ def test_the_profile_accounts_for_the_whole_time(tiny_bundle, tmp_path, head):
     assert (parts["head_step"]["calls"] == 16 * 20) == (head == "sequential")
     assert sum(row["share"] for row in parts.values()) == pytest.approx(2)
     assert all(row["milliseconds"] > 0 for row in parts.values())
+
+
+def test_option_sets_are_the_same_tokens_twice_and_others_with_another_seed(
+    tiny_bundle, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(option_sets, "HEADS", ("auto",))
+    first, again = tmp_path / "first.json", tmp_path / "again.json"
+    argv = [str(tiny_bundle), "--threads", "1", "--json"]
+    assert option_sets.main([*argv, str(first)]) == 0
+    assert option_sets.main([*argv, str(again), "--against", str(first)]) == 0
+    rows = json.loads(again.read_text(encoding="utf-8"))["option_sets"]
+    assert len(rows) == len({row["tokens_sha256"] for row in rows}) == 13
+    assert all(row["same"] for row in rows)
+    assert option_sets.main([*argv, "-", "--seed", "1", "--against", str(first)]) == 0
+    captured = capsys.readouterr()
+    assert not any(row["same"] for row in json.loads(captured.out)["option_sets"])
+    (tmp_path / "x.json").write_text("[]", encoding="utf-8")
+    assert option_sets.main([str(tiny_bundle), "--against", str(tmp_path / "x.json")]) == 2
+    assert "give a file that --json of this script saved" in capsys.readouterr().err
