@@ -23,7 +23,7 @@ from .command.files import (
     write_atomically,
     write_json,
 )
-from .command.frame import one_line
+from .command.frame import one_line, raise_if_stopped
 from .command.parser import Parser, report_stream, run_command
 from .errors import OptionError
 from .images import check_sheet, load_pillow
@@ -301,6 +301,7 @@ def _generate_with_bar(
         task = bar.add_task(options.mode, total=None, rate="")
 
         def show(progress: Progress) -> None:
+            raise_if_stopped()
             rate = ""
             if progress.drafted:
                 rate = f"acceptance {progress.accepted / progress.drafted:.1%}"

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..command.frame import raise_if_stopped
 from ..command.memory import first_line, is_memory_error, out_of_memory
 from ..errors import BackendError
 
@@ -51,6 +52,7 @@ def load_onnxruntime() -> Any:
     if not hasattr(onnxruntime, "InferenceSession"):
         raise BackendError(_in_part())
     sys.stderr.write(printed.getvalue())
+    raise_if_stopped()
     _silence(onnxruntime)
     return onnxruntime
 

@@ -121,6 +121,18 @@ def run_framed(
         _frame.open = False
 
 
+def raise_if_stopped() -> None:
+    """Stop where a signal has come whose exception was lost: C code that imports may drop it.
+
+    Long work calls this from time to time, and so does what imports large libraries.
+
+    Raises:
+        Stopped: a signal came since the frame was opened.
+    """
+    if _frame.received:
+        raise Stopped(_frame.received[-1])
+
+
 def one_line(text: str, most: int = MAX_MESSAGE) -> str:
     """Make a message safe to print: one line of bounded length, without control characters.
 
@@ -170,6 +182,8 @@ def _told(prog: str, error: Exception, lower: str) -> int:
         return _tell(prog, f"out of memory{cause}: lower {lower}", EXIT_ERROR)
     if isinstance(error, OSError):
         return _tell(prog, os_error_text(error), EXIT_ERROR)
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return _tell(prog, "a path holds a NUL character: give it without", EXIT_ERROR)
     if isinstance(error, RecursionError):
         cause = "a file that was read is nested too deeply: check the JSON files that were given"
         return _tell(prog, f"{cause}; {_write_report(error)}", EXIT_ERROR)

@@ -495,10 +495,10 @@ def test_latents_alone_cannot_be_saved_as_a_picture(make_bundle, tmp_path):
 def test_a_lack_of_memory_says_what_was_asked_for_and_what_to_lower(
     tiny_session, monkeypatch, mode, said
 ):
-    def full(self):
+    def full(*_, **__):
         raise MemoryError("Unable to allocate 9.00 GiB for an array with shape (9,)")
 
-    monkeypatch.setattr("csd.runtime.session.Decoder.run", full)
+    monkeypatch.setattr("csd.runtime.session.decode", full)
     options = GenerateOptions(mode=mode, num_iter=2, head_steps=2)
     with pytest.raises(BackendError) as error:
         tiny_session.generate([1, 2], options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import pathlib
 import signal
 import sys
 from contextlib import suppress
@@ -532,12 +531,10 @@ def test_a_build_that_fails_leaves_the_bundle_as_it_was(rebuild, gpu_copy, libra
 def test_a_bundle_that_cannot_be_written_is_found_out_before_anything_is_built(
     gpu_copy, library, capsys, monkeypatch
 ):
-    def refused(self, mode="r", *args, **kwargs):
-        if "w" in mode:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return open(self, mode, *args, **kwargs)
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(pathlib.Path, "open", refused)
+    monkeypatch.setattr("csd.export.engines.rebuild.check_writable", refused)
     argv = ["--rebuild", gpu_copy, "--backend", "tensorrt_rtx"]
     assert "Permission denied" in failure(main, argv, capsys)
     assert not library.builds
@@ -564,8 +561,8 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(rebuild, gpu_copy, library, capsys, 
 
 KILLED = """
 import os, signal, sys
-from csd.export import engines
 from csd.export.cli import main
+from csd.export.engines import update as engines
 from csd.export.destination import new_bundle
 from tests.vendor.tensorrt.builder import FakeLibrary
 
