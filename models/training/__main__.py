@@ -6,18 +6,22 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ...runtime.cli_support import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
+from ..checkpoint import load_into, read_state_dict
 from .autoencoder import AutoencoderRecipe, posterior_of, reconstruction_psnr, train_autoencoder
 from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, framed, load_images
-from .latents import Latents, save_latents
+from .latents import Latents, load_latents, save_latents
+from .loop import RunFiles
 from .trainer import Recipe, train
 
 
@@ -25,8 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.models.training",
-        description="Train the draft, the target or the classifier of the fashion-mnist zoo. "
-        "A run that was interrupted resumes from its last checkpoint when started again.",
+        description="Train the models of the fashion-mnist zoo: the autoencoder, then target and draft "
+        "on its latents, and the classifier. A run that was interrupted resumes from its last "
+        "checkpoint when started again, and goes on where --steps is raised.",
         example="python -m csd.models.training target --out zoo --steps 7000",
     )
     parser.add_argument(
@@ -36,45 +41,56 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="directory of the data set")
     parser.add_argument("--steps", type=int, default=7000, help="training steps of a model")
     parser.add_argument(
-        "--decay-steps", type=int, default=1000, help="last steps, in which the rate falls to zero"
+        "--decay-steps", type=int, help="last steps, in which the rate falls to 0; else a fifth"
     )
     parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the classifier")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--head-repeats", type=int, default=2, help="draws of (timestep, noise) a token and step"
+    )
+    parser.add_argument("--compile", action="store_true", help="join elementwise work; needs c++")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     return parser
 
 
+def _files(args: argparse.Namespace) -> RunFiles:
+    return RunFiles(args.out / f"{args.what}.checkpoint", args.out / f"{args.what}.log.jsonl")
+
+
+def _save_half(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights in half precision, which halves what ships; they are read back as float32."""
+    save_file({k: v.detach().cpu().half().contiguous() for k, v in weights.items()}, path)
+
+
+def _save_json(values: Mapping[str, object], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
 def _train_model(args: argparse.Namespace) -> None:
-    config = MARConfig.load(f"fashion_mnist_{args.what}")
     recipe = Recipe(
-        steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, seed=args.seed
-    )
+        steps=args.steps, decay_steps=args.decay_steps, batch=args.batch,
+        learning_rate=args.learning_rate, head_repeats=args.head_repeats, seed=args.seed,
+    )  # fmt: skip
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CsdError(f"no device {args.device!r} ({reason}): give --device cpu") from error
-    images, labels = load_images(args.data, "train")
+    _, labels = load_images(args.data, "train")
+    latents = load_latents(args.out / "latents.safetensors")
+    preset = MARConfig.load(f"fashion_latent_{args.what}")
+    config = dataclasses.replace(preset, latent_scale=round(latents.scale, 5))
     model = train(
-        config,
-        recipe,
-        images,
-        labels,
-        checkpoint=args.out / f"{args.what}.checkpoint",
-        log=args.out / f"{args.what}.log.jsonl",
-        device=device,
-        bf16=args.bf16,
-    )
-    # Half precision halves what ships; it is read back as float32.
-    weights = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, args.out / f"{args.what}.safetensors")
-    text = json.dumps(config.to_dict(), indent=1) + "\n"
-    (args.out / f"{args.what}.json").write_text(text, encoding="utf-8")
+        config, recipe, latents, labels, _files(args),
+        device=device, bf16=args.bf16, compiled=args.compile,
+    )  # fmt: skip
+    _save_half(model.state_dict(), args.out / f"{args.what}.safetensors")
+    _save_json(config.to_dict(), args.out / f"{args.what}.json")
 
 
 def _train_autoencoder(args: argparse.Namespace) -> None:
@@ -83,27 +99,22 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
         learning_rate=args.learning_rate, seed=args.seed,
     )  # fmt: skip
     images = framed(load_images(args.data, "train")[0])
-    model = train_autoencoder(
-        recipe, images,
-        checkpoint=args.out / "autoencoder.checkpoint", log=args.out / "autoencoder.log.jsonl",
-    )  # fmt: skip
-    weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, args.out / "autoencoder.safetensors")
-    model.load_state_dict({k: v.float() for k, v in weights.items()})  # what others will read
-    psnr = reconstruction_psnr(model, framed(load_images(args.data, "t10k")[0]))
+    test_images = framed(load_images(args.data, "t10k")[0])
+    model = train_autoencoder(recipe, images, _files(args))
+    path = args.out / "autoencoder.safetensors"
+    _save_half(model.state_dict(), path)
+    load_into(model, read_state_dict(path), path)  # with the rounding that others read
+    psnr = reconstruction_psnr(model, test_images)
     latents = Latents(*posterior_of(model, images))
     save_latents(latents, args.out / "latents.safetensors")
     figures = {"test_psnr": round(psnr, 3), "latent_scale": round(latents.scale, 5)}
-    text = json.dumps({**dataclasses.asdict(recipe), **figures}, indent=1) + "\n"
-    (args.out / "autoencoder.json").write_text(text, encoding="utf-8")
-    print(f"autoencoder: {psnr:.2f} dB on the 10,000 test images", flush=True)
+    _save_json({**dataclasses.asdict(recipe), **figures}, args.out / "autoencoder.json")
+    print(f"autoencoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
     images, labels = load_images(args.data, "train")
-    model = train_classifier(
-        images, labels, epochs=args.epochs, token_noise=Recipe(steps=1).token_noise, seed=args.seed
-    )
+    model = train_classifier(images, labels, epochs=args.epochs, seed=args.seed)
     score = accuracy(model, *load_images(args.data, "t10k"))
     print(f"classifier: {score:.4f} of the 10,000 test images", flush=True)
     export_classifier(model, args.out / "classifier.onnx")
@@ -111,12 +122,17 @@ def _train_classifier(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for."""
-    for name in ("steps", "batch", "epochs", "threads"):
+    for name in ("steps", "batch", "head_repeats", "epochs", "threads"):
         if getattr(args, name) < 1:
             raise OptionError(f"{name} is {getattr(args, name)}: give at least 1")
+    if args.decay_steps is None:
+        args.decay_steps = args.steps // 5
+    if not 0 <= args.decay_steps <= args.steps:
+        raise OptionError(f"decay-steps is {args.decay_steps}: give 0 to {args.steps} (--steps)")
     if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
         raise OptionError(f"learning-rate is {args.learning_rate}: give a number above 0")
     torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # averages of vanishing gradients would slow a CPU down
     args.out.mkdir(parents=True, exist_ok=True)
     trainers = {"autoencoder": _train_autoencoder, "classifier": _train_classifier}
     trainers.get(args.what, _train_model)(args)

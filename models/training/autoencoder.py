@@ -1,4 +1,4 @@
-"""Train a KL autoencoder on images: seeded, resumable.
+"""Train a KL autoencoder on images.
 
 The loss is the mean squared error of a pixel plus `kl_weight` times the divergence of the
 posterior from a standard normal, in nats a pixel. At its optimum the posterior's noise costs a
@@ -8,116 +8,99 @@ is paid for latents that are smooth enough to model.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...runtime.errors import CsdError
-from .checkpoints import read_checkpoint, refuse_other_run, save_checkpoint
 from .kl_encoder import KLAutoencoder
-from .rate import warmup_stable_decay
+from .loop import RunFiles, RunRecipe, TrainingState, run_steps, settings_of
 
 
 @dataclass(frozen=True)
-class AutoencoderRecipe:
+class AutoencoderRecipe(RunRecipe):
     """Architecture and hyperparameters of an autoencoder.
 
     `widths` and `encoder_widths` are the channels at each resolution, from the image's down; every
-    one after the first halves it. `decay_steps` is how many of the `steps` the rate falls for.
+    one after the first halves it.
     """
 
-    steps: int
-    decay_steps: int
+    warmup: int = 100
+    ema: float = 0.998
     latent_channels: int = 8
     widths: tuple[int, ...] = (32, 32, 64)
     encoder_widths: tuple[int, ...] = (32, 32, 64)
-    batch: int = 64
-    learning_rate: float = 1.5e-3
-    warmup: int = 100
-    gradient_clip: float = 1.0
     kl_weight: float = 0.004
-    ema: float = 0.998
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        return self.learning_rate * warmup_stable_decay(
-            step,
-            warmup=self.warmup,
-            decay_start=self.steps - self.decay_steps,
-            decay_steps=self.decay_steps,
-        )
-
-
-@dataclass
-class _State:
-    model: KLAutoencoder
-    ema: KLAutoencoder
-    optimizer: torch.optim.Optimizer
-    step: int
-    seconds: float
 
 
 def train_autoencoder(
     recipe: AutoencoderRecipe,
     images: Tensor,
+    files: RunFiles,
     *,
-    checkpoint: Path,
-    log: Path,
     save_every: int = 250,
     log_every: int = 50,
 ) -> KLAutoencoder:
-    """Train and return the averaged (EMA) model; resumes from `checkpoint` if it exists.
+    """Train and return the averaged (EMA) model; resumes if there is a checkpoint.
 
     Args:
         recipe: what to train and how.
         images: `[N, 1, H, W]` float32 in [-1, 1].
-        checkpoint: file to resume from and to save to, replaced atomically.
-        log: JSON-lines file to append losses to.
+        files: where the run is kept.
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
 
     Raises:
         CsdError: the checkpoint belongs to another run, or the loss is not finite.
     """
-    state = _start(recipe)
-    if checkpoint.exists():
-        _resume(state, checkpoint, recipe)
-    began = time.perf_counter() - state.seconds
-    sums = torch.zeros(2, dtype=torch.float64)
-    with log.open("a", encoding="utf-8") as stream:
-        while state.step < recipe.steps:
-            error, divergence = _train_step(state, recipe, images)
-            sums += torch.tensor([error, divergence], dtype=torch.float64)
-            state.step += 1
-            state.seconds = time.perf_counter() - began
-            if not math.isfinite(error + divergence):
-                raise CsdError(
-                    f"the loss is not finite at step {state.step}: lower --learning-rate"
-                )
-            if state.step % log_every == 0:
-                mse, kl = (sums / log_every).tolist()
-                sums.zero_()
-                record = {
-                    "step": state.step,
-                    "psnr": round(psnr_of_error(mse), 3),
-                    "kl_nats_a_pixel": round(kl, 5),
-                    "learning_rate": recipe.rate(state.step - 1),
-                    "seconds": round(state.seconds, 1),
-                }
-                stream.write(json.dumps(record) + "\n")
-                stream.flush()
-                print(json.dumps(record), flush=True)
-            if state.step % save_every == 0 or state.step == recipe.steps:
-                _save(state, checkpoint, recipe)
-    return state.ema.eval()
+    torch.manual_seed(recipe.seed)
+    model = KLAutoencoder(recipe.latent_channels, recipe.widths, recipe.encoder_widths)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
+
+    def losses(step: int) -> Mapping[str, Tensor]:
+        return _losses(model, recipe, images, step)
+
+    trained = run_steps(
+        TrainingState.start(model, optimizer), recipe, settings_of(recipe), losses, files,
+        save_every=save_every, log_every=log_every,
+    )  # fmt: skip
+    return _grey(trained)
+
+
+def _losses(
+    model: KLAutoencoder, recipe: AutoencoderRecipe, images: Tensor, step: int
+) -> Mapping[str, Tensor]:
+    """Squared error and divergence of a step's images, both a pixel, and the loss of both."""
+    rng = recipe.generator(step)
+    wanted = images[torch.randint(len(images), (recipe.batch,), generator=rng)]
+    mean, logvar = model.encode(wanted.expand(-1, 3, -1, -1))
+    noise = torch.randn(mean.shape, generator=rng)
+    made = _grey_of(model(mean + torch.exp(0.5 * logvar) * noise))
+    error = F.mse_loss(made, wanted)
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / wanted.numel()
+    return {
+        "loss": error + recipe.kl_weight * divergence,
+        "squared_error": error,
+        "kl_nats_a_pixel": divergence,
+    }
+
+
+def _grey_of(images: Tensor) -> Tensor:
+    """`[B, 3, H, W]` -> `[B, 1, H, W]`."""
+    return images.mean(dim=1, keepdim=True)
+
+
+def _grey(model: KLAutoencoder) -> KLAutoencoder:
+    """Give the decoder's three channels their mean, which is what was trained."""
+    with torch.no_grad():
+        for tensor in (model.decoder.conv_out.weight, model.decoder.conv_out.bias):
+            tensor.copy_(tensor.mean(dim=0, keepdim=True).expand_as(tensor))
+    return model
 
 
 def psnr_of_error(error: float) -> float:
@@ -129,7 +112,7 @@ def reconstruct(model: KLAutoencoder, images: Tensor, batch: int = 500) -> Tenso
     """Decode the posterior means of `images [N, 1, H, W]`, clipped to [-1, 1], likewise shaped."""
     with torch.inference_mode():
         parts = [model(model.encode(part.expand(-1, 3, -1, -1))[0]) for part in images.split(batch)]
-    return torch.cat(parts).mean(dim=1, keepdim=True).clamp(-1, 1)
+    return _grey_of(torch.cat(parts)).clamp(-1, 1)
 
 
 def reconstruction_psnr(model: KLAutoencoder, images: Tensor) -> float:
@@ -147,71 +130,3 @@ def posterior_of(model: KLAutoencoder, images: Tensor, batch: int = 500) -> tupl
             means.append(mean)
             stds.append(torch.exp(0.5 * logvar))
     return torch.cat(means), torch.cat(stds)
-
-
-def _start(recipe: AutoencoderRecipe) -> _State:
-    torch.manual_seed(recipe.seed)
-    made = [
-        KLAutoencoder(recipe.latent_channels, list(recipe.widths), list(recipe.encoder_widths))
-        for _ in range(2)
-    ]
-    model, ema = made
-    _share_grey(model)
-    ema.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
-    return _State(model, ema.requires_grad_(False), optimizer, 0, 0.0)
-
-
-def _share_grey(model: KLAutoencoder) -> None:
-    """Make the three channels of the decoder's image one."""
-    with torch.no_grad():
-        for tensor in (model.decoder.conv_out.weight, model.decoder.conv_out.bias):
-            tensor.copy_(tensor.mean(dim=0, keepdim=True).expand_as(tensor))
-
-
-def _train_step(state: _State, recipe: AutoencoderRecipe, images: Tensor) -> tuple[float, float]:
-    """Update model and average once; return squared error and divergence, both a pixel."""
-    rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step)
-    wanted = images[torch.randint(len(images), (recipe.batch,), generator=rng)]
-    for group in state.optimizer.param_groups:
-        group["lr"] = recipe.rate(state.step)
-    mean, logvar = state.model.encode(wanted.expand(-1, 3, -1, -1))
-    noise = torch.randn(mean.shape, generator=rng)
-    # Only the mean of the channels enters the loss, so they have one gradient and stay one.
-    made = state.model(mean + torch.exp(0.5 * logvar) * noise).mean(dim=1, keepdim=True)
-    error = F.mse_loss(made, wanted)
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / wanted.numel()
-    state.optimizer.zero_grad(set_to_none=True)
-    (error + recipe.kl_weight * divergence).backward()
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.gradient_clip)
-    state.optimizer.step()
-    _share_grey(state.model)
-    decay = min(recipe.ema, (1 + state.step) / (10 + state.step))
-    with torch.no_grad():
-        for average, current in zip(state.ema.parameters(), state.model.parameters(), strict=True):
-            average.lerp_(current, 1 - decay)
-    return error.item(), divergence.item()
-
-
-def _save(state: _State, path: Path, recipe: AutoencoderRecipe) -> None:
-    content = {
-        "recipe": dataclasses.asdict(recipe),
-        "step": state.step,
-        "seconds": state.seconds,
-        "model": state.model.state_dict(),
-        "model_ema": state.ema.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-    }
-    save_checkpoint(content, path)
-
-
-def _resume(state: _State, path: Path, recipe: AutoencoderRecipe) -> None:
-    content = read_checkpoint(path, torch.device("cpu"))
-    refuse_other_run(path, content["recipe"], dataclasses.asdict(recipe))
-    state.model.load_state_dict(content["model"])
-    state.ema.load_state_dict(content["model_ema"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.step, state.seconds = content["step"], content["seconds"]
-    print(f"resumed from {path} at step {state.step}", flush=True)

@@ -5,6 +5,8 @@ Only training needs it: what ships is the decoder. Rombach et al., arXiv 2112.10
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class _Level(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, latent: int, widths: list[int], blocks: int) -> None:
+    def __init__(self, latent: int, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
         top = len(widths) - 1
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
@@ -76,8 +78,8 @@ class KLAutoencoder(KLDecoder):
     decoder from a file of it.
     """
 
-    def __init__(self, latent: int, widths: list[int], encoder_widths: list[int]) -> None:
-        super().__init__(latent, widths, blocks=1, attention=[False] * len(widths))
+    def __init__(self, latent: int, widths: Sequence[int], encoder_widths: Sequence[int]) -> None:
+        super().__init__(latent, list(widths), blocks=1, attention=[False] * len(widths))
         self.encoder = _Encoder(latent, encoder_widths, blocks=1)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
 
