@@ -29,9 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.models.training",
-        description="Train the models of the fashion-mnist zoo: the autoencoder, then target and draft "
-        "on its latents, and the classifier. A run that was interrupted resumes from its last "
-        "checkpoint when started again, and goes on where --steps is raised.",
+        description="Train the models of the fashion-mnist zoo: the autoencoder, then target and "
+        "draft on its latents, and the classifier. A run that was interrupted resumes from its "
+        "last checkpoint when started again, and goes on where --steps is raised.",
         example="python -m csd.models.training target --out zoo --steps 7000",
     )
     parser.add_argument(
@@ -114,9 +114,11 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
 
 def _train_classifier(args: argparse.Namespace) -> None:
     images, labels = load_images(args.data, "train")
-    model = train_classifier(images, labels, epochs=args.epochs, seed=args.seed)
-    score = accuracy(model, *load_images(args.data, "t10k"))
-    print(f"classifier: {score:.4f} of the 10,000 test images", flush=True)
+    test_images, test_labels = load_images(args.data, "t10k")
+    model = train_classifier(framed(images), labels, epochs=args.epochs, seed=args.seed)
+    score = accuracy(model, framed(test_images), test_labels)
+    print(f"classifier: {score:.4f} of {len(test_images)} test images", flush=True)
+    save_file(model.state_dict(), args.out / "classifier.safetensors")
     export_classifier(model, args.out / "classifier.onnx")
 
 

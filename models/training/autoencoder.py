@@ -11,13 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...runtime.errors import WeightsError
+from ..checkpoint import load_into, read_state_dict
 from .kl_encoder import KLAutoencoder
 from .loop import RunFiles, RunRecipe, TrainingState, run_steps, settings_of
+
+_LEVELS = {
+    "encoder": "encoder.down.{}.block.0.conv2.weight",
+    "decoder": "decoder.up.{}.block.0.conv2.weight",
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,24 @@ def reconstruct(model: KLAutoencoder, images: Tensor, batch: int = 500) -> Tenso
 def reconstruction_psnr(model: KLAutoencoder, images: Tensor) -> float:
     """PSNR in dB of the mean squared error over all pixels of `images [N, 1, H, W]`."""
     return psnr_of_error(float(F.mse_loss(reconstruct(model, images), images)))
+
+
+def load_autoencoder(path: Path) -> KLAutoencoder:
+    """Read an autoencoder that the training command wrote; its sizes are read off the weights.
+
+    Raises:
+        WeightsError: the file cannot be read or holds no autoencoder of this kind.
+    """
+    state = read_state_dict(path)
+    sizes = {
+        part: [len(state[name]) for name in map(pattern.format, range(9)) if name in state]
+        for part, pattern in _LEVELS.items()
+    }
+    if not all(sizes.values()) or "post_quant_conv.bias" not in state:
+        raise WeightsError(f"{path} holds no autoencoder: give the file that training wrote")
+    model = KLAutoencoder(len(state["post_quant_conv.bias"]), sizes["decoder"], sizes["encoder"])
+    load_into(model, state, path)
+    return model.eval()
 
 
 def posterior_of(model: KLAutoencoder, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:

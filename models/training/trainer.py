@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...runtime.config import MARConfig
 from ...runtime.schedule import TRAIN_STEPS
+from ..head import DiffusionMLP
 from ..mar import MAR, Backbone, gather_rows
 from ..patches import patchify
 from .latents import Latents
@@ -68,16 +69,12 @@ def train(
     model = MAR(config)
     model.initialize()
     model.to(device)
-    losses_of = _Losses(model, recipe, DiffusionLoss(config.beta_schedule, device))
+    losses_of = _Losses(model, DiffusionLoss(config.beta_schedule, device))
     forward = torch.compile(losses_of, dynamic=True) if compiled else losses_of
-    data = _Data(
-        patchify(latents.mean * config.latent_scale, config.patch_size).to(device),
-        patchify(latents.std * config.latent_scale, config.patch_size).to(device),
-        labels.to(device),
-    )
+    data = TokenPosteriors.of(latents, labels, config, device)
 
     def losses(step: int) -> Mapping[str, Tensor]:
-        batch = _draw(config, recipe, data, step)
+        batch = draw(config, recipe, data, step)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             mse, bound = forward(batch)
         return {"loss": mse + bound, "eps_mse": mse, "bound_bits": bound}
@@ -105,16 +102,27 @@ def _optimizer(model: MAR, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 @dataclass(frozen=True)
-class _Data:
-    """Posteriors of all tokens, `[N, L, C]` each, and labels `[N]`."""
+class TokenPosteriors:
+    """Mean and standard deviation of all tokens, `[N, L, C]` each, scaled, and labels `[N]`."""
 
     mean: Tensor
     std: Tensor
     labels: Tensor
 
+    @staticmethod
+    def of(
+        latents: Latents, labels: Tensor, config: MARConfig, device: torch.device
+    ) -> TokenPosteriors:
+        """The tokens of a model of `config`."""
+        mean, std = (
+            patchify(part * config.latent_scale, config.patch_size).to(device)
+            for part in (latents.mean, latents.std)
+        )
+        return TokenPosteriors(mean, std, labels.to(device))
+
 
 @dataclass(frozen=True)
-class _Batch:
+class TrainingBatch:
     """What one step trains on: `B` images of which `V` tokens are known and `P` are not.
 
     `known [B, V, C]`, `visible [B, V]`, `query [B, P]`, `label [B]` are the backbone's inputs.
@@ -130,7 +138,8 @@ class _Batch:
     t: Tensor
 
 
-def _draw(config: MARConfig, recipe: Recipe, data: _Data, step: int) -> _Batch:
+def draw(config: MARConfig, recipe: Recipe, data: TokenPosteriors, step: int) -> TrainingBatch:
+    """Make all random choices of a step."""
     device = data.mean.device
     rng = recipe.generator(step)
     length, classes = config.seq_len, config.class_num
@@ -152,7 +161,7 @@ def _draw(config: MARConfig, recipe: Recipe, data: _Data, step: int) -> _Batch:
     rows = recipe.batch * masked * recipe.head_repeats
     strata = (torch.arange(rows) + torch.rand(rows, generator=rng)) * (TRAIN_STEPS / rows)
     t = strata.long().clamp(max=TRAIN_STEPS - 1)[torch.randperm(rows, generator=rng)]
-    return _Batch(
+    return TrainingBatch(
         known=gather_rows(tokens, visible),
         visible=visible,
         query=query,
@@ -166,28 +175,37 @@ def _draw(config: MARConfig, recipe: Recipe, data: _Data, step: int) -> _Batch:
 class _Losses:
     """The two losses of a batch: mean squared error and variational bound."""
 
-    def __init__(self, model: MAR, recipe: Recipe, loss_of: DiffusionLoss) -> None:
-        self._model, self._repeats, self._loss_of = model, recipe.head_repeats, loss_of
+    def __init__(self, model: MAR, loss_of: DiffusionLoss) -> None:
+        self._model, self._loss_of = model, loss_of
 
-    def __call__(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         z = Backbone.forward(self._model, batch.known, batch.visible, batch.query, batch.label)
         x_t = self._loss_of.noised(batch.x0, batch.t, batch.noise)
-        eps, v = self._head(x_t, batch.t, z.flatten(0, 1))
+        eps, v = repeated_head(self._model.head_net, x_t, batch.t, z.flatten(0, 1))
         return self._loss_of(eps, v, batch.x0, x_t, batch.t, batch.noise)
 
-    def _head(self, x: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The head of `x [R, C]`, `t [R]` and `z [R / repeats, D]`, with less work than `head`.
 
-        There are fewer timesteps and conditions than rows, so each is embedded once; and all
-        adaLN layers are one product.
-        """
-        net = self._model.head_net
-        time_of = net.time_embed(torch.arange(TRAIN_STEPS, device=t.device))
-        embedding = time_of[t] + net.cond_embed(z).repeat(self._repeats, 1)
-        layers = net.modulation_layers()
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
-        return net.modulated(x, F.linear(F.silu(embedding), weight, bias))
+def repeated_head(net: DiffusionMLP, x: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The head, with less work where each condition has several rows.
+
+    There are fewer timesteps and conditions than rows, so each is embedded once; and all adaLN
+    layers are one product.
+
+    Args:
+        net: the head.
+        x: noised tokens `[K N, C]`, all N of the first draw first.
+        t: timesteps `[K N]`.
+        z: conditions `[N, D]`.
+
+    Returns:
+        `(eps, v)`, each `[K N, C]`.
+    """
+    time_of = net.time_embed(torch.arange(TRAIN_STEPS, device=t.device))
+    embedding = time_of[t] + net.cond_embed(z).repeat(len(x) // len(z), 1)
+    layers = net.modulation_layers()
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return net.modulated(x, F.linear(F.silu(embedding), weight, bias))
 
 
 def first_step_error(model: MAR, images: int = 32, seed: int = 0) -> float:
