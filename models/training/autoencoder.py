@@ -106,7 +106,7 @@ def _grey_of(images: Tensor) -> Tensor:
 def _grey(model: KLAutoencoder) -> KLAutoencoder:
     """Give the decoder's three channels their mean, which is what was trained."""
     with torch.no_grad():
-        for tensor in (model.decoder.conv_out.weight, model.decoder.conv_out.bias):
+        for tensor in model.decoder.conv_out.parameters():
             tensor.copy_(tensor.mean(dim=0, keepdim=True).expand_as(tensor))
     return model
 

@@ -79,13 +79,16 @@ def train(
             mse, bound = forward(batch)
         return {"loss": mse + bound, "eps_mse": mse, "bound_bits": bound}
 
+    def examine(average: MAR) -> Mapping[str, float]:
+        return {"first_step_error": round(first_step_error(average), 5)}
+
     return run_steps(
         TrainingState.start(model, _optimizer(model, recipe)),
         recipe,
         settings_of(recipe, config=config.to_dict()),
         losses,
         files,
-        examine=lambda ema: {"first_step_error": round(first_step_error(ema), 5)},
+        examine=examine,
         save_every=save_every,
         log_every=log_every,
     )
