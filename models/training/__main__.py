@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decay-steps", type=int, help="last steps, in which the rate falls to 0; else a fifth"
     )
+    parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the classifier")
@@ -87,7 +88,7 @@ def _train_model(args: argparse.Namespace) -> None:
     config = dataclasses.replace(preset, latent_scale=round(latents.scale, 5))
     model = train(
         config, recipe, latents, labels, _files(args),
-        device=device, bf16=args.bf16, compiled=args.compile,
+        device=device, bf16=args.bf16, compiled=args.compile, save_every=args.save_every,
     )  # fmt: skip
     _save_half(model.state_dict(), args.out / f"{args.what}.safetensors")
     _save_json(config.to_dict(), args.out / f"{args.what}.json")
@@ -100,7 +101,7 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     )  # fmt: skip
     images = framed(load_images(args.data, "train")[0])
     test_images = framed(load_images(args.data, "t10k")[0])
-    model = train_autoencoder(recipe, images, _files(args))
+    model = train_autoencoder(recipe, images, _files(args), save_every=args.save_every)
     path = args.out / "autoencoder.safetensors"
     _save_half(model.state_dict(), path)
     load_into(model, read_state_dict(path), path)  # with the rounding that others read
@@ -124,7 +125,7 @@ def _train_classifier(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for."""
-    for name in ("steps", "batch", "head_repeats", "epochs", "threads"):
+    for name in ("steps", "batch", "save_every", "head_repeats", "epochs", "threads"):
         if getattr(args, name) < 1:
             raise OptionError(f"{name} is {getattr(args, name)}: give at least 1")
     if args.decay_steps is None:

@@ -49,7 +49,7 @@ def train_autoencoder(
     images: Tensor,
     files: RunFiles,
     *,
-    save_every: int = 250,
+    save_every: int = 100,
     log_every: int = 50,
 ) -> KLAutoencoder:
     """Train and return the averaged (EMA) model; resumes if there is a checkpoint.

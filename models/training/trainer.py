@@ -44,7 +44,7 @@ def train(
     device: torch.device,
     bf16: bool = False,
     compiled: bool = False,
-    save_every: int = 500,
+    save_every: int = 100,
     log_every: int = 100,
 ) -> MAR:
     """Train and return the averaged (EMA) model; resumes if there is a checkpoint.

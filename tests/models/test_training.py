@@ -472,6 +472,7 @@ def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
         (["draft"], "train the autoencoder with the same --out first"),
         (["draft", "--steps", "5", "--decay-steps", "6"], "decay-steps is 6: give 0 to 5"),
         (["draft", "--head-repeats", "0"], "head_repeats is 0"),
+        (["draft", "--save-every", "0"], "save_every is 0"),
         (["draft", "--device", "quantum"], "no device 'quantum'"),
         (["draft", "--device", "cuda:99"], "no device 'cuda:99'"),
         (["draft", "--steps", "0"], "steps is 0"),
