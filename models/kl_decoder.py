@@ -137,17 +137,19 @@ class KLDecoder(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
 
+def decoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a decoder needs of an autoencoder's tensors by name."""
+    parts = ("decoder.", "post_quant_conv.")
+    return {name: tensor for name, tensor in state.items() if name.startswith(parts)}
+
+
 def load_kl_decoder(path: str | Path) -> KLDecoder:
     """Load the decoder of a released KL autoencoder (`kl16.ckpt`), float32, evaluation mode.
 
     Raises:
         WeightsError: the file cannot be read or holds no such decoder.
     """
-    state = {
-        name: tensor
-        for name, tensor in read_state_dict(path).items()
-        if name.startswith(("decoder.", "post_quant_conv."))
-    }
+    state = decoder_state(read_state_dict(path))
     model = _architecture(state, path)
     load_into(model, state, path)
     return model.eval()

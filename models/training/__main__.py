@@ -17,6 +17,7 @@ from ...runtime.cli_support import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
 from ..checkpoint import load_into, read_state_dict
+from ..kl_decoder import decoder_state
 from .autoencoder import AutoencoderRecipe, posterior_of, reconstruction_psnr, train_autoencoder
 from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, framed, load_images
@@ -105,6 +106,7 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     path = args.out / "autoencoder.safetensors"
     _save_half(model.state_dict(), path)
     load_into(model, read_state_dict(path), path)  # with the rounding that others read
+    _save_half(decoder_state(model.state_dict()), args.out / "decoder.safetensors")
     psnr = reconstruction_psnr(model, test_images)
     latents = Latents(*posterior_of(model, images))
     save_latents(latents, args.out / "latents.safetensors")

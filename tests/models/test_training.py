@@ -439,8 +439,12 @@ def test_the_command_trains_an_autoencoder_whose_decoder_loads(data, capsys):
     argv = ["autoencoder", "--data", data, "--out", data, "--steps", 2, "--batch", 2]
     assert _command([*argv, "--threads", 1]) == 0
     assert "dB on 40 test images" in capsys.readouterr().out
-    decoder = load_kl_decoder(data / "autoencoder.safetensors")
+    decoder = load_kl_decoder(data / "decoder.safetensors")
     assert decoder.upscale == 4
+    whole = load_kl_decoder(data / "autoencoder.safetensors")
+    _assert_equal(decoder.state_dict(), whole.state_dict())
+    # Half precision, and no encoder.
+    assert (data / "decoder.safetensors").stat().st_size < 1.5e6
     latents = load_latents(data / "latents.safetensors")
     assert latents.mean.shape == latents.std.shape == (600, decoder.latent_channels, 8, 8)
     figures = json.loads((data / "autoencoder.json").read_text(encoding="utf-8"))
