@@ -22,7 +22,7 @@ from .autoencoder import AutoencoderRecipe, posterior_of, reconstruction_psnr, t
 from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, framed, load_images
 from .latents import Latents, load_latents, save_latents
-from .loop import RunFiles
+from .loop import run_files
 from .trainer import Recipe, train
 
 
@@ -59,10 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _files(args: argparse.Namespace) -> RunFiles:
-    return RunFiles(args.out / f"{args.what}.checkpoint", args.out / f"{args.what}.log.jsonl")
-
-
 def _save_half(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write weights in half precision, which halves what ships; they are read back as float32."""
     save_file({k: v.detach().cpu().half().contiguous() for k, v in weights.items()}, path)
@@ -88,7 +84,7 @@ def _train_model(args: argparse.Namespace) -> None:
     preset = MARConfig.load(f"fashion_latent_{args.what}")
     config = dataclasses.replace(preset, latent_scale=round(latents.scale, 5))
     model = train(
-        config, recipe, latents, labels, _files(args),
+        config, recipe, latents, labels, run_files(args.out, args.what),
         device=device, bf16=args.bf16, compiled=args.compile, save_every=args.save_every,
     )  # fmt: skip
     _save_half(model.state_dict(), args.out / f"{args.what}.safetensors")
@@ -102,7 +98,9 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     )  # fmt: skip
     images = framed(load_images(args.data, "train")[0])
     test_images = framed(load_images(args.data, "t10k")[0])
-    model = train_autoencoder(recipe, images, _files(args), save_every=args.save_every)
+    model = train_autoencoder(
+        recipe, images, run_files(args.out, args.what), save_every=args.save_every
+    )
     path = args.out / "autoencoder.safetensors"
     _save_half(model.state_dict(), path)
     load_into(model, read_state_dict(path), path)  # with the rounding that others read

@@ -34,6 +34,7 @@ from .checkpoints import read_checkpoint
 from .classifier import Classifier, classify
 from .data import DEFAULT_DATA, framed, load_images
 from .frechet import frechet_distance
+from .loop import run_files
 from .sampling import as_bytes, decode_shown, sample_latents
 
 REFERENCE_IMAGES = 10_000
@@ -63,9 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and append to the model's file of evaluations."""
-    for name in ("images", "num_iter", "head_steps", "threads"):
-        if getattr(args, name) < 1:
-            raise OptionError(f"{name} is {getattr(args, name)}: give at least 1")
+    for name, least in (("images", 2), ("num_iter", 1), ("head_steps", 1), ("threads", 1)):
+        if getattr(args, name) < least:
+            raise OptionError(f"{name} is {getattr(args, name)}: give at least {least}")
     scales = parse_list("scales", args.scales, float)
     torch.set_num_threads(args.threads)
     classifier = load_classifier(args.zoo / "classifier.safetensors")
@@ -136,17 +137,17 @@ def load_classifier(path: Path) -> Classifier:
 
 
 def load_average(zoo: Path, what: str) -> tuple[MAR, int]:
-    """Return the averaged model of a run in `zoo` and its step: of the decay, if there is one.
+    """Return the averaged model of a run in `zoo` and its step, of the state that is furthest.
 
     Raises:
         CsdError: there is no checkpoint, or it is damaged.
     """
-    stable = zoo / f"{what}.checkpoint"
-    decaying = stable.with_name(stable.name + ".decay")
-    path = decaying if decaying.is_file() else stable
-    if not path.is_file():
-        raise CsdError(f"no checkpoint at {path}: train the {what} first")
-    content = read_checkpoint(path, torch.device("cpu"))
+    files = run_files(zoo, what)
+    paths = [path for path in (files.checkpoint, files.decaying) if path.is_file()]
+    if not paths:
+        raise CsdError(f"no checkpoint at {files.checkpoint}: train the {what} first")
+    states = [read_checkpoint(path, torch.device("cpu")) for path in paths]
+    content = max(states, key=lambda state: int(state["step"]))
     model = MAR(MARConfig.from_dict(content["config"]))
     model.load_state_dict(content["model_ema"])
     return model.eval(), int(content["step"])

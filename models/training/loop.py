@@ -79,6 +79,11 @@ class RunFiles:
         return self.checkpoint.with_name(self.checkpoint.name + ".decay")
 
 
+def run_files(folder: Path, what: str) -> RunFiles:
+    """Return the files of the model `what` in `folder`."""
+    return RunFiles(folder / f"{what}.checkpoint", folder / f"{what}.log.jsonl")
+
+
 @dataclass
 class TrainingState(Generic[Model]):
     """A model in training, the average of its weights, and how far it is."""

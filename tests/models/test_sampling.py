@@ -155,10 +155,17 @@ def test_the_command_measures_a_model_and_what_it_is_compared_with(zoo):
     assert (zoo / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_state_that_is_furthest_is_measured(zoo):
+    assert evaluate.load_average(zoo, "draft")[1] == 3
+    (zoo / "draft.checkpoint.decay").unlink()
+    assert evaluate.load_average(zoo, "draft")[1] == 2
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--images", "0"], "images is 0: give at least 1"),
+        (["--images", "1"], "images is 1: give at least 2"),
+        (["--num-iter", "0"], "num_iter is 0: give at least 1"),
         (["--what", "target"], "train the target first"),
         (["--scales", "many"], "scales is 'many'"),
     ],
