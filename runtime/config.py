@@ -212,7 +212,7 @@ def _fashion_latent(**sizes: int) -> MARConfig:
         img_size=32,
         vae_stride=4,
         patch_size=1,
-        vae_embed_dim=8,
+        vae_embed_dim=5,
         class_num=10,
         buffer_size=4,
         beta_schedule="linear",

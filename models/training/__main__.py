@@ -53,7 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--head-repeats", type=int, default=2, help="draws of (timestep, noise) a token and step"
     )
-    parser.add_argument("--compile", action="store_true", help="join elementwise work; needs c++")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     return parser
@@ -82,10 +81,12 @@ def _train_model(args: argparse.Namespace) -> None:
     _, labels = load_images(args.data, "train")
     latents = load_latents(args.out / "latents.safetensors")
     preset = MARConfig.load(f"fashion_latent_{args.what}")
-    config = dataclasses.replace(preset, latent_scale=round(latents.scale, 5))
+    config = dataclasses.replace(
+        preset, vae_embed_dim=latents.channels, latent_scale=round(latents.scale, 5)
+    )
     model = train(
         config, recipe, latents, labels, run_files(args.out, args.what),
-        device=device, bf16=args.bf16, compiled=args.compile, save_every=args.save_every,
+        device=device, bf16=args.bf16, save_every=args.save_every,
     )  # fmt: skip
     _save_half(model.state_dict(), args.out / f"{args.what}.safetensors")
     _save_json(config.to_dict(), args.out / f"{args.what}.json")
@@ -108,7 +109,11 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     psnr = reconstruction_psnr(model, test_images)
     latents = Latents(*posterior_of(model, images))
     save_latents(latents, args.out / "latents.safetensors")
-    figures = {"test_psnr": round(psnr, 3), "latent_scale": round(latents.scale, 5)}
+    figures = {
+        "kept_channels": latents.channels,
+        "test_psnr": round(psnr, 3),
+        "latent_scale": round(latents.scale, 5),
+    }
     _save_json({**dataclasses.asdict(recipe), **figures}, args.out / "autoencoder.json")
     print(f"autoencoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
 

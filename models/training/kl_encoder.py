@@ -80,6 +80,7 @@ class KLAutoencoder(KLDecoder):
 
     def __init__(self, latent: int, widths: Sequence[int], encoder_widths: Sequence[int]) -> None:
         super().__init__(latent, list(widths), blocks=1, attention=[False] * len(widths))
+        self.widths, self.encoder_widths = tuple(widths), tuple(encoder_widths)
         self.encoder = _Encoder(latent, encoder_widths, blocks=1)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
 

@@ -43,7 +43,6 @@ def train(
     *,
     device: torch.device,
     bf16: bool = False,
-    compiled: bool = False,
     save_every: int = 100,
     log_every: int = 100,
 ) -> MAR:
@@ -57,7 +56,6 @@ def train(
         files: where the run is kept.
         device: where to train.
         bf16: autocast to bfloat16.
-        compiled: let `torch.compile` join the elementwise work; needs a C++ compiler.
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
 
@@ -69,14 +67,16 @@ def train(
     model = MAR(config)
     model.initialize()
     model.to(device)
-    losses_of = _Losses(model, DiffusionLoss(config.beta_schedule, device))
-    forward = torch.compile(losses_of, dynamic=True) if compiled else losses_of
+    loss_of = DiffusionLoss(config.beta_schedule, device)
     data = TokenPosteriors.of(latents, labels, config, device)
 
     def losses(step: int) -> Mapping[str, Tensor]:
         batch = draw(config, recipe, data, step)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            mse, bound = forward(batch)
+            z = Backbone.forward(model, batch.known, batch.visible, batch.query, batch.label)
+            x_t = loss_of.noised(batch.x0, batch.t, batch.noise)
+            eps, v = repeated_head(model.head_net, x_t, batch.t, z.flatten(0, 1))
+        mse, bound = loss_of(eps, v, batch.x0, x_t, batch.t, batch.noise)
         return {"loss": mse + bound, "eps_mse": mse, "bound_bits": bound}
 
     def examine(average: MAR) -> Mapping[str, float]:
@@ -173,19 +173,6 @@ def draw(config: MARConfig, recipe: Recipe, data: TokenPosteriors, step: int) ->
         noise=torch.randn(rows, config.token_dim, generator=rng).to(device),
         t=t.to(device),
     )
-
-
-class _Losses:
-    """The two losses of a batch: mean squared error and variational bound."""
-
-    def __init__(self, model: MAR, loss_of: DiffusionLoss) -> None:
-        self._model, self._loss_of = model, loss_of
-
-    def __call__(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        z = Backbone.forward(self._model, batch.known, batch.visible, batch.query, batch.label)
-        x_t = self._loss_of.noised(batch.x0, batch.t, batch.noise)
-        eps, v = repeated_head(self._model.head_net, x_t, batch.t, z.flatten(0, 1))
-        return self._loss_of(eps, v, batch.x0, x_t, batch.t, batch.noise)
 
 
 def repeated_head(net: DiffusionMLP, x: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -417,7 +417,7 @@ def test_missing_and_damaged_latents_are_reported_with_a_remedy(tmp_path):
 
 def _save_random_latents(folder):
     folder.mkdir()
-    mean = torch.randn(600, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean = torch.randn(600, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     save_latents(Latents(mean, torch.full_like(mean, 0.1)), folder / "latents.safetensors")
 
 

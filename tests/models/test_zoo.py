@@ -36,8 +36,8 @@ def test_the_pair_makes_the_same_tokens():
 def test_the_presets_of_the_latent_pair_fit_each_other():
     target, draft = (MARConfig.load(f"fashion_latent_{role}") for role in ("target", "draft"))
     for config in (target, draft):
-        assert (config.seq_len, config.token_dim, config.class_num) == (64, 8, 10)
-        assert config.latent_shape == (8, 8, 8)
+        assert (config.seq_len, config.token_dim, config.class_num) == (64, 5, 10)
+        assert config.latent_shape == (5, 8, 8)
     sizes = [sum(p.numel() for p in MAR(config).parameters()) for config in (target, draft)]
     assert 4e6 <= sizes[0] <= 8e6
     assert sizes[1] <= sizes[0] / 10
