@@ -7,7 +7,7 @@ decoder has learned to ignore, and a model of latents would have to learn to mak
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .kl_encoder import KLAutoencoder
 
@@ -37,27 +37,32 @@ def without_silent_channels(
     """
     nats = nats_by_channel(model, images)
     keep = nats.argsort(descending=True)[: max(1, int((nats >= least).sum()))]
+    state = dict(model.state_dict())
+    # The convolutions of 1 x 1 become the identity, and what they did moves next door.
+    rows = torch.cat([keep, keep + model.latent_channels])
+    mix = state["quant_conv.weight"][rows, :, 0, 0]
+    last = state["encoder.conv_out.weight"]
+    state["encoder.conv_out.weight"] = torch.einsum("ij,jkhw->ikhw", mix, last)
+    bias = mix @ state["encoder.conv_out.bias"] + state["quant_conv.bias"][rows]
+    state["encoder.conv_out.bias"] = bias
+    state["quant_conv.weight"] = _identity(len(rows))
+    state["quant_conv.bias"] = torch.zeros(len(rows))
+
+    first, mix = state["decoder.conv_in.weight"], state["post_quant_conv.weight"][:, keep, 0, 0]
+    kept = torch.einsum("kjhw,ji->kihw", first, mix)
+    wanted = torch.einsum("kjhw,j->khw", first, state["post_quant_conv.bias"]).reshape(-1, 1)
+    taps = kept.permute(0, 2, 3, 1).reshape(-1, len(keep))
+    offset = torch.linalg.lstsq(taps, wanted).solution
+    left = (wanted - taps @ offset).reshape(len(kept), -1).sum(dim=1)
+    state["decoder.conv_in.weight"] = kept
+    state["decoder.conv_in.bias"] = state["decoder.conv_in.bias"] + left
+    state["post_quant_conv.weight"] = _identity(len(keep))
+    state["post_quant_conv.bias"] = offset[:, 0]
+
     pruned = KLAutoencoder(len(keep), model.widths, model.encoder_widths)
-    fitting = {name: tensor.shape for name, tensor in pruned.state_dict().items()}
-    same = {k: v for k, v in model.state_dict().items() if v.shape == fitting[k]}
-    pruned.load_state_dict(same, strict=False)
-    with torch.no_grad():
-        # The convolutions of 1 x 1 become the identity, and what they did moves next door.
-        rows = torch.cat([keep, keep + model.latent_channels])
-        last, mix = model.encoder.conv_out, model.quant_conv
-        weight = mix.weight[rows, :, 0, 0]
-        pruned.encoder.conv_out.weight.copy_(torch.einsum("ij,jkhw->ikhw", weight, last.weight))
-        pruned.encoder.conv_out.bias.copy_(weight @ last.bias + mix.bias[rows])
-        first, mix = model.decoder.conv_in, model.post_quant_conv
-        kept = torch.einsum("kjhw,ji->kihw", first.weight, mix.weight[:, keep, 0, 0])
-        pruned.decoder.conv_in.weight.copy_(kept)
-        wanted = torch.einsum("kjhw,j->khw", first.weight, mix.bias).reshape(-1, 1)
-        taps = kept.permute(0, 2, 3, 1).reshape(-1, len(keep))
-        offset = torch.linalg.lstsq(taps, wanted).solution
-        left = (wanted - taps @ offset).reshape(len(kept), -1).sum(dim=1)
-        pruned.decoder.conv_in.bias.copy_(first.bias + left)
-        pruned.post_quant_conv.bias.copy_(offset[:, 0])
-    for identity in (pruned.quant_conv, pruned.post_quant_conv):
-        nn.init.dirac_(identity.weight)
-    nn.init.zeros_(pruned.quant_conv.bias)
+    pruned.load_state_dict(state)
     return pruned.eval()
+
+
+def _identity(channels: int) -> Tensor:
+    return torch.eye(channels).reshape(channels, channels, 1, 1)
