@@ -23,6 +23,7 @@ from .classifier import accuracy, export_classifier, train_classifier
 from .data import DEFAULT_DATA, framed, load_images
 from .latents import Latents, load_latents, save_latents
 from .loop import run_files
+from .silent_channels import without_silent_channels
 from .trainer import Recipe, train
 
 
@@ -99,9 +100,9 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     )  # fmt: skip
     images = framed(load_images(args.data, "train")[0])
     test_images = framed(load_images(args.data, "t10k")[0])
-    model = train_autoencoder(
-        recipe, images, run_files(args.out, args.what), save_every=args.save_every
-    )
+    files = run_files(args.out, args.what)
+    model = train_autoencoder(recipe, images, files, save_every=args.save_every)
+    model = without_silent_channels(model, images[:2000])
     path = args.out / "autoencoder.safetensors"
     _save_half(model.state_dict(), path)
     load_into(model, read_state_dict(path), path)  # with the rounding that others read

@@ -20,6 +20,7 @@ from csd.models.training.latents import Latents, load_latents, save_latents
 from csd.models.training.loop import RunFiles
 from csd.models.training.loss import DiffusionLoss
 from csd.models.training.rate import warmup_stable_decay
+from csd.models.training.silent_channels import without_silent_channels
 from csd.models.training.trainer import (
     Recipe,
     TokenPosteriors,
@@ -435,21 +436,26 @@ def test_the_command_trains_and_writes_weights_that_load(data):
     assert model.config.latent_scale == pytest.approx(1 / math.sqrt(1.01), rel=0.01)
 
 
-def test_the_command_trains_an_autoencoder_whose_decoder_loads(data, capsys):
+def test_the_command_trains_an_autoencoder_whose_decoder_loads(data, capsys, monkeypatch):
+    def one_channel(model, images):
+        return without_silent_channels(model, images, least=math.inf)
+
+    monkeypatch.setattr("csd.models.training.__main__.without_silent_channels", one_channel)
     argv = ["autoencoder", "--data", data, "--out", data, "--steps", 2, "--batch", 2]
     assert _command([*argv, "--threads", 1]) == 0
     assert "dB on 40 test images" in capsys.readouterr().out
     decoder = load_kl_decoder(data / "decoder.safetensors")
-    assert decoder.upscale == 4
+    assert (decoder.upscale, decoder.latent_channels) == (4, 1)
     whole = load_kl_decoder(data / "autoencoder.safetensors")
     _assert_equal(decoder.state_dict(), whole.state_dict())
     # Half precision, and no encoder.
     assert (data / "decoder.safetensors").stat().st_size < 1.5e6
     latents = load_latents(data / "latents.safetensors")
-    assert latents.mean.shape == latents.std.shape == (600, decoder.latent_channels, 8, 8)
+    assert latents.mean.shape == latents.std.shape == (600, 1, 8, 8)
     figures = json.loads((data / "autoencoder.json").read_text(encoding="utf-8"))
     assert figures["latent_scale"] == pytest.approx(latents.scale, rel=1e-2)
     assert math.isfinite(figures["test_psnr"])
+    assert figures["kept_channels"] == 1
 
 
 def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
