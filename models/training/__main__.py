@@ -17,10 +17,17 @@ from ...runtime.cli_support import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
 from ..checkpoint import load_into, read_state_dict
-from ..kl_decoder import decoder_state
-from .autoencoder import AutoencoderRecipe, posterior_of, reconstruction_psnr, train_autoencoder
-from .classifier import accuracy, export_classifier, train_classifier
+from ..kl_decoder import decoder_state, load_kl_decoder
+from .autoencoder import (
+    AutoencoderRecipe,
+    load_autoencoder,
+    posterior_of,
+    reconstruction_psnr,
+    train_autoencoder,
+)
+from .classifier import accuracy, export_classifier, load_classifier, train_classifier
 from .data import DEFAULT_DATA, framed, load_images
+from .decoder import DecoderRecipe, train_decoder
 from .latents import Latents, load_latents, save_latents
 from .loop import run_files
 from .silent_channels import without_silent_channels
@@ -36,9 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "last checkpoint when started again, and goes on where --steps is raised.",
         example="python -m csd.models.training target --out zoo --steps 7000",
     )
-    parser.add_argument(
-        "what", choices=("autoencoder", "target", "draft", "classifier"), help="what to train"
-    )
+    parser.add_argument("what", choices=(*TRAINERS, "target", "draft"), help="what to train")
     parser.add_argument("--out", type=Path, required=True, help="directory of weights and logs")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="directory of the data set")
     parser.add_argument("--steps", type=int, default=7000, help="training steps of a model")
@@ -48,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument(
+        "--features", type=Path, metavar="FILE",
+        help="weights of a classifier of another seed, which the decoder is trained with",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the classifier")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, cuda:1")
@@ -119,6 +128,30 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     print(f"autoencoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
 
 
+def _train_decoder(args: argparse.Namespace) -> None:
+    if args.features is None:
+        raise OptionError("the decoder needs --features FILE: give a classifier of another seed")
+    recipe = DecoderRecipe(
+        steps=args.steps, decay_steps=args.decay_steps, batch=args.batch,
+        learning_rate=args.learning_rate, seed=args.seed,
+    )  # fmt: skip
+    images = framed(load_images(args.data, "train")[0])
+    test_images = framed(load_images(args.data, "t10k")[0])
+    autoencoder = load_autoencoder(args.out / "autoencoder.safetensors")
+    decoder = train_decoder(
+        load_kl_decoder(args.out / "autoencoder.safetensors"), load_classifier(args.features),
+        recipe, images, load_latents(args.out / "latents.safetensors"),
+        run_files(args.out, args.what), save_every=args.save_every,
+    )  # fmt: skip
+    path = args.out / "decoder.safetensors"
+    _save_half(decoder.state_dict(), path)
+    load_into(autoencoder, {**autoencoder.state_dict(), **read_state_dict(path)}, path)
+    psnr = reconstruction_psnr(autoencoder, test_images)
+    figures = {**dataclasses.asdict(recipe), "test_psnr": round(psnr, 3)}
+    _save_json(figures, args.out / "decoder.json")
+    print(f"decoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
+
+
 def _train_classifier(args: argparse.Namespace) -> None:
     images, labels = load_images(args.data, "train")
     test_images, test_labels = load_images(args.data, "t10k")
@@ -127,6 +160,13 @@ def _train_classifier(args: argparse.Namespace) -> None:
     print(f"classifier: {score:.4f} of {len(test_images)} test images", flush=True)
     save_file(model.state_dict(), args.out / "classifier.safetensors")
     export_classifier(model, args.out / "classifier.onnx")
+
+
+TRAINERS = {
+    "autoencoder": _train_autoencoder,
+    "decoder": _train_decoder,
+    "classifier": _train_classifier,
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,8 +183,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # averages of vanishing gradients would slow a CPU down
     args.out.mkdir(parents=True, exist_ok=True)
-    trainers = {"autoencoder": _train_autoencoder, "classifier": _train_classifier}
-    trainers.get(args.what, _train_model)(args)
+    TRAINERS.get(args.what, _train_model)(args)
     return 0
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,11 @@ from torch import Tensor
 
 from ...runtime.errors import WeightsError
 from ..checkpoint import load_into, read_state_dict
+from ..kl_decoder import KLDecoder
 from .kl_encoder import KLAutoencoder
 from .loop import RunFiles, RunRecipe, TrainingState, run_steps, settings_of
+
+Decoder = TypeVar("Decoder", bound=KLDecoder)
 
 _LEVELS = {
     "encoder": "encoder.down.{}.block.0.conv2.weight",
@@ -77,7 +81,7 @@ def train_autoencoder(
         TrainingState.start(model, optimizer), recipe, settings_of(recipe), losses, files,
         save_every=save_every, log_every=log_every,
     )  # fmt: skip
-    return _grey(trained)
+    return with_grey_output(trained)
 
 
 def _losses(
@@ -88,7 +92,7 @@ def _losses(
     wanted = images[torch.randint(len(images), (recipe.batch,), generator=rng)]
     mean, logvar = model.encode(wanted.expand(-1, 3, -1, -1))
     noise = torch.randn(mean.shape, generator=rng)
-    made = _grey_of(model(mean + torch.exp(0.5 * logvar) * noise))
+    made = grey_of(model(mean + torch.exp(0.5 * logvar) * noise))
     error = F.mse_loss(made, wanted)
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / wanted.numel()
     return {
@@ -98,17 +102,17 @@ def _losses(
     }
 
 
-def _grey_of(images: Tensor) -> Tensor:
+def grey_of(images: Tensor) -> Tensor:
     """`[B, 3, H, W]` -> `[B, 1, H, W]`."""
     return images.mean(dim=1, keepdim=True)
 
 
-def _grey(model: KLAutoencoder) -> KLAutoencoder:
-    """Give the decoder's three channels their mean, which is what was trained."""
+def with_grey_output(decoder: Decoder) -> Decoder:
+    """Give the three channels of the image their mean, which is what was trained."""
     with torch.no_grad():
-        for tensor in model.decoder.conv_out.parameters():
+        for tensor in decoder.decoder.conv_out.parameters():
             tensor.copy_(tensor.mean(dim=0, keepdim=True).expand_as(tensor))
-    return model
+    return decoder
 
 
 def psnr_of_error(error: float) -> float:
@@ -120,7 +124,7 @@ def reconstruct(model: KLAutoencoder, images: Tensor, batch: int = 500) -> Tenso
     """Decode the posterior means of `images [N, 1, H, W]`, clipped to [-1, 1], likewise shaped."""
     with torch.inference_mode():
         parts = [model(model.encode(part.expand(-1, 3, -1, -1))[0]) for part in images.split(batch)]
-    return _grey_of(torch.cat(parts)).clamp(-1, 1)
+    return grey_of(torch.cat(parts)).clamp(-1, 1)
 
 
 def reconstruction_psnr(model: KLAutoencoder, images: Tensor) -> float:

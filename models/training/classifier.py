@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..checkpoint import load_into, read_state_dict
+
 
 class Classifier(nn.Module):
     """Images `[N, 1, 32, 32]` in [-1, 1] -> logits `[N, classes]` and features `[N, 64]`."""
@@ -32,6 +34,15 @@ class Classifier(nn.Module):
         """`[N, 1, 32, 32]` -> `[N, classes]`, `[N, 64]`."""
         features = self.features(self.convolutions(images))
         return self.output(features), features
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """What each convolution gives, before it is pooled: `[N, c, 32, 32]`, 16, 8."""
+        found: list[Tensor] = []
+        for layer in self.convolutions:
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(images)
+            images = layer(images)
+        return found
 
 
 def train_classifier(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> Classifier:
@@ -66,6 +77,17 @@ def classify(model: Classifier, images: Tensor) -> tuple[NDArray[np.int64], NDAr
         parts = [model(part) for part in images.split(1000)]
     logits, features = (torch.cat(part) for part in zip(*parts, strict=True))
     return logits.argmax(dim=1).numpy(), features.numpy()
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Read the classifier that the training command wrote.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    model = Classifier()
+    load_into(model, read_state_dict(path), path)
+    return model.eval()
 
 
 def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from torch import Tensor
 from ...runtime.cli_support import Parser, parse_list, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
-from ..checkpoint import load_into, read_state_dict
 from ..kl_decoder import load_kl_decoder
 from ..mar import MAR
-from .autoencoder import load_autoencoder, reconstruct
+from .autoencoder import load_autoencoder, posterior_of
 from .checkpoints import read_checkpoint
-from .classifier import Classifier, classify
+from .classifier import classify, load_classifier
 from .data import DEFAULT_DATA, framed, load_images
 from .frechet import frechet_distance
 from .loop import run_files
@@ -58,7 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of images and noise")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="directory of the data set")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="save images, a row a scale")
+    parser.add_argument(
+        "--png",
+        type=Path,
+        metavar="FILE",
+        help="save images: real, reconstructed, and generated at each scale",
+    )
     return parser
 
 
@@ -77,12 +81,17 @@ def run(args: argparse.Namespace) -> int:
     def distance(images: Tensor) -> float:
         return round(frechet_distance(classify(classifier, images)[1], reference), 3)
 
+    decoder = load_kl_decoder(args.zoo / "decoder.safetensors")
+    autoencoder = load_autoencoder(args.zoo / "autoencoder.safetensors")
+    made = decode_shown(decoder, posterior_of(autoencoder, real)[0], 1.0)
+    rng = torch.Generator().manual_seed(args.seed)
+    noisy = as_bytes(real + NOISE * torch.randn(real.shape, generator=rng))
     model, step = load_average(args.zoo, args.what)
     record: dict[str, Any] = {
         "model": args.what, "step": step, "images": args.images, "num_iter": args.num_iter,
-        "head_steps": args.head_steps, "seed": args.seed, **_scale(args, real, distance),
+        "head_steps": args.head_steps, "seed": args.seed,
+        "real": distance(real), "noisy": distance(noisy), "reconstructed": distance(made),
     }  # fmt: skip
-    decoder = load_kl_decoder(args.zoo / "autoencoder.safetensors")
     labels = torch.arange(args.images) % model.config.class_num
     rows: list[Tensor] = []
     generated: list[dict[str, float]] = []
@@ -106,34 +115,8 @@ def run(args: argparse.Namespace) -> int:
         stream.write(json.dumps(record) + "\n")
     print(json.dumps(record), flush=True)
     if args.png:
-        save_sheet([real, *rows], args.png)
+        save_sheet([real, made, *rows], args.png)
     return 0
-
-
-def _scale(
-    args: argparse.Namespace, real: Tensor, distance: Callable[[Tensor], float]
-) -> dict[str, float]:
-    """Distances of `real [N, 1, 32, 32]` as it is, with noise, and through the autoencoder."""
-    rng = torch.Generator().manual_seed(args.seed)
-    noisy = as_bytes(real + NOISE * torch.randn(real.shape, generator=rng))
-    autoencoder = load_autoencoder(args.zoo / "autoencoder.safetensors")
-    made = as_bytes(reconstruct(autoencoder, real))
-    return {
-        "real": distance(real),
-        "noisy": distance(noisy),
-        "reconstructed": distance(made),
-    }
-
-
-def load_classifier(path: Path) -> Classifier:
-    """Read the classifier that the training command wrote.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
-    model = Classifier()
-    load_into(model, read_state_dict(path), path)
-    return model.eval()
 
 
 def load_average(zoo: Path, what: str) -> tuple[MAR, int]:

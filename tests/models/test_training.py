@@ -13,9 +13,8 @@ import torch
 from csd.models import MAR
 from csd.models.kl_decoder import load_kl_decoder
 from csd.models.training.__main__ import build_parser, run
-from csd.models.training.classifier import classify
+from csd.models.training.classifier import Classifier, classify, load_classifier
 from csd.models.training.data import framed, load_images, read_idx
-from csd.models.training.evaluate import load_classifier
 from csd.models.training.latents import Latents, load_latents, save_latents
 from csd.models.training.loop import RunFiles
 from csd.models.training.loss import DiffusionLoss
@@ -458,6 +457,21 @@ def test_the_command_trains_an_autoencoder_whose_decoder_loads(data, capsys, mon
     assert figures["kept_channels"] == 1
 
 
+def test_the_command_trains_the_decoder_further(data, capsys):
+    small = ["--data", data, "--out", data, "--steps", 2, "--batch", 2, "--threads", 1]
+    assert _command(["autoencoder", *small]) == 0
+    first = load_kl_decoder(data / "decoder.safetensors").state_dict()
+    torch.save({"model": Classifier().state_dict()}, data / "other.pth")
+    assert _command(["decoder", *small, "--features", data / "other.pth"]) == 0
+    assert "decoder: " in capsys.readouterr().out
+    second = load_kl_decoder(data / "decoder.safetensors").state_dict()
+    assert list(first) == list(second)
+    name = "decoder.conv_in.weight"
+    assert (first[name] != second[name]).any()
+    figures = json.loads((data / "decoder.json").read_text(encoding="utf-8"))
+    assert math.isfinite(figures["test_psnr"])
+
+
 def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
     from csd.runtime.backends import OnnxRuntimeBackend
 
@@ -483,6 +497,7 @@ def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
         (["draft", "--steps", "5", "--decay-steps", "6"], "decay-steps is 6: give 0 to 5"),
         (["draft", "--head-repeats", "0"], "head_repeats is 0"),
         (["draft", "--save-every", "0"], "save_every is 0"),
+        (["decoder"], "give a classifier of another seed"),
         (["draft", "--device", "quantum"], "no device 'quantum'"),
         (["draft", "--device", "cuda:99"], "no device 'cuda:99'"),
         (["draft", "--steps", "0"], "steps is 0"),
