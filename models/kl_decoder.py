@@ -20,7 +20,8 @@ from .checkpoint import load_into, read_state_dict
 _GROUPS = 32
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """The normalisation of every block: 32 groups."""
     return nn.GroupNorm(_GROUPS, channels, eps=1e-6)
 
 
@@ -29,9 +30,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.norm1 = _norm(inputs)
+        self.norm1 = group_norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = _norm(outputs)
+        self.norm2 = group_norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -46,7 +47,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = group_norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -111,7 +112,7 @@ class _Decoder(nn.Module):
             _Level(widths[min(i + 1, top)], widths[i], blocks, attention[i], up=i > 0)
             for i in range(len(widths))
         )
-        self.norm_out = _norm(widths[0])
+        self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -136,17 +137,19 @@ class KLDecoder(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
 
+def decoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a decoder needs of an autoencoder's tensors by name."""
+    parts = ("decoder.", "post_quant_conv.")
+    return {name: tensor for name, tensor in state.items() if name.startswith(parts)}
+
+
 def load_kl_decoder(path: str | Path) -> KLDecoder:
     """Load the decoder of a released KL autoencoder (`kl16.ckpt`), float32, evaluation mode.
 
     Raises:
         WeightsError: the file cannot be read or holds no such decoder.
     """
-    state = {
-        name: tensor
-        for name, tensor in read_state_dict(path).items()
-        if name.startswith(("decoder.", "post_quant_conv."))
-    }
+    state = decoder_state(read_state_dict(path))
     model = _architecture(state, path)
     load_into(model, state, path)
     return model.eval()

@@ -257,10 +257,44 @@ def _fashion_mnist(width: int, depth: int, heads: int, head_depth: int, head_wid
     )
 
 
+def _fashion_latent(**sizes: int) -> MARConfig:
+    return MARConfig(
+        **sizes,
+        img_size=32,
+        vae_stride=4,
+        patch_size=1,
+        vae_embed_dim=5,
+        class_num=10,
+        buffer_size=4,
+        beta_schedule="linear",
+        image_kind="latent",
+    )
+
+
 PRESETS: dict[str, MARConfig] = {
     "mar_base": _published(768, 12, 12, 6, 1024),
     "mar_large": _published(1024, 16, 16, 8, 1280),
     "mar_huge": _published(1280, 20, 16, 12, 1536),
     "fashion_mnist_target": _fashion_mnist(128, 4, 4, 3, 192),
     "fashion_mnist_draft": _fashion_mnist(64, 2, 4, 2, 112),
+    "fashion_latent_target": _fashion_latent(
+        encoder_embed_dim=256,
+        encoder_depth=3,
+        encoder_num_heads=4,
+        decoder_embed_dim=256,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        diffloss_d=3,
+        diffloss_w=192,
+    ),
+    "fashion_latent_draft": _fashion_latent(
+        encoder_embed_dim=80,
+        encoder_depth=2,
+        encoder_num_heads=4,
+        decoder_embed_dim=80,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        diffloss_d=2,
+        diffloss_w=80,
+    ),
 }

@@ -8,19 +8,34 @@ if __name__ == "__main__":  # within the frame before anything heavy is imported
     raise SystemExit(enter_module(__spec__.name))
 
 import argparse
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from ...runtime.command.files import write_atomically, write_json
 from ...runtime.command.parser import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
-from .classifier import accuracy, export_classifier, train_classifier
-from .data import DEFAULT_DATA, load_images
+from ..checkpoint import load_into, read_state_dict
+from ..kl_decoder import decoder_state, load_kl_decoder
+from .autoencoder import (
+    AutoencoderRecipe,
+    load_autoencoder,
+    posterior_of,
+    reconstruction_psnr,
+    train_autoencoder,
+)
+from .classifier import accuracy, export_classifier, load_classifier, train_classifier
+from .data import DEFAULT_DATA, framed, load_images
+from .decoder import DecoderRecipe, train_decoder
+from .latents import Latents, load_latents, save_latents
+from .loop import run_files
+from .silent_channels import without_silent_channels
 from .trainer import Recipe, train
 
 MAX_COUNT = 2**31 - 1
@@ -31,64 +46,144 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     parser = Parser(
         prog="python -m csd.models.training",
-        description="Train the draft, the target or the classifier of the fashion-mnist zoo. "
-        "A run that was interrupted resumes from its last checkpoint when started again.",
+        description="Train the models of the fashion-mnist zoo: the autoencoder, then target and "
+        "draft on its latents, and the classifier. A run that was interrupted resumes from its "
+        "last checkpoint when started again, and goes on where --steps is raised.",
         example="python -m csd.models.training target --out zoo --steps 7000",
         lower="--batch",
     )
-    parser.add_argument("what", choices=("target", "draft", "classifier"), help="what to train")
+    parser.add_argument("what", choices=(*TRAINERS, "target", "draft"), help="what to train")
     parser.add_argument("--out", type=Path, required=True, help="directory of weights and logs")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="directory of the data set")
     parser.add_argument("--steps", type=int, default=7000, help="training steps of a model")
+    parser.add_argument(
+        "--decay-steps", type=int, help="last steps, in which the rate falls to 0; else a fifth"
+    )
+    parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument(
+        "--features", type=Path, metavar="FILE",
+        help="weights of a classifier of another seed, which the decoder is trained with",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the classifier")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--head-repeats", type=int, default=2, help="draws of (timestep, noise) a token and step"
+    )
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     return parser
 
 
+def _save_half(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights in half precision, which halves what ships; they are read back as float32."""
+    _save({k: v.detach().cpu().half().contiguous() for k, v in weights.items()}, path)
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    with write_atomically(path) as stream:
+        stream.write(save(dict(weights)))
+
+
+def _images(args: argparse.Namespace, split: str) -> tuple[Tensor, Tensor]:
+    """Images and labels; a directory of results is made once there is something to make."""
+    images, labels = load_images(args.data, split)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return images, labels
+
+
 def _train_model(args: argparse.Namespace) -> None:
-    config = MARConfig.load(f"fashion_mnist_{args.what}")
     recipe = Recipe(
-        steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, seed=args.seed
-    )
+        steps=args.steps, decay_steps=args.decay_steps, batch=args.batch,
+        learning_rate=args.learning_rate, head_repeats=args.head_repeats, seed=args.seed,
+    )  # fmt: skip
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CsdError(f"no device {args.device!r} ({reason}): give --device cpu") from error
-    images, labels = load_images(args.data, "train")
-    args.out.mkdir(parents=True, exist_ok=True)
-    model = train(
-        config,
-        recipe,
-        images,
-        labels,
-        checkpoint=args.out / f"{args.what}.checkpoint",
-        log=args.out / f"{args.what}.log.jsonl",
-        device=device,
-        bf16=args.bf16,
+    _, labels = _images(args, "train")
+    latents = load_latents(args.out / "latents.safetensors")
+    preset = MARConfig.load(f"fashion_latent_{args.what}")
+    config = dataclasses.replace(
+        preset, vae_embed_dim=latents.channels, latent_scale=round(latents.scale, 5)
     )
-    # Half precision halves what ships; it is read back as float32.
-    weights = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
-    with write_atomically(args.out / f"{args.what}.safetensors") as stream:
-        stream.write(save(weights))
+    model = train(
+        config, recipe, latents, labels, run_files(args.out, args.what),
+        device=device, bf16=args.bf16, save_every=args.save_every,
+    )  # fmt: skip
+    _save_half(model.state_dict(), args.out / f"{args.what}.safetensors")
     write_json(args.out / f"{args.what}.json", config.to_dict())
 
 
+def _train_autoencoder(args: argparse.Namespace) -> None:
+    recipe = AutoencoderRecipe(
+        steps=args.steps, decay_steps=args.decay_steps, batch=args.batch,
+        learning_rate=args.learning_rate, seed=args.seed,
+    )  # fmt: skip
+    images = framed(_images(args, "train")[0])
+    test_images = framed(_images(args, "t10k")[0])
+    files = run_files(args.out, args.what)
+    model = train_autoencoder(recipe, images, files, save_every=args.save_every)
+    model = without_silent_channels(model, images[:2000])
+    path = args.out / "autoencoder.safetensors"
+    _save_half(model.state_dict(), path)
+    load_into(model, read_state_dict(path), path)  # with the rounding that others read
+    _save_half(decoder_state(model.state_dict()), args.out / "decoder.safetensors")
+    psnr = reconstruction_psnr(model, test_images)
+    latents = Latents(*posterior_of(model, images))
+    save_latents(latents, args.out / "latents.safetensors")
+    figures = {
+        "kept_channels": latents.channels,
+        "test_psnr": round(psnr, 3),
+        "latent_scale": round(latents.scale, 5),
+    }
+    write_json(args.out / "autoencoder.json", {**dataclasses.asdict(recipe), **figures})
+    print(f"autoencoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
+
+
+def _train_decoder(args: argparse.Namespace) -> None:
+    if args.features is None:
+        raise OptionError("the decoder needs --features FILE: give a classifier of another seed")
+    recipe = DecoderRecipe(
+        steps=args.steps, decay_steps=args.decay_steps, batch=args.batch,
+        learning_rate=args.learning_rate, seed=args.seed,
+    )  # fmt: skip
+    images = framed(_images(args, "train")[0])
+    test_images = framed(_images(args, "t10k")[0])
+    autoencoder = load_autoencoder(args.out / "autoencoder.safetensors")
+    decoder = train_decoder(
+        load_kl_decoder(args.out / "autoencoder.safetensors"), load_classifier(args.features),
+        recipe, images, load_latents(args.out / "latents.safetensors"),
+        run_files(args.out, args.what), save_every=args.save_every,
+    )  # fmt: skip
+    path = args.out / "decoder.safetensors"
+    _save_half(decoder.state_dict(), path)
+    load_into(autoencoder, {**autoencoder.state_dict(), **read_state_dict(path)}, path)
+    psnr = reconstruction_psnr(autoencoder, test_images)
+    figures = {**dataclasses.asdict(recipe), "test_psnr": round(psnr, 3)}
+    write_json(args.out / "decoder.json", figures)
+    print(f"decoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
+
+
 def _train_classifier(args: argparse.Namespace) -> None:
-    images, labels = load_images(args.data, "train")
-    args.out.mkdir(parents=True, exist_ok=True)
-    model = train_classifier(
-        images, labels, epochs=args.epochs, token_noise=Recipe(steps=1).token_noise, seed=args.seed
-    )
-    score = accuracy(model, *load_images(args.data, "t10k"))
-    print(f"classifier: {score:.4f} of the 10,000 test images", flush=True)
+    images, labels = _images(args, "train")
+    test_images, test_labels = _images(args, "t10k")
+    model = train_classifier(framed(images), labels, epochs=args.epochs, seed=args.seed)
+    score = accuracy(model, framed(test_images), test_labels)
+    print(f"classifier: {score:.4f} of {len(test_images)} test images", flush=True)
+    _save(model.state_dict(), args.out / "classifier.safetensors")
     export_classifier(model, args.out / "classifier.onnx")
+
+
+TRAINERS = {
+    "autoencoder": _train_autoencoder,
+    "decoder": _train_decoder,
+    "classifier": _train_classifier,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,16 +193,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for."""
-    for name in ("steps", "batch", "epochs", "threads"):
+    for name in ("steps", "batch", "save_every", "head_repeats", "epochs", "threads"):
         if not 1 <= getattr(args, name) <= MAX_COUNT:
             raise OptionError(f"{name} is {getattr(args, name)}: give 1 to {MAX_COUNT}")
     if not 0 <= args.seed <= MAX_SEED:
         raise OptionError(f"seed is {args.seed}: give a whole number from 0 to 2**63 - 1")
+    if args.decay_steps is None:
+        args.decay_steps = args.steps // 5
+    if not 0 <= args.decay_steps <= args.steps:
+        raise OptionError(f"decay-steps is {args.decay_steps}: give 0 to {args.steps} (--steps)")
     if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
         raise OptionError(f"learning-rate is {args.learning_rate}: give a number above 0")
     torch.set_num_threads(args.threads)
-    if args.what == "classifier":
-        _train_classifier(args)
-    else:
-        _train_model(args)
+    torch.set_flush_denormal(True)  # averages of vanishing gradients would slow a CPU down
+    TRAINERS.get(args.what, _train_model)(args)
     return 0

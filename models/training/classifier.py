@@ -1,18 +1,21 @@
-"""A small classifier that recognises the class of generated images."""
+"""A small classifier of framed images, whose features measure how far sets of images lie apart."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.command.files import write_atomically
+from ..checkpoint import load_into, read_state_dict
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier: images `[N, 1, 28, 28]` in [-1, 1] -> logits `[N, classes]`."""
+    """Images `[N, 1, 32, 32]` in [-1, 1] -> logits `[N, classes]` and features `[N, 64]`."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
@@ -24,21 +27,30 @@ class Classifier(nn.Module):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        self.features = nn.Sequential(*layers)
-        self.output = nn.Sequential(nn.Flatten(), nn.Dropout(0.25), nn.Linear(96 * 9, classes))
+        self.convolutions = nn.Sequential(*layers)
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 64), nn.ReLU())
+        self.output = nn.Sequential(nn.Dropout(0.25), nn.Linear(64, classes))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """`[N, 1, 28, 28]` -> `[N, classes]`."""
-        return self.output(self.features(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`[N, 1, 32, 32]` -> `[N, classes]`, `[N, 64]`."""
+        features = self.features(self.convolutions(images))
+        return self.output(features), features
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """What each convolution gives, before it is pooled: `[N, c, 32, 32]`, 16, 8."""
+        found: list[Tensor] = []
+        for layer in self.convolutions:
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(images)
+            images = layer(images)
+        return found
 
 
-def train_classifier(
-    images: Tensor, labels: Tensor, *, epochs: int, token_noise: float, seed: int
-) -> Classifier:
-    """Train on `images [N, 1, 28, 28]`, `labels [N]`, with the noise that generated tokens have."""
+def train_classifier(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> Classifier:
+    """Train on `images [N, 1, 32, 32]` with a black frame, moved by up to two pixels."""
     torch.manual_seed(seed)
     model = Classifier()
-    batch = 256
+    batch = min(256, len(images))
     steps = epochs * (len(images) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
@@ -47,10 +59,10 @@ def train_classifier(
         if step > 0 and step % (len(images) // batch) == 0:
             order = torch.randperm(len(images))
         chosen = order[(step * batch) % (len(images) // batch * batch) :][:batch]
-        x = images[chosen] + token_noise * torch.rand(len(chosen), 1, 1, 1) * torch.randn(
-            len(chosen), *images.shape[1:]
-        )
-        loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=0.05)
+        # What leaves the frame on one side comes back on the other, black.
+        down, right = torch.randint(-2, 3, (2,)).tolist()
+        logits, _ = model(images[chosen].roll((down, right), dims=(2, 3)))
+        loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.05)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -60,22 +72,37 @@ def train_classifier(
     return model.eval()
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of `images [N, 1, 28, 28]` that are given their label."""
+def classify(model: Classifier, images: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return classes `[N]` and features `[N, 64]` of `images [N, 1, 32, 32]`."""
     with torch.inference_mode():
-        hits = sum(
-            int((model(x).argmax(dim=1) == y).sum())
-            for x, y in zip(images.split(1000), labels.split(1000), strict=True)
-        )
-    return hits / len(images)
+        parts = [model(part) for part in images.split(1000)]
+    logits, features = (torch.cat(part) for part in zip(*parts, strict=True))
+    return logits.argmax(dim=1).numpy(), features.numpy()
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Read the classifier that the training command wrote.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    model = Classifier()
+    load_into(model, read_state_dict(path), path)
+    return model.eval()
+
+
+def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Return the share of `images [N, 1, 32, 32]` that are given their label."""
+    return float((classify(model, images)[0] == labels.numpy()).mean())
 
 
 def export_classifier(model: Classifier, path: Path) -> None:
-    """Write the classifier as ONNX: `image [N, 1, 28, 28]` -> `logits [N, classes]`."""
+    """Write ONNX: `image [N, 1, 32, 32]` -> `logits [N, classes]`, `features [N, 64]`."""
     batch = torch.export.Dim("N", min=1, max=65536)
     program = torch.onnx.export(
-        model, (torch.zeros(2, 1, 28, 28),), dynamo=True, opset_version=18, verbose=False,
-        input_names=["image"], output_names=["logits"], dynamic_shapes=({0: batch},),
+        model, (torch.zeros(2, 1, 32, 32),), dynamo=True, opset_version=18, verbose=False,
+        input_names=["image"], output_names=["logits", "features"],
+        dynamic_shapes=({0: batch},),
     )  # fmt: skip
     assert program is not None
     with write_atomically(path) as stream:

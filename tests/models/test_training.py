@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import math
@@ -9,10 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from csd.models import MAR
+from csd.models.kl_decoder import load_kl_decoder
 from csd.models.training.__main__ import build_parser, run
-from csd.models.training.data import load_images, read_idx
+from csd.models.training.classifier import Classifier, classify, load_classifier
+from csd.models.training.data import framed, load_images, read_idx
+from csd.models.training.latents import Latents, load_latents, save_latents
+from csd.models.training.loop import RunFiles
 from csd.models.training.loss import DiffusionLoss
-from csd.models.training.trainer import Recipe, train
+from csd.models.training.rate import warmup_stable_decay
+from csd.models.training.silent_channels import without_silent_channels
+from csd.models.training.trainer import (
+    Recipe,
+    TokenPosteriors,
+    draw,
+    first_step_error,
+    repeated_head,
+    train,
+)
 from csd.runtime import CsdError, MARConfig
 from csd.runtime.command.parser import run_command
 
@@ -25,18 +40,21 @@ CONFIG = MARConfig(
     decoder_depth=1, decoder_num_heads=2, diffloss_d=1, diffloss_w=16, beta_schedule="linear",
     image_kind="pixel",
 )  # fmt: skip
-RECIPE = Recipe(steps=6, batch=4, warmup=2, head_repeats=2, seed=5)
-IMAGES = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+RECIPE = Recipe(steps=6, decay_steps=2, batch=4, warmup=2, head_repeats=2, seed=5)
+MEANS = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LATENTS = Latents(MEANS, torch.full_like(MEANS, 0.1))
 LABELS = torch.arange(20) % 3
 
 
-def _train(folder, recipe=RECIPE, config=CONFIG, images=IMAGES, **options):
+def _train(folder, recipe=RECIPE, config=CONFIG, latents=LATENTS, **options):
     folder.mkdir(exist_ok=True)
-    return train(
-        config, recipe, images, LABELS,
-        checkpoint=folder / "checkpoint", log=folder / "log.jsonl",
-        device=torch.device("cpu"), bf16=False, **{"save_every": 2, "log_every": 2, **options},
-    )  # fmt: skip
+    files = RunFiles(folder / "checkpoint", folder / "log.jsonl")
+    options = {"save_every": 2, "log_every": 2, **options}
+    return train(config, recipe, latents, LABELS, files, device=torch.device("cpu"), **options)
+
+
+def _changed(**values):
+    return dataclasses.replace(RECIPE, **values)
 
 
 def _assert_equal(left, right):
@@ -108,32 +126,40 @@ def test_the_bound_moves_the_variance_but_not_the_mean():
     assert (v.grad != 0).all()
 
 
-def test_the_rate_warms_up_linearly_and_ends_at_zero_on_a_cosine():
-    recipe = Recipe(steps=110, learning_rate=2.0, warmup=10)
+def test_the_rate_rises_stays_and_falls_to_zero():
+    recipe = Recipe(steps=110, decay_steps=50, learning_rate=2.0, warmup=10)
     assert [recipe.rate(s) for s in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
-    assert recipe.rate(10) == pytest.approx(2.0)
-    assert recipe.rate(60) == pytest.approx(1.0)
-    assert recipe.rate(110) == pytest.approx(0.0)
-    rates = [recipe.rate(s) for s in range(9, 111)]
-    assert rates == sorted(rates, reverse=True)
+    assert {recipe.rate(s) for s in range(9, 61)} == {2.0}
+    assert [recipe.rate(s) for s in (61, 85, 109, 110)] == pytest.approx([1.96, 1.0, 0.04, 0.0])
+
+
+def test_a_rate_without_warm_up_or_decay_is_constant():
+    shares = [
+        warmup_stable_decay(step, warmup=0, decay_start=50, decay_steps=0) for step in (0, 49, 99)
+    ]
+    assert shares == [1.0, 1.0, 1.0]
 
 
 def test_the_same_seed_trains_the_same_model_and_another_seed_another_one(tmp_path):
     models = [
-        _train(tmp_path / name, Recipe(steps=3, batch=4, warmup=1, seed=seed)).state_dict()
+        _train(tmp_path / name, _changed(steps=3, seed=seed)).state_dict()
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     _assert_equal(models[0], models[1])
     assert (models[0]["z_proj.weight"] != models[2]["z_proj.weight"]).any()
 
 
-def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, capsys):
-    whole = _train(tmp_path / "whole")
+@pytest.mark.parametrize("done", [3, 7], ids=["stable", "decay"])
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    done, tmp_path, capsys
+):
+    recipe = _changed(steps=8, decay_steps=4)
+    whole = _train(tmp_path / "whole", recipe)
     calls = []
 
     class Interrupted(torch.optim.AdamW):
         def step(self, *args, **kwargs):
-            if len(calls) == 5:
+            if len(calls) == done:
                 raise KeyboardInterrupt
             calls.append(1)
             return super().step(*args, **kwargs)
@@ -141,23 +167,47 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "AdamW", Interrupted)
         with pytest.raises(KeyboardInterrupt):
-            _train(tmp_path / "parts")
+            _train(tmp_path / "parts", recipe)
     capsys.readouterr()
-    resumed = _train(tmp_path / "parts")
-    assert "resumed from" in capsys.readouterr().out
+    resumed = _train(tmp_path / "parts", recipe)
+    assert f"at step {done - 1}" in capsys.readouterr().out
     _assert_equal(whole.state_dict(), resumed.state_dict())
-    ends = [torch.load(tmp_path / n / "checkpoint", weights_only=True) for n in ("whole", "parts")]
-    _assert_equal(ends[0]["model"], ends[1]["model"])
+    for name in ("checkpoint", "checkpoint.decay"):
+        ends = [torch.load(tmp_path / n / name, weights_only=True) for n in ("whole", "parts")]
+        _assert_equal(ends[0]["model"], ends[1]["model"])
 
 
-def test_a_finished_run_is_not_trained_further(tmp_path):
+def test_a_run_whose_decay_is_done_goes_on_as_if_it_had_not_been(tmp_path, capsys):
+    whole = _train(tmp_path / "whole", _changed(steps=8))
+    _train(tmp_path / "parts", _changed(steps=6))
+    capsys.readouterr()
+    longer = _train(tmp_path / "parts", _changed(steps=8))
+    assert "at step 4" in capsys.readouterr().out
+    _assert_equal(whole.state_dict(), longer.state_dict())
+
+
+def test_a_decay_can_be_made_of_another_length(tmp_path):
+    _train(tmp_path / "run", _changed(steps=6, decay_steps=2))
+    first = _train(tmp_path / "run", _changed(steps=7, decay_steps=3)).state_dict()
+    _assert_equal(first, _train(tmp_path / "whole", _changed(steps=7, decay_steps=3)).state_dict())
+
+
+def test_a_run_that_is_past_the_start_of_the_decay_is_told_the_least_steps(tmp_path):
+    _train(tmp_path / "run", _changed(steps=8))
+    with pytest.raises(CsdError, match=r"at step 6, .* from step 3: give --steps 8 or more"):
+        _train(tmp_path / "run", _changed(steps=5))
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path, capsys):
     first = {k: v.clone() for k, v in _train(tmp_path / "run").state_dict().items()}
+    capsys.readouterr()
     _assert_equal(first, _train(tmp_path / "run").state_dict())
+    assert capsys.readouterr().out.splitlines()[-1].endswith("at step 6")
 
 
 def test_the_average_differs_from_the_model_and_both_have_learned(tmp_path):
     _train(tmp_path / "run")
-    state = torch.load(tmp_path / "run" / "checkpoint", weights_only=True)
+    state = torch.load(tmp_path / "run" / "checkpoint.decay", weights_only=True)
     name = "diffloss.net.final_layer.linear.weight"  # zero at first
     assert state["model"][name].abs().max() > 0
     assert state["model_ema"][name].abs().max() > 0
@@ -165,9 +215,10 @@ def test_the_average_differs_from_the_model_and_both_have_learned(tmp_path):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    images = IMAGES[:1].expand(20, -1, -1, -1)  # one image to learn by heart
-    recipe = Recipe(steps=60, batch=8, warmup=5, learning_rate=5e-3, token_noise=0.0)
-    _train(tmp_path / "run", recipe, images=images, log_every=20)
+    mean = MEANS[:1].expand(20, -1, -1, -1)  # one image to learn by heart
+    recipe = Recipe(steps=60, batch=8, warmup=5, learning_rate=5e-3)
+    latents = Latents(mean, torch.zeros_like(mean))
+    _train(tmp_path / "run", recipe, latents=latents, log_every=20)
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [record["eps_mse"] for record in map(json.loads, lines) if "eps_mse" in record]
     assert len(losses) == 3
@@ -192,9 +243,8 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_the_value_that_differs(
     change, named, tmp_path
 ):
     _train(tmp_path / "run")
-    values = {name: getattr(RECIPE, name) for name in Recipe.__dataclass_fields__}
     with pytest.raises(CsdError, match=named):
-        _train(tmp_path / "run", Recipe(**{**values, **change}))
+        _train(tmp_path / "run", _changed(**change))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -204,17 +254,74 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         _train(tmp_path / "run", config=other)
 
 
-def test_a_damaged_checkpoint_is_reported_as_an_error_of_the_user(tmp_path):
+@pytest.mark.parametrize(("name", "steps"), [("checkpoint", 8), ("checkpoint.decay", 6)])
+def test_a_damaged_checkpoint_is_reported_as_an_error_of_the_user(name, steps, tmp_path):
     _train(tmp_path / "run")
-    path = tmp_path / "run" / "checkpoint"
+    path = tmp_path / "run" / name
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CsdError, match="checkpoint"):
-        _train(tmp_path / "run")
+    with pytest.raises(CsdError, match=rf"{name} .*delete it to start over"):
+        _train(tmp_path / "run", _changed(steps=steps))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(tmp_path):
     with pytest.raises(CsdError, match=r"not finite at step 1: lower --learning-rate"):
-        _train(tmp_path / "run", images=IMAGES * math.nan)
+        _train(tmp_path / "run", latents=Latents(MEANS * math.nan, MEANS))
+
+
+def test_the_head_in_training_is_the_head(tmp_path):
+    model = MAR(CONFIG)
+    model.initialize()
+    rng = torch.Generator().manual_seed(0)
+    for parameter in model.head_net.parameters():  # the output layer starts as zeros
+        torch.nn.init.normal_(parameter, std=0.3, generator=rng)
+    rows = 7 * RECIPE.head_repeats
+    x, t = torch.randn(rows, 4, generator=rng), torch.randint(1000, (rows,), generator=rng)
+    z = torch.randn(7, 16, generator=rng)
+    with torch.no_grad():
+        made = repeated_head(model.head_net, x, t, z)
+        wanted = model.head(x, t, z.repeat(RECIPE.head_repeats, 1))
+    for left, right in zip(made, wanted, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_draws_every_timestep_about_equally_often_and_known_or_unknown_tokens():
+    data = TokenPosteriors.of(LATENTS, LABELS, CONFIG, torch.device("cpu"))
+    recipe = _changed(batch=20)
+    batch = draw(CONFIG, recipe, data, step=1)
+    assert (batch.t.sort().values.diff() <= 2 * 1000 / len(batch.t)).all()
+    places = torch.cat([batch.visible, batch.query], dim=1).sort(dim=1).values
+    assert (places == torch.arange(16)).all()
+    assert len(batch.x0) == len(batch.t) == 20 * batch.query.shape[1] * recipe.head_repeats
+
+
+def test_masked_shares_follow_the_cosine_over_any_run_of_steps():
+    data = TokenPosteriors.of(LATENTS, LABELS, CONFIG, torch.device("cpu"))
+    for first in (0, 1000):
+        masked = sorted(
+            draw(CONFIG, RECIPE, data, step=first + step).query.shape[1] for step in range(100)
+        )
+        wanted = [math.ceil(16 * math.cos(math.pi / 2 * (k + 0.5) / 100)) for k in range(100)]
+        assert np.abs(np.array(masked) - sorted(wanted)).max() <= 1
+
+
+def test_tokens_are_drawn_from_their_posterior_and_scaled():
+    mean = torch.linspace(-1, 1, 20).reshape(20, 1, 1, 1).expand(-1, 1, 8, 8)
+    std = torch.where(mean > 0, 0.5, 0.01)
+    config = dataclasses.replace(CONFIG, latent_scale=2.0)
+    data = TokenPosteriors.of(Latents(mean, std), torch.arange(20), config, torch.device("cpu"))
+    config = dataclasses.replace(config, class_num=20)
+    batch = draw(config, _changed(batch=4000, label_dropout=0.0, head_repeats=1), data, step=0)
+    tokens = batch.x0.reshape(4000, -1)
+    for label in (0, 19):
+        found = tokens[batch.label == label]
+        assert abs(found.mean() - 2 * mean[label].mean()) < 0.02
+        assert float(found.std()) == pytest.approx(float(2 * std[label].mean()), rel=0.05)
+
+
+def test_the_error_of_the_first_step_is_the_distance_of_eps_from_x():
+    model = MAR(CONFIG)
+    model.initialize()  # the output layer is zero, so eps is: what is left is the size of x
+    assert first_step_error(model, images=200) == pytest.approx(1.0, abs=0.02)
 
 
 def _idx(shape, values, kind=8):
@@ -277,30 +384,120 @@ def _command(argv):
     return run_command(run, build_parser(), [str(part) for part in argv])
 
 
+def test_frames_are_black_and_leave_the_image_as_it_is():
+    images = torch.rand(2, 1, 28, 28)
+    framed_images = framed(images)
+    assert framed_images.shape == (2, 1, 32, 32)
+    np.testing.assert_array_equal(framed_images[:, :, 2:-2, 2:-2], images)
+    assert framed_images.sum() == pytest.approx(float(images.sum()) - 2 * (32**2 - 28**2), rel=1e-5)
+
+
+def test_the_scale_of_latents_gives_what_is_drawn_from_them_unit_deviation():
+    rng = torch.Generator().manual_seed(0)
+    mean = 3 * torch.randn(400, 2, 4, 4, generator=rng)
+    std = 4 * torch.rand(400, 2, 4, 4, generator=rng)
+    drawn = mean + std * torch.randn(mean.shape, generator=rng)
+    assert float(drawn.std()) * Latents(mean, std).scale == pytest.approx(1, rel=0.02)
+
+
+def test_latents_are_read_back_as_they_were_written(tmp_path):
+    save_latents(LATENTS, tmp_path / "latents")
+    found = load_latents(tmp_path / "latents")
+    np.testing.assert_allclose(found.mean, LATENTS.mean, atol=2e-3)
+    np.testing.assert_allclose(found.std, LATENTS.std, atol=1e-4)
+
+
+def test_missing_and_damaged_latents_are_reported_with_a_remedy(tmp_path):
+    with pytest.raises(CsdError, match="train the autoencoder with the same --out first"):
+        load_latents(tmp_path / "latents")
+    (tmp_path / "latents").write_bytes(b"nothing")
+    with pytest.raises(CsdError, match=r"cannot read the latents .*train the autoencoder again"):
+        load_latents(tmp_path / "latents")
+
+
+def _save_random_latents(folder):
+    folder.mkdir()
+    mean = torch.randn(600, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_latents(Latents(mean, torch.full_like(mean, 0.1)), folder / "latents.safetensors")
+
+
 def test_the_command_trains_and_writes_weights_that_load(data):
     code = "import runpy; runpy.run_module('csd.models.training', run_name='__main__')"
+    _save_random_latents(data / "out")
     argv = ["draft", "--data", data, "--out", data / "out", "--steps", 2, "--batch", 2]
     done = run_python(code, *argv, "--threads", 1)
     assert done.returncode == 0, done.stderr
     from csd.models import load_mar
 
     model = load_mar(data / "out/draft.safetensors", MARConfig.load(data / "out/draft.json"))
-    assert model.config == MARConfig.load("fashion_mnist_draft")
+    preset = MARConfig.load("fashion_latent_draft")
+    assert model.config == dataclasses.replace(preset, latent_scale=model.config.latent_scale)
+    assert model.config.latent_scale == pytest.approx(1 / math.sqrt(1.01), rel=0.01)
+
+
+def test_the_command_trains_an_autoencoder_whose_decoder_loads(data, capsys, monkeypatch):
+    def one_channel(model, images):
+        return without_silent_channels(model, images, least=math.inf)
+
+    monkeypatch.setattr("csd.models.training.__main__.without_silent_channels", one_channel)
+    argv = ["autoencoder", "--data", data, "--out", data, "--steps", 2, "--batch", 2]
+    assert _command([*argv, "--threads", 1]) == 0
+    assert "dB on 40 test images" in capsys.readouterr().out
+    decoder = load_kl_decoder(data / "decoder.safetensors")
+    assert (decoder.upscale, decoder.latent_channels) == (4, 1)
+    whole = load_kl_decoder(data / "autoencoder.safetensors")
+    _assert_equal(decoder.state_dict(), whole.state_dict())
+    # Half precision, and no encoder.
+    assert (data / "decoder.safetensors").stat().st_size < 1.5e6
+    latents = load_latents(data / "latents.safetensors")
+    assert latents.mean.shape == latents.std.shape == (600, 1, 8, 8)
+    figures = json.loads((data / "autoencoder.json").read_text(encoding="utf-8"))
+    assert figures["latent_scale"] == pytest.approx(latents.scale, rel=1e-2)
+    assert math.isfinite(figures["test_psnr"])
+    assert figures["kept_channels"] == 1
+
+
+def test_the_command_trains_the_decoder_further(data, capsys):
+    small = ["--data", data, "--out", data, "--steps", 2, "--batch", 2, "--threads", 1]
+    assert _command(["autoencoder", *small]) == 0
+    first = load_kl_decoder(data / "decoder.safetensors").state_dict()
+    torch.save({"model": Classifier().state_dict()}, data / "other.pth")
+    assert _command(["decoder", *small, "--features", data / "other.pth"]) == 0
+    assert "decoder: " in capsys.readouterr().out
+    second = load_kl_decoder(data / "decoder.safetensors").state_dict()
+    assert list(first) == list(second)
+    name = "decoder.conv_in.weight"
+    assert (first[name] != second[name]).any()
+    figures = json.loads((data / "decoder.json").read_text(encoding="utf-8"))
+    assert math.isfinite(figures["test_psnr"])
 
 
 def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
-    from csd.tools.quality import ImageClassifier
+    from csd.runtime.backends import OnnxRuntimeBackend
 
     argv = ["classifier", "--data", data, "--out", data, "--epochs", 1, "--threads", 1]
     assert _command(argv) == 0
-    classifier = ImageClassifier(data / "classifier.onnx", threads=1)
-    assert 0 <= classifier.accuracy(np.zeros((5, 1, 28, 28), np.float32), [0] * 5) <= 1
+    images = framed(load_images(data, "t10k")[0])
+    made = OnnxRuntimeBackend(1).load(data / "classifier.onnx").run({"image": images.numpy()})
+    model = load_classifier(data / "classifier.safetensors")
+    with torch.inference_mode():
+        wanted = model(images)
+    for name, tensor in zip(("logits", "features"), wanted, strict=True):
+        np.testing.assert_allclose(made[name], tensor, rtol=1e-3, atol=1e-4)
+    classes, features = classify(model, images)
+    np.testing.assert_array_equal(classes, made["logits"].argmax(axis=1))
+    assert features.shape == (40, 64)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["draft", "--data", "nowhere"], "no data at nowhere/train-images"),
+        (["draft"], "train the autoencoder with the same --out first"),
+        (["draft", "--steps", "5", "--decay-steps", "6"], "decay-steps is 6: give 0 to 5"),
+        (["draft", "--head-repeats", "0"], "head_repeats is 0"),
+        (["draft", "--save-every", "0"], "save_every is 0"),
+        (["decoder"], "give a classifier of another seed"),
         (["draft", "--device", "quantum"], "no device 'quantum'"),
         (["draft", "--device", "cuda:99"], "no device 'cuda:99'"),
         (["draft", "--steps", "0"], "steps is 0"),

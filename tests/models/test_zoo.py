@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from csd.models import load_mar
+from csd.models import MAR, MARConfig, load_mar
 from csd.models.zoo import ZOO, zoo_entry
 from csd.runtime import Bundle, CsdError, GenerateOptions
 from csd.tools.quality import ImageClassifier, as_shown, balanced_labels
@@ -31,6 +31,16 @@ def test_the_pair_makes_the_same_tokens():
     assert (target.seq_len, target.token_dim, target.class_num) == (49, 16, 10)
     assert (draft.seq_len, draft.token_dim, draft.class_num) == (49, 16, 10)
     assert len(ENTRY.class_names) == target.class_num
+
+
+def test_the_presets_of_the_latent_pair_fit_each_other():
+    target, draft = (MARConfig.load(f"fashion_latent_{role}") for role in ("target", "draft"))
+    for config in (target, draft):
+        assert (config.seq_len, config.token_dim, config.class_num) == (64, 5, 10)
+        assert config.latent_shape == (5, 8, 8)
+    sizes = [sum(p.numel() for p in MAR(config).parameters()) for config in (target, draft)]
+    assert 4e6 <= sizes[0] <= 8e6
+    assert sizes[1] <= sizes[0] / 10
 
 
 def test_an_unknown_pair_is_answered_with_the_known_ones():

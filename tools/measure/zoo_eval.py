@@ -32,6 +32,10 @@ ZOO = "fashion-mnist"
 SAMPLES_PER_CLASS = 8
 
 
+# Standard deviation of what was added to the shipped pair's tokens in training.
+TOKEN_NOISE = 0.1
+
+
 def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = measuring_parser(
@@ -92,17 +96,16 @@ def _real_images(args: argparse.Namespace) -> Any:
 
 def _figures(session: Session, args: argparse.Namespace) -> Figures:
     from ...models import load_mar
-    from ...models.training.trainer import Recipe, first_step_error
+    from ...models.training.trainer import first_step_error
 
     progress, entry = progress_report(), zoo_entry(ZOO)
     classifier = ImageClassifier(entry.classifier, args.threads)
     images, labels = _real_images(args)
     real = images.numpy()
     # Real tokens carry the noise that the models were trained with.
-    noise = Recipe(steps=1).token_noise
     values: dict[str, Any] = {
         "classifier_on_test_images": classifier.accuracy(real, labels.numpy()),
-        "real_token_std": float(np.sqrt(real.var() + noise**2)),
+        "real_token_std": float(np.sqrt(real.var() + TOKEN_NOISE**2)),
         "first_step_error": {
             role: first_step_error(load_mar(entry.weights(role), entry.config(role)))
             for role in ROLES

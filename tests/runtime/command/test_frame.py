@@ -356,6 +356,7 @@ def test_a_long_value_is_cut_before_the_message_is():
 
 MODULES = (
     "csd.tools.demo", "csd.tools.random_model", "csd.tools.gpu_check", "csd.models.training",
+    "csd.models.training.evaluate",
     *(f"csd.tools.measure.{name}"
       for name in ("head_curve", "head_fidelity", "option_sets", "profile", "zoo_eval")),
 )  # fmt: skip
