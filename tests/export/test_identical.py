@@ -25,12 +25,15 @@ EXPORT = textwrap.dedent("""
 """)
 
 
+OPTIONS = {"inside": ("--head-chain", "--plugins"), "beside": ("--precision", "fp16")}
+
+
 def _export(home, weights, config_files, seed):
     home.mkdir()
     (home / "w.pth").write_bytes((DATA / "draft.pth").read_bytes())
     argv = ["--target", home / "w.pth", "--target-config", config_files["draft"], "--max-batch", 1,
-            "--max-gamma", 2, "--calibration-tokens", 64, "--precision", "fp16", "--head-chain",
-            "--plugins", "--out", home / "bundle"]  # fmt: skip
+            "--max-gamma", 2, "--calibration-tokens", 64, "--out", home / "bundle",
+            *OPTIONS[weights]]  # fmt: skip
     env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
     done = run_python(EXPORT, weights, *argv, cwd=home, env=env)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from scipy import stats
 from csd.plugins import rounds
 from csd.runtime.head import AffineDraft, SpeculativeSampler
 from csd.runtime.head.device import report_of, start_of
-from csd.runtime.head.sampler import draw_noise
+from csd.runtime.head.request import HeadRequest
 
 from ..runtime.head.analytic import linear
 from ..runtime.head.chains import STEPS, branches, make_draft, sequential
@@ -36,15 +36,18 @@ def sample(
     """As `SpeculativeSampler.sample`, with the rounds of the device."""
     schedule = linear(STEPS)
     sampler = SpeculativeSampler(schedule, window, make_draft(kind, channels))
-    noise = draw_noise(schedule, count, channels, np.random.default_rng(seed), None)
+    request = HeadRequest.drawn(
+        schedule, count, channels, np.random.default_rng(seed), temperature, None,
+        streams=streams(count, seed),
+    )  # fmt: skip
     conditional, unconditional = branches(channels, schedule)
     guided = guidance != 1.0
     start = start_of(
-        sampler, noise, streams(count, seed), temperature,
+        schedule, sampler.draft, sampler.windows, request,
         np.full(count, guidance, np.float32) if guided else None,
     )  # fmt: skip
     made, calls = run(library, start, conditional, unconditional if guided else None)
-    return report_of(made, calls, int(made.rows.sum()), noise[0])
+    return report_of(made, calls, int(made.rows.sum()), request.noise[0])
 
 
 def p_value_of(library, channels, count, *, guidance=1.0, temperature=1.0, **settings):

@@ -8,6 +8,7 @@ import pytest
 
 from csd.runtime import BackendError
 from csd.runtime.backends.engines import (
+    EngineChoice,
     Machine,
     choose_engines,
     graph_spec,
@@ -62,6 +63,20 @@ def refused(*args, **kwargs):
         choose(*args, **kwargs)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_a_graph_that_is_opened_besides_has_the_precision_of_its_model():
+    besides = [engine("target.head_chain", precision) for precision in ("fp16", "fp32")]
+    manifest = bundle([*model("fp32"), *besides])
+    chain = {**manifest.graphs, "target.head_chain": SPEC}
+    manifest = dataclasses.replace(manifest, graphs=chain)
+    for precision in (None, "fp32"):
+        choice = EngineChoice(manifest, FOLDER, HERE, precision)
+        choice.require(["target.backbone", "target.head_modulation", "target.head_step"])
+        assert choice.of("target.head_chain").precision == "fp32"
+        assert choice.chosen["target.backbone"].precision == "fp32"
+    alone = EngineChoice(manifest, FOLDER, HERE)
+    assert alone.of("target.head_chain").precision == "fp16"
 
 
 @pytest.mark.parametrize(

@@ -364,20 +364,10 @@ def test_a_reservation_that_fails_takes_nothing(machine, engines):
         assert [block.size for block in here.cuda.device.values()] == [500]
 
 
-def test_a_graph_that_is_opened_besides_has_the_precision_of_its_model(machine, make_bundle):
+def test_a_graph_that_the_bundle_has_not_is_one_line(machine, engines):
     machine("tensorrt")
-    bundle = make_bundle(
-        lambda values: values["graphs"].update(
-            {"target.head_chain": values["graphs"]["target.head_modulation"]}
-        )
-    )
-    write_engines(bundle, "tensorrt")
-    write_engines(bundle, "tensorrt", graphs=("target.head_chain",), precisions=("fp16", "fp32"))
-    with opened(bundle) as session:
-        session.graph("target.head_chain")
-        assert session.backend.engines["target.head_chain"].precision == "fp32"
-        with pytest.raises(BundleError, match=r"has no graph ops\.accept"):
-            session.graph("ops.accept")
+    with opened(engines) as session, pytest.raises(BundleError, match=r"has no graph ops\.accept"):
+        session.graph("ops.accept")
 
 
 def test_a_device_without_memory_left_says_so(machine, engines):
