@@ -88,7 +88,7 @@ def _save(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _images(args: argparse.Namespace, split: str) -> tuple[Tensor, Tensor]:
-    """Images and labels; a directory of results is made once there is something to make."""
+    """Images and labels; --out is made once nothing is refused any more."""
     images, labels = load_images(args.data, split)
     args.out.mkdir(parents=True, exist_ok=True)
     return images, labels
@@ -105,7 +105,7 @@ def _train_model(args: argparse.Namespace) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CsdError(f"no device {args.device!r} ({reason}): give --device cpu") from error
-    _, labels = _images(args, "train")
+    _, labels = load_images(args.data, "train")
     latents = load_latents(args.out / "latents.safetensors")
     preset = MARConfig.load(f"fashion_latent_{args.what}")
     config = dataclasses.replace(
@@ -152,8 +152,8 @@ def _train_decoder(args: argparse.Namespace) -> None:
         steps=args.steps, decay_steps=args.decay_steps, batch=args.batch,
         learning_rate=args.learning_rate, seed=args.seed,
     )  # fmt: skip
-    images = framed(_images(args, "train")[0])
-    test_images = framed(_images(args, "t10k")[0])
+    images = framed(load_images(args.data, "train")[0])
+    test_images = framed(load_images(args.data, "t10k")[0])
     autoencoder = load_autoencoder(args.out / "autoencoder.safetensors")
     decoder = train_decoder(
         load_kl_decoder(args.out / "autoencoder.safetensors"), load_classifier(args.features),

@@ -473,12 +473,12 @@ def test_the_command_trains_the_decoder_further(data, capsys):
 
 
 def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
-    from csd.runtime.backends import OnnxRuntimeBackend
+    from csd.runtime.backends import OnnxLoader
 
     argv = ["classifier", "--data", data, "--out", data, "--epochs", 1, "--threads", 1]
     assert _command(argv) == 0
     images = framed(load_images(data, "t10k")[0])
-    made = OnnxRuntimeBackend(1).load(data / "classifier.onnx").run({"image": images.numpy()})
+    made = OnnxLoader(1).load(data / "classifier.onnx").run({"image": images.numpy()})
     model = load_classifier(data / "classifier.safetensors")
     with torch.inference_mode():
         wanted = model(images)
