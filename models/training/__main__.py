@@ -206,5 +206,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"learning-rate is {args.learning_rate}: give a number above 0")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # averages of vanishing gradients would slow a CPU down
-    TRAINERS.get(args.what, _train_model)(args)
+    try:
+        TRAINERS.get(args.what, _train_model)(args)
+    finally:
+        torch.set_flush_denormal(False)  # it is the process's, and others count on small numbers
     return 0
