@@ -29,9 +29,9 @@ def enter(prog: str, body: Callable[[], int]) -> int:
 
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    code = run_framed(prog, body)
+    code = run_framed(prog, body, last=True)
     # All is done. A Ctrl-C while Python tidies up ends it, without a traceback.
-    if ours:
+    if ours and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code
 

@@ -89,7 +89,11 @@ _frame = _Frame()
 
 
 def run_framed(
-    prog: str, body: Callable[[], int], lower: str = "the size of what was asked for"
+    prog: str,
+    body: Callable[[], int],
+    lower: str = "the size of what was asked for",
+    *,
+    last: bool = False,
 ) -> int:
     """Run a command so that whatever ends it is one line on stderr and an exit code.
 
@@ -99,6 +103,7 @@ def run_framed(
         prog: name of the command, for messages.
         body: does the work and returns the exit code.
         lower: what to lower where memory runs out.
+        last: the process ends with it: a signal that is sent twice changes nothing any more.
 
     Returns:
         The exit code: what `body` returns, or as the table above says.
@@ -112,7 +117,7 @@ def run_framed(
     try:
         with _own_streams() as streams:
             try:
-                with _signals():
+                with _signals(last):
                     code = _guarded(prog, body, lower)
             except KeyboardInterrupt as error:
                 code = _tell(prog, *_stopped(error))
@@ -238,7 +243,7 @@ def _write_report(error: Exception) -> str:
 
 
 @contextmanager
-def _signals() -> Generator[None]:
+def _signals(last: bool) -> Generator[None]:
     """Have the signals raise `Stopped`, except those that somebody else handles or ignores."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -255,7 +260,7 @@ def _signals() -> Generator[None]:
         yield
     finally:
         for number, old in ours.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_IGN if last and _frame.received else old)
         sys.unraisablehook = hook
 
 

@@ -135,7 +135,7 @@ SLEEPS = (
     " with write_atomically(Path(sys.argv[1])) as stream:\n"
     "  stream.write(b'half'); stream.flush(); print('ready', flush=True)\n"
     "  while True: time.sleep(0.01)\n"
-    "raise SystemExit(run_framed('command', body))"
+    "raise SystemExit(run_framed('command', body, last=True))"
 )
 
 
