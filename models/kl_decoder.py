@@ -74,7 +74,9 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class _Middle(nn.Module):
+class Middle(nn.Module):
+    """Attention between two residual blocks, at the smallest size; the encoder has one too."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels)
@@ -82,6 +84,7 @@ class _Middle(nn.Module):
         self.block_2 = ResnetBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, C, H, W]`."""
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
@@ -107,7 +110,7 @@ class _Decoder(nn.Module):
         super().__init__()
         top = len(widths) - 1
         self.conv_in = nn.Conv2d(latent, widths[top], 3, padding=1)
-        self.mid = _Middle(widths[top])
+        self.mid = Middle(widths[top])
         self.up = nn.ModuleList(
             _Level(widths[min(i + 1, top)], widths[i], blocks, attention[i], up=i > 0)
             for i in range(len(widths))

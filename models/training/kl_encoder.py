@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kl_decoder import AttnBlock, KLDecoder, ResnetBlock, group_norm
+from ..kl_decoder import KLDecoder, Middle, ResnetBlock, group_norm
 
 
 class Downsample(nn.Module):
@@ -24,17 +24,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, 2H, 2W]` -> `[B, C, H, W]`."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class _Middle(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class _Level(nn.Module):
@@ -60,7 +49,7 @@ class _Encoder(nn.Module):
             _Level(widths[max(i - 1, 0)], widths[i], blocks, down=i < top)
             for i in range(len(widths))
         )
-        self.mid = _Middle(widths[top])
+        self.mid = Middle(widths[top])
         self.norm_out = group_norm(widths[top])
         self.conv_out = nn.Conv2d(widths[top], 2 * latent, 3, padding=1)
 
