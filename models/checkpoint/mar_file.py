@@ -26,10 +26,13 @@ def find_mar(
     Raises:
         WeightsError, BackendError, OSError: as for `read_weights`.
     """
-    order: list[str] = []
-    if config is not None:
+
+    def order() -> list[str]:
+        if config is None:
+            return []
         with torch.device("meta"):
-            order = [name for name, _ in MAR(config).named_parameters()]
+            return [name for name, _ in MAR(config).named_parameters()]
+
     return read_weights(path, wanted, landmark=LANDMARK, order=order)
 
 

@@ -3,8 +3,8 @@
 A pickle names functions and what to call them with. PyTorch's restricted unpickler calls those of
 its own list only, which make tensors and plain data. Training scripts keep their arguments and
 figures beside the weights, so two more are taken: `Namespace`, which holds attributes and does
-nothing, and NumPy's scalars, which become numbers of Python here without NumPy's own functions
-being called.
+nothing, and NumPy's scalars, which become numbers and texts of Python here without NumPy's own
+functions being called.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ...runtime.command.text import plain, shown
 from .content import unreadable
 
 _GLOBAL = re.compile(r"(?:GLOBAL|global) ([\w.]+)")
-_NUMBERS = re.compile(r"[biufc]\d{1,2}")
+_SCALARS = re.compile(r"[biufcSU]\d{1,6}")  # numbers and texts
 
 
 class _NumpyType:
-    """What `numpy.dtype` makes in a pickle: the type of a scalar, of numbers only."""
+    """What `numpy.dtype` makes in a pickle: the type of a scalar, a number or a text."""
 
     def __init__(self, code: str, *_: object) -> None:
-        if not isinstance(code, str) or not _NUMBERS.fullmatch(code):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"NumPy type {shown(code)} is no number")
+        if not isinstance(code, str) or not _SCALARS.fullmatch(code):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"NumPy type {shown(code)} is no number or text")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -40,8 +40,9 @@ class _NumpyType:
 
 
 def _numpy_scalar(kind: _NumpyType, raw: bytes) -> Any:
-    (value,) = np.frombuffer(raw, kind.dtype).tolist()
-    return value
+    if len(raw) != kind.dtype.itemsize:
+        raise ValueError(f"a NumPy scalar has {len(raw)} bytes, not {kind.dtype.itemsize}")
+    return np.ndarray((), kind.dtype, raw).item()
 
 
 _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def read_weights(
     *,
     landmark: str = "",
     others: bool = False,
-    order: Sequence[str] = (),
+    order: Callable[[], Sequence[str]] = tuple,
 ) -> Weights:
     """Find the weights in what was given, without reading them.
 
@@ -126,8 +126,8 @@ def read_weights(
         wanted: `ema`, `model`, a key of the file, or None for averages where there are any.
         landmark: a name that the model has (`names.unwrapped`).
         others: what lies beside the model under other prefixes is left out.
-        order: names of the parameters of the model in order, for averages that are a list in a
-            file without the model's own weights.
+        order: returns the names of the model's parameters in order, for averages that are a list
+            in a file without the model's own weights.
 
     Raises:
         WeightsError: there are no such weights, or no way to tell which were meant.
@@ -158,7 +158,7 @@ def read_state_dict(path: str | Path, wanted: str | None = None) -> dict[str, Te
 
 
 def _names_of_list(
-    content: object, chosen: WeightSet, order: Sequence[str], path: Path
+    content: object, chosen: WeightSet, order: Callable[[], Sequence[str]], path: Path
 ) -> list[str]:
     """Names of averages that are a list: those of the model's weights beside them, in order.
 
@@ -166,7 +166,7 @@ def _names_of_list(
     """
     shapes = [tensor.shape for tensor in chosen.tensors if isinstance(tensor, Tensor)]
     beside = _model_beside(content)
-    names = list(beside) if beside else list(order)
+    names = list(beside) if beside else list(order())
     if len(names) != len(shapes):
         counted = f"the model beside it has {len(names)}" if names else "no names are beside it"
         raise WeightsError(

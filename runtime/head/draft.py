@@ -265,8 +265,8 @@ def fit_affine_draft(
     for field in dataclasses.fields(draft):
         if not np.isfinite(getattr(draft, field.name)).all():
             raise NumericsError(
-                f"the fitted draft's {field.name} holds values that are not finite: check the weights, "
-                "or fit none (--calibration-tokens 0)"
+                f"the fitted draft's {field.name} holds values that are not finite: check the "
+                "weights, or fit none (--calibration-tokens 0)"
             )
     return draft
 
