@@ -47,6 +47,8 @@ def _numpy_scalar(kind: _NumpyType, raw: bytes) -> Any:
 
 _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
+    (bytes, "builtins.bytes"),  # plain data that PyTorch's list leaves out
+    (frozenset, "builtins.frozenset"),
     (_NumpyType, "numpy.dtype"),
     (_numpy_scalar, "numpy.core.multiarray.scalar"),
     (_numpy_scalar, "numpy._core.multiarray.scalar"),
@@ -67,7 +69,9 @@ def read_pickle(path: Path, *, mapped: bool) -> object:
         BackendError: there is too little memory.
         OSError: it cannot be opened.
     """
-    with warnings.catch_warnings(), torch.serialization.safe_globals(list(_ALLOWED)):
+    before = torch.serialization.get_safe_globals()  # what the caller allowed stays allowed
+    allowed = [each for each in _ALLOWED if each not in before]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
         warnings.simplefilter("ignore")  # of pickles that are something else
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -17,8 +17,10 @@ from .files import WeightFiles
 from .names import unwrapped
 from .sets import Kind, WeightSet, choose, kind_of, tensors_of, walker
 
-# Of tensors that are converted over one mapping of a file, whose pages stay with it.
-_PORTION_BYTES = 64 << 20
+# What is converted over one mapping of a file, whose pages stay with it: a share of all that is
+# converted, but not so little that opening the file takes longer than reading it.
+_PORTIONS = 16
+_LEAST_PORTION, _MOST_PORTION = 4 << 20, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,12 @@ class Weights:
 
 
 def _portions(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    total = sum(tensors[name].nbytes for name in names)
+    most = min(max(total // _PORTIONS, _LEAST_PORTION), _MOST_PORTION)
     portion: list[str] = []
     size = 0
     for name in names:
-        if portion and size + tensors[name].nbytes > _PORTION_BYTES:
+        if portion and size + tensors[name].nbytes > most:
             yield portion
             portion, size = [], 0
         portion.append(name)

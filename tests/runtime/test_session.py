@@ -15,6 +15,7 @@ from csd.runtime import (
     FixedNoise,
     GenerateOptions,
     MARConfig,
+    NumericsError,
     OptionError,
     SeededNoise,
     Session,

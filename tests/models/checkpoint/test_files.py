@@ -107,7 +107,7 @@ def test_the_hash_of_shards_is_of_all_of_them(tmp_path):
     index = _shards(tmp_path)
     whole = weights_sha256(index)
     assert whole == weights_sha256(tmp_path)
-    save_file({"t.0": TENSORS["t.0"], "t.1": TENSORS["t.0"]}, tmp_path / f"{FIRST}.safetensors")
+    save_file({"t.0": TENSORS["t.0"], "t.1": TENSORS["t.4"]}, tmp_path / f"{FIRST}.safetensors")
     assert weights_sha256(index) != whole
     alone = tmp_path / f"{SECOND}.safetensors"
     assert weights_sha256(alone) == file_sha256(alone)
