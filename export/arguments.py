@@ -71,7 +71,7 @@ def build_parser() -> Parser:
         add(f"--{role}-config",
             help=f"configuration of the {role}: {configs} (default: {none})")  # fmt: skip
         add(f"--{role}-heads", metavar="ENCODER,DECODER", help=f"heads of attention of the {role}, "
-            f"for --{role}-config {AUTO}; one number for both (default: of a preset of its size)"
+            f"for --{role}-config {AUTO}; one number for both (default: those of its size)"
             )  # fmt: skip
     add("--weights", metavar="ema|model|KEY", help="which weights to take of a file with several: "
         "averages, the model's or those of a key; target=ema,draft=model for one alone (default: "

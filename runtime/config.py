@@ -186,7 +186,7 @@ class MARConfig:
             ConfigError: a key is unknown or a value is not valid.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        return cls(**configuration_values(values, fields, _RELEASED_MODELS))
+        return cls(**configuration_values(values, fields, RELEASED_MODELS))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> MARConfig:
@@ -299,7 +299,7 @@ PRESETS: dict[str, MARConfig] = {
 }
 
 # What `model` of the released training script stands for; its other sizes are arguments too.
-_RELEASED_MODELS: dict[str, dict[str, Any]] = {
+RELEASED_MODELS: dict[str, dict[str, Any]] = {
     name: {
         field: getattr(PRESETS[name], field)
         for field in (

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from torch import Tensor
 
@@ -175,18 +175,17 @@ def _split(
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parts.setdefault(name.partition(".")[0], {})[name] = tensor
-    said = {part: kind_of(part) for part in parts}
+    said: dict[str, Kind | None] = {part: kind_of(part) for part in parts}
     if len(parts) < 2 or "ema" not in said.values() or None in said.values():
         return [WeightSet(kind, place, "", tensors)]
     return [WeightSet(said[part], place, f"{part}.", held) for part, held in parts.items()]
 
 
-def _are_tensors(value: object) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) > 0  # pyright: ignore[reportUnknownArgumentType]
-        and all(isinstance(item, Tensor) for item in value)  # pyright: ignore[reportUnknownVariableType]
-    )
+def _are_tensors(value: object) -> TypeGuard[Sequence[Tensor]]:
+    if not isinstance(value, list | tuple):
+        return False
+    items: Sequence[object] = value
+    return len(items) > 0 and all(isinstance(item, Tensor) for item in items)
 
 
 def _at(content: object, key: str) -> Mapping[str, Tensor] | list[Tensor] | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...runtime.config import PRESETS, MARConfig
+from ...runtime.config import PRESETS, RELEASED_MODELS, MARConfig
 from ...runtime.errors import WeightsError
 from .reading import names_in
 
@@ -190,13 +190,13 @@ def _heads(
     if "encoder_num_heads" in said and "decoder_num_heads" in said:
         kept = (said["encoder_num_heads"], said["decoder_num_heads"])
         return kept, "as the arguments of its training have"
-    for name, preset in PRESETS.items():
-        if all(getattr(preset, part) == getattr(shape, part) for part in _TRANSFORMER):
-            return (preset.encoder_num_heads, preset.decoder_num_heads), f"as {name} has"
+    for name, sizes in RELEASED_MODELS.items():
+        if all(sizes[part] == getattr(shape, part) for part in _TRANSFORMER):
+            return (sizes["encoder_num_heads"], sizes["decoder_num_heads"]), f"as {name} has"
     raise WeightsError(
-        f"{path} is of no preset's size (encoder {shape.encoder_depth} x {shape.encoder_embed_dim},"
-        f" decoder {shape.decoder_depth} x {shape.decoder_embed_dim}), and weights do not tell the "
-        f"heads of attention: give {hints.heads_option}"
+        f"{path} is of no released model's size (encoder {shape.encoder_depth} x "
+        f"{shape.encoder_embed_dim}, decoder {shape.decoder_depth} x {shape.decoder_embed_dim}), and weights do "
+        f"not tell the heads of attention: give {hints.heads_option}"
     )
 
 

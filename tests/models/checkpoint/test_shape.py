@@ -49,8 +49,8 @@ def test_sizes_of_no_preset_ask_for_the_heads(config):
     latent = dataclasses.replace(config, img_size=64, vae_stride=16, patch_size=1, vae_embed_dim=16)
     with pytest.raises(
         CsdError,
-        match=r"weights.pth is of no preset's size \(encoder 1 x 8, decoder 1 x 8\), and weights "
-        r"do not tell the heads of attention: give --draft-heads",
+        match=r"weights.pth is of no released model's size \(encoder 1 x 8, decoder 1 x 8\), and "
+        r"weights do not tell the heads of attention: give --draft-heads",
     ):
         _inferred(latent, heads_option="--draft-heads")
     assert _inferred(latent, heads=(2, 2)) == latent
