@@ -54,7 +54,7 @@ class WeightFiles:
             if len(found) > 1:
                 return cls(given, {shard: form_of(shard) for shard in found}, {})
             (path,) = found
-        if not path.exists():
+        if not path.is_file():
             raise WeightsError(f"no weights at {path}: give the path of a .pth or .safetensors "
                                "file, or of a folder of them")  # fmt: skip
         form = form_of(path)

@@ -74,7 +74,7 @@ class Shape:
                 encoder_depth=_count(tensors, "encoder_blocks"),
                 decoder_embed_dim=len(tensors["decoder_embed.weight"]),
                 decoder_depth=_count(tensors, "decoder_blocks"),
-                mlp_ratio=hidden / width,
+                mlp_ratio=_ratio(hidden, width),
                 class_num=len(tensors["class_emb.weight"]),
                 buffer_size=positions - tokens,
                 tokens=tokens,
@@ -97,7 +97,8 @@ class Shape:
         for field in dataclasses.fields(self):
             if field.name not in ("tokens", "token_channels"):
                 asked, has = getattr(config, field.name), getattr(self, field.name)
-                if not math.isclose(asked, has, rel_tol=1e-6):
+                width = self.encoder_embed_dim if field.name == "mlp_ratio" else 1
+                if int(width * asked) != int(width * has):
                     differ.append(f"{field.name} is {asked:g}, the weights have {has:g}")
         if config.token_dim != self.token_channels:
             differ.append(
@@ -112,6 +113,12 @@ class Shape:
                 f"{self.tokens} tokens, as img_size {made} makes"
             )
         return differ
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """The least number whose product with the width is not below `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _count(tensors: Mapping[str, Tensor], blocks: str) -> int:
@@ -154,10 +161,13 @@ def infer_config(shape: Shape, path: str | Path, hints: Hints) -> tuple[MARConfi
         ConfigError: what they tell is no configuration that csd takes.
     """
     said = {name: hints.arguments[name] for name in _NOT_IN_SHAPES if name in hints.arguments}
+    steps = str(said.pop("num_sampling_steps", ""))
+    if steps.isascii() and steps.isdecimal() and len(steps) < 5:  # else DDIM's, or all of them
+        said["num_sampling_steps"] = int(steps)
     for name, preset in PRESETS.items():
         if not shape.differences(preset) and _agrees(preset, hints, said):
-            steps = said.get("num_sampling_steps", preset.num_sampling_steps)
-            config = dataclasses.replace(preset, num_sampling_steps=steps)
+            sampled = said.get("num_sampling_steps", preset.num_sampling_steps)
+            config = dataclasses.replace(preset, num_sampling_steps=sampled)
             return config, f"its shapes are those of {name}"
     heads, source = _heads(shape, path, hints, said)
     fields = {
@@ -173,12 +183,9 @@ def infer_config(shape: Shape, path: str | Path, hints: Hints) -> tuple[MARConfi
 
 
 def _agrees(preset: MARConfig, hints: Hints, said: Mapping[str, Any]) -> bool:
-    return (
-        all(said[n] == getattr(preset, n) for n in said if n not in _NOT_IN_PRESETS)
-        and hints.heads in (None, (preset.encoder_num_heads, preset.decoder_num_heads))
-        and hints.stride in (None, preset.vae_stride)
-        and hints.latent_channels in (None, preset.vae_embed_dim)
-    )
+    # Not of the decoder: one of other latents is a mistake where all shapes are a preset's.
+    same = all(said[n] == getattr(preset, n) for n in said if n not in _NOT_IN_PRESETS)
+    return same and hints.heads in (None, (preset.encoder_num_heads, preset.decoder_num_heads))
 
 
 def _heads(
@@ -195,8 +202,8 @@ def _heads(
             return (sizes["encoder_num_heads"], sizes["decoder_num_heads"]), f"as {name} has"
     raise WeightsError(
         f"{path} is of no released model's size (encoder {shape.encoder_depth} x "
-        f"{shape.encoder_embed_dim}, decoder {shape.decoder_depth} x {shape.decoder_embed_dim}), and weights do "
-        f"not tell the heads of attention: give {hints.heads_option}"
+        f"{shape.encoder_embed_dim}, decoder {shape.decoder_depth} x {shape.decoder_embed_dim}), "
+        f"and weights do not tell the heads of attention: give {hints.heads_option}"
     )
 
 

@@ -68,6 +68,22 @@ def test_the_decoder_tells_channels_and_stride(config):
         _inferred(latent, heads=(2, 2), latent_channels=3)
 
 
+def test_the_decoder_of_other_latents_does_not_change_what_a_preset_is():
+    config = _inferred(PRESETS["mar_base"], latent_channels=4, stride=8)
+    assert config == PRESETS["mar_base"]  # and the decoder is refused (`check_parts`)
+
+
+@pytest.mark.parametrize(("width", "ratio"), [(64, 2.67), (12, 3.3), (10, 4.0), (96, 8 / 3)])
+def test_a_ratio_is_what_makes_the_hidden_width(width, ratio, config):
+    latent = dataclasses.replace(
+        config, img_size=64, vae_stride=16, patch_size=1, vae_embed_dim=16, mlp_ratio=ratio,
+        encoder_embed_dim=width, decoder_embed_dim=width,
+    )  # fmt: skip
+    assert _shape(latent).differences(latent) == []
+    found = _inferred(latent, heads=(2, 2))
+    assert int(width * found.mlp_ratio) == int(width * ratio)
+
+
 def test_arguments_of_the_training_tell_what_shapes_do_not(config):
     args = argparse.Namespace(
         model="some_fork", img_size=4, vae_stride=1, patch_size=2, vae_embed_dim=1,
@@ -87,3 +103,5 @@ def test_a_released_checkpoints_arguments_keep_the_preset():
     args = {"model": "mar_large", "img_size": 256, "vae_stride": 16, "num_sampling_steps": "25"}
     wanted = dataclasses.replace(PRESETS["mar_large"], num_sampling_steps=25)
     assert _inferred(PRESETS["mar_large"], arguments=args) == wanted
+    args["num_sampling_steps"] = "ddim25"  # of another sampler
+    assert _inferred(PRESETS["mar_large"], arguments=args) == PRESETS["mar_large"]
