@@ -35,6 +35,7 @@ _NOT_IN_SHAPES = (
     "decoder_num_heads", "num_sampling_steps", "norm_eps", "beta_schedule", "image_kind",
     "latent_scale",
 )  # fmt: skip
+_MOST_TOLD = 3
 _NOT_IN_PRESETS = ("num_sampling_steps",)  # how a model is sampled, not what it is
 
 
@@ -236,11 +237,13 @@ def check_config(shape: Shape, config: MARConfig, path: str | Path) -> None:
     """Check a configuration against weights.
 
     Raises:
-        WeightsError: names every field that differs.
+        WeightsError: names the fields that differ, the first of many.
     """
     differ = shape.differences(config)
     if differ:
+        more = len(differ) - _MOST_TOLD
+        told = "; ".join(differ[:_MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
         raise WeightsError(
-            f"{path} does not fit the configuration: {'; '.join(differ)}: give the configuration "
-            "that the model was trained with, or auto"
+            f"{path} does not fit the configuration: {told}: give the configuration that the model "
+            "was trained with, or auto"
         )
