@@ -10,7 +10,7 @@ diffusion from the image down; attention is made of linear layers there and of 1
 | `decoder.up.{N-1-i}.upsample` | `decoder.up_blocks.{i}.upsamplers.0` |
 | `decoder.mid.block_{j+1}`, `decoder.mid.attn_1` | `decoder.mid_block.resnets.{j}`, `.attentions.0` |
 | `nin_shortcut`, `norm_out` | `conv_shortcut`, `conv_norm_out` |
-| `norm`, `q`, `k`, `v`, `proj_out` of attention | `group_norm`, `to_q`, `to_k`, `to_v`, `to_out.0` (before 0.18 `query`, `key`, `value`, `proj_attn`) |
+| `norm`, `q`, `k`, `v`, `proj_out` of attention | `group_norm`, `to_q`, `to_k`, `to_v`, `to_out.0` (in old files `query`, `key`, `value`, `proj_attn`) |
 """  # noqa: E501
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_decoders_of_other_architectures_equal_the_plain_definition(
     assert_parity(images, PlainDecoder(state)(latents, len(ch_mult), blocks), "KL decoder")
 
 
-def in_diffusers(state, *, linear=True, before_018=False):
+def in_diffusers(state, *, linear=True, old_names=False):
     """The tensors under the names of diffusers' AutoencoderKL (its VAE conversion's tables)."""
     top = max(int(name.split(".")[2]) for name in state if name.startswith("decoder.up."))
     new = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -159,7 +159,7 @@ def in_diffusers(state, *, linear=True, before_018=False):
             kind = {"block": "resnets", "attn": "attentions"}[kind]
             part[1:3] = ["mid_block", kind, str(int(number) - 1)]
         if "attentions" in part:
-            part[-2] = (old if before_018 else new)[part[-2]]
+            part[-2] = (old if old_names else new)[part[-2]]
             if linear and tensor.ndim == 4:
                 tensor = tensor[:, :, 0, 0].contiguous()
         renamed = ".".join(part).replace("nin_shortcut", "conv_shortcut")
@@ -172,12 +172,12 @@ def in_diffusers(state, *, linear=True, before_018=False):
     ("names", "ch_mult", "attended"),
     [
         (lambda s: in_diffusers(s), (1, 2, 2), (1,)),
-        (lambda s: in_diffusers(s, linear=False, before_018=True), (2, 1, 3), (0, 2)),
+        (lambda s: in_diffusers(s, linear=False, old_names=True), (2, 1, 3), (0, 2)),
         (lambda s: {f"vae.{n}": t for n, t in in_diffusers(s).items()}, (1, 2), ()),
         (lambda s: {f"first_stage_model.{n}": t for n, t in s.items()}, (1, 2), ()),
         (lambda s: {f"module._orig_mod.{n}": t for n, t in s.items()}, (1, 2), (0,)),
     ],
-    ids=["diffusers", "diffusers before 0.18", "a pipeline's", "latent diffusion", "wrapped"],
+    ids=["diffusers", "old diffusers", "a pipeline's", "latent diffusion", "wrapped"],
 )
 def test_the_names_of_other_libraries_are_the_same_decoder(
     names, ch_mult, attended, dtype, tmp_path
