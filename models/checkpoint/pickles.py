@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ...runtime.command.memory import is_memory_error, out_of_memory
 from ...runtime.command.text import plain, shown
 from .content import unreadable
 
+_PROTOCOL = 2  # of torch.save, and the one that its restricted unpickler knows
 _GLOBAL = re.compile(r"(?:GLOBAL|global) ([\w.]+)")
 _SCALARS = re.compile(r"[biufcSU]\d{1,6}")  # numbers and texts
 
@@ -89,6 +91,12 @@ def read_pickle(path: Path, *, mapped: bool) -> object:
                     "tensors, argparse.Namespace and NumPy scalars are read",
                     "save the weights alone where you trust it (torch.save of its state_dict)",
                 ) from error  # fmt: skip
+            protocol = _protocol(path)
+            if protocol > _PROTOCOL:
+                raise unreadable(
+                    path, f"was saved with pickle protocol {protocol}, and {_PROTOCOL} is read",
+                    "save it again with torch.save as it is, without pickle_protocol",
+                ) from error  # fmt: skip
             raise unreadable(path, f"is damaged or truncated ({_reason(error)})") from error
 
 
@@ -107,6 +115,22 @@ def _strangers(path: Path, error: Exception) -> str:
     names = names or _GLOBAL.findall(text)[:1]
     first = ", ".join(plain(name, 80) for name in names[:3])
     return f"{first} and {len(names) - 3} more" if len(names) > 3 else first
+
+
+def _protocol(path: Path) -> int:
+    """Protocol of a file's pickle; 0 where it does not tell."""
+    try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as stream:
+                start = stream.read(2)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                with archive.open(names[0]) as stream:
+                    start = stream.read(2)
+    except (OSError, ValueError, IndexError, zipfile.BadZipFile, NotImplementedError):
+        return 0
+    return start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
 
 
 def _reason(error: Exception) -> str:

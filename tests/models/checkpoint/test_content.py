@@ -52,7 +52,7 @@ def _tar() -> bytes:
         (b"\x93" * 999, "it is neither safetensors nor a file of PyTorch"),
         (b"I1\n.", "it is a text ('I1 .'), not weights"),
         (b"\x80\x02.", "it is damaged or truncated"),
-        (b"\x80\x04\x95", "it is damaged or truncated"),
+        (b"\x80\x04\x95", "it was saved with pickle protocol 4, and 2 is read; save it again"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -130,6 +130,14 @@ def test_numpy_types_of_other_things_than_numbers_are_refused(tmp_path):
         read_state_dict(tmp_path / "weights.pth")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_another_protocol_is_told(zipped, state, tmp_path):
+    torch.save({"model": state}, tmp_path / "weights.pth", pickle_protocol=4,
+               _use_new_zipfile_serialization=zipped)  # fmt: skip
+    with pytest.raises(CsdError, match="saved with pickle protocol 4, and 2 is read; save it"):
+        read_state_dict(tmp_path / "weights.pth")
+
+
 def test_what_others_allowed_before_is_as_it_was(state, tmp_path):
     torch.save({"model": state}, tmp_path / "weights.pth")
     with torch.serialization.safe_globals([argparse.Namespace]):
