@@ -20,9 +20,14 @@ from .request import RANGES, check_number, check_row_cost
 
 # What says how to export, and has no meaning for a bundle that is there.
 _EXPORT_ONLY = (
-    "out", "zoo", "target", "target_config", "draft", "draft_config", "decoder", "head_steps",
+    "out", "zoo", "target", "target_config", "target_heads", "draft", "draft_config",
+    "draft_heads", "decoder", "weights", "head_steps",
     "max_batch", "max_gamma", "calibration_tokens", "row_cost", "force", "head_chain", "plugins",
 )  # fmt: skip
+# What a configuration is called that is read off the weights.
+AUTO = "auto"
+_OWN = ("target_config", "draft", "draft_config", "decoder", "weights", "target_heads",
+        "draft_heads")  # fmt: skip
 DEFAULTS = {
     "max_batch": 8, "max_gamma": 32, "calibration_tokens": 2048, "row_cost": ROW_COST,
 }  # fmt: skip
@@ -58,12 +63,19 @@ def build_parser() -> Parser:
     )
     add = parser.group("models").add_argument
     add("--zoo", help="a shipped pair: fashion-mnist (default: the models of the options below)")
-    configs = f"JSON file or {', '.join(PRESETS)}"
+    configs = f"JSON file, {AUTO} (read off the weights) or {', '.join(PRESETS)}"
     for role, none in (("target", "that of --zoo"), ("draft", "that of --zoo, or no draft")):
         add(f"--{role}", type=Path,
-            help=f"weights of the {role} (.pth, .safetensors) (default: {none})")  # fmt: skip
+            help=f"weights of the {role}: .pth, .safetensors, an index of shards or a folder "
+            f"(default: {none})")  # fmt: skip
         add(f"--{role}-config",
             help=f"configuration of the {role}: {configs} (default: {none})")  # fmt: skip
+        add(f"--{role}-heads", metavar="ENCODER,DECODER", help=f"heads of attention of the {role}, "
+            f"for --{role}-config {AUTO}; one number for both (default: those of its size)"
+            )  # fmt: skip
+    add("--weights", metavar="ema|model|KEY", help="which weights to take of a file with several: "
+        "averages, the model's or those of a key; target=ema,draft=model for one alone (default: "
+        "averages where there are any)")  # fmt: skip
     add("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt) (default: none; a "
         "latent model's bundle then makes latents only)")  # fmt: skip
     add = parser.group("bundle").add_argument
@@ -121,14 +133,19 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ExportError("give --out DIRECTORY for the bundle, or --rebuild BUNDLE")
     if bool(args.zoo) == bool(args.target):
         raise ExportError("give either --zoo NAME or --target FILE with --target-config")
-    own = ("target_config", "draft", "draft_config", "decoder")
-    extra = next((name for name in own if getattr(args, name)), None)
+    extra = next((name for name in _OWN if getattr(args, name)), None)
     if args.zoo and extra:
         raise ExportError(f"{_option(extra)} does not go with --zoo: leave it out")
     for role in ("target", "draft"):
         weights, config = getattr(args, role), getattr(args, f"{role}_config")
         if bool(weights) != bool(config):
-            raise ExportError(f"--{role} and --{role}-config go together: give both")
+            raise ExportError(
+                f"--{role} and --{role}-config go together: give both (--{role}-config {AUTO} "
+                "reads it off the weights)"
+            )
+        if head_counts(role, getattr(args, f"{role}_heads")) and config != AUTO:
+            raise ExportError(f"--{role}-heads goes with --{role}-config {AUTO}: leave it out")
+    weights_by_role(args.weights)
     for name, value in DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -136,6 +153,41 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             check_number(name, getattr(args, name))
     check_row_cost(args.row_cost)
+
+
+def weights_by_role(text: str | None) -> dict[str, str]:
+    """Read `--weights`: which weights to take for `target`, `draft` and `decoder`.
+
+    A choice without a role is for target and draft.
+
+    Raises:
+        ExportError: an entry is empty, or is for something else.
+    """
+    wanted: dict[str, str] = {}
+    for entry in text.split(",") if text is not None else ():
+        role, is_for, choice = (part.strip() for part in entry.rpartition("="))
+        roles = (role,) if is_for else ("target", "draft")
+        if not choice or not set(roles) <= {"target", "draft", "decoder"}:
+            raise ExportError(
+                f"weights has {shown(entry)}: give ema, model or a key of the file, or "
+                "target=ema, draft=model or decoder=KEY with commas between"
+            )
+        wanted.update(dict.fromkeys(roles, choice))
+    return wanted
+
+
+def head_counts(role: str, text: str | None) -> tuple[int, int] | None:
+    """Read `--target-heads` or `--draft-heads`: heads of the encoder and of the decoder.
+
+    Raises:
+        ExportError: it is not one or two whole numbers.
+    """
+    if text is None:
+        return None
+    counts = [part.strip() for part in text.split(",")]
+    if len(counts) > 2 or not all(c.isascii() and c.isdecimal() and len(c) < 5 for c in counts):
+        raise ExportError(f"{role}-heads is {shown(text)}: give two whole numbers, as 12,16")
+    return int(counts[0]), int(counts[-1])
 
 
 def engine_options(args: argparse.Namespace) -> EngineOptions:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..runtime.bundle.manifest import Manifest, Source, file_sha256
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.command.parser import make_console, run_command
-from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
 from .arguments import EngineOptions, build_parser, check_arguments, engine_options
 from .destination import check_destination
 from .engines.progress import engine_progress
 from .engines.rebuild import read_manifest, rebuild
-from .engines.update import EngineRequest, default_precision
+from .engines.update import EngineRequest, Report, default_precision
 
 if TYPE_CHECKING:
     from .request import ExportRequest
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from .writer import write_bundle
 
     bundle = write_bundle(
-        _request(args, options, engines),
+        _request(args, options, engines, report),
         args.out,
         force=args.force,
         report=report,
@@ -80,43 +79,27 @@ def _check_installed() -> None:
 
 
 def _request(
-    args: argparse.Namespace, options: EngineOptions, engines: EngineRequest | None
+    args: argparse.Namespace,
+    options: EngineOptions,
+    engines: EngineRequest | None,
+    report: Report,
 ) -> ExportRequest:
-    from ..models import load_mar
-    from ..models.kl_decoder import load_kl_decoder
-    from ..models.zoo import zoo_entry
     from .request import ExportRequest
+    from .sources import load_models
 
-    sources: dict[str, Source] = {}
-    if args.zoo:
-        entry = zoo_entry(args.zoo)
-        name, class_names = entry.name, entry.class_names
-        files = {role: (entry.weights(role), entry.config(role)) for role in ("target", "draft")}
-        for role, (path, _) in files.items():
-            sources[role] = Source(f"zoo:{args.zoo}", file_sha256(path))
-    else:
-        name, class_names = args.target.stem, None
-        files = {"target": (args.target, MARConfig.load(args.target_config))}
-        if args.draft:
-            files["draft"] = (args.draft, MARConfig.load(args.draft_config))
-    models = {role: load_mar(path, config) for role, (path, config) in files.items()}
-    for role, (path, _) in files.items():
-        sources.setdefault(role, Source(path.name, file_sha256(path)))
-    decoder = None
-    if args.decoder:
-        decoder = load_kl_decoder(args.decoder)
-        sources["decoder"] = Source(args.decoder.name, file_sha256(args.decoder))
-    default_steps = models["target"].config.num_sampling_steps
+    loaded = load_models(args, report)
+    target = loaded.models["target"]
+    default_steps = target.config.num_sampling_steps
     return ExportRequest(
-        name=name,
-        target=models["target"],
-        draft=models.get("draft"),
-        decoder=decoder,
+        name=loaded.name,
+        target=target,
+        draft=loaded.models.get("draft"),
+        decoder=loaded.decoder,
         head_steps=default_steps if args.head_steps is None else args.head_steps,
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
-        class_names=class_names,
-        sources=sources,
+        class_names=loaded.class_names,
+        sources=loaded.sources,
         calibration_tokens=args.calibration_tokens,
         row_cost=args.row_cost,
         precisions=tuple(name for name in options.precisions if name != "fp32"),

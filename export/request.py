@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..runtime.bundle.manifest import Source
 from ..runtime.bundle.manifest_checks import MAX_BATCH, MAX_GAMMA
-from ..runtime.config import check_same_tokens
+from ..runtime.config import MARConfig, check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.schedule import TRAIN_STEPS
@@ -17,8 +17,6 @@ from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..models.kl_decoder import KLDecoder
     from ..models.mar import MAR
 
@@ -54,7 +52,8 @@ class ExportRequest:
         engines: what engines to build, or None.
 
     Raises:
-        ExportError: a number is out of range, weights are not finite, or the decoder does not fit.
+        ExportError: a number is out of range, or the decoder does not fit.
+        WeightsError: weights are not finite.
         ConfigError: the draft does not make the target's tokens.
     """
 
@@ -76,23 +75,16 @@ class ExportRequest:
     engines: EngineRequest | None = None
 
     def __post_init__(self) -> None:
-        target = self.target.config
-        if self.draft is not None:
-            check_same_tokens(target, self.draft.config)
-        if self.decoder is not None:
-            if target.image_kind == "pixel":
-                raise ExportError("a pixel model has no decoder: leave out --decoder")
-            if self.decoder.latent_channels != target.vae_embed_dim:
-                raise ExportError(
-                    f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
-                    f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
-                )
+        draft = None if self.draft is None else self.draft.config
+        check_parts(self.target.config, draft, self.decoder)
         for name in RANGES:
             check_number(name, getattr(self, name))
         check_row_cost(self.row_cost)
+        from ..models.checkpoint.fit import check_finite
+
         for role, module in {**self.models, "decoder": self.decoder}.items():
             if module is not None:
-                _check_finite(role, module)
+                check_finite(module.state_dict(), f"the {role}")
 
     @property
     def models(self) -> dict[str, MAR]:
@@ -104,6 +96,31 @@ class ExportRequest:
     def limits(self) -> Limits:
         """What the graphs are exported for."""
         return Limits(self.max_batch, self.max_gamma, self.head_steps)
+
+
+def check_parts(target: MARConfig, draft: MARConfig | None, decoder: KLDecoder | None) -> None:
+    """Check that the parts of a bundle belong together.
+
+    Raises:
+        ConfigError: the draft does not make the target's tokens.
+        ExportError: the decoder is for other latents, or there is none to decode.
+    """
+    if draft is not None:
+        check_same_tokens(target, draft)
+    if decoder is None:
+        return
+    if target.image_kind == "pixel":
+        raise ExportError("a pixel model has no decoder: leave out --decoder")
+    if decoder.latent_channels != target.vae_embed_dim:
+        raise ExportError(
+            f"the decoder takes {decoder.latent_channels} latent channels, the model makes "
+            f"{target.vae_embed_dim} (vae_embed_dim): give the decoder that belongs to the model"
+        )
+    if decoder.upscale != target.vae_stride:
+        raise ExportError(
+            f"the decoder makes {decoder.upscale} pixels of a latent, the model's vae_stride is "
+            f"{target.vae_stride}: give the decoder that belongs to the model, or its vae_stride"
+        )
 
 
 def check_number(name: str, value: int) -> None:
@@ -128,12 +145,3 @@ def check_row_cost(value: float) -> None:
     """
     if not (math.isfinite(value) and value > 0):
         raise ExportError(f"row-cost is {value}: give a number above 0, as 0.06")
-
-
-def _check_finite(role: str, module: nn.Module) -> None:
-    for name, tensor in module.state_dict().items():
-        if not tensor.isfinite().all():
-            raise ExportError(
-                f"{name} of the {role} holds values that are not finite: give weights that were "
-                "saved before their training diverged"
-            )

@@ -2,20 +2,23 @@
 
 The architecture (levels, widths, residual blocks, attention) is read off the checkpoint, so any
 `ch_mult` loads. Parameter names are those of the released checkpoints (`decoder.*`,
-`post_quant_conv.*`); the encoder's are ignored.
+`post_quant_conv.*`), of a whole latent diffusion model (`first_stage_model.*`) or of diffusers
+(`kl_names.py`); the encoder's are ignored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime.errors import WeightsError
-from .checkpoint import load_into, read_state_dict
+from .checkpoint.fit import build
+from .checkpoint.reading import Weights, read_weights
+from .kl_names import LANDMARK, decoder_names
 
 _GROUPS = 32
 
@@ -140,25 +143,38 @@ class KLDecoder(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
 
-def decoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a decoder needs of an autoencoder's tensors by name."""
-    parts = ("decoder.", "post_quant_conv.")
-    return {name: tensor for name, tensor in state.items() if name.startswith(parts)}
+def load_kl_decoder(path: str | Path, wanted: str | None = None) -> KLDecoder:
+    """Load the decoder of a KL autoencoder (`kl16.ckpt`), float32, evaluation mode.
 
-
-def load_kl_decoder(path: str | Path) -> KLDecoder:
-    """Load the decoder of a released KL autoencoder (`kl16.ckpt`), float32, evaluation mode.
+    Args:
+        path: a file, an index of shards or a folder (`read_weights`).
+        wanted: `ema`, `model`, a key of the file, or None for averages where there are any.
 
     Raises:
-        WeightsError: the file cannot be read or holds no such decoder.
+        WeightsError: the file cannot be read or holds no such decoder, or a tensor holds values
+            that are not finite.
     """
-    state = decoder_state(read_state_dict(path))
-    model = _architecture(state, path)
-    load_into(model, state, path)
-    return model.eval()
+    return build_kl_decoder(find_kl_decoder(path, wanted))
 
 
-def _architecture(state: Mapping[str, Tensor], path: str | Path) -> KLDecoder:
+def find_kl_decoder(path: str | Path, wanted: str | None = None) -> Weights:
+    """Find a decoder's weights without reading them. Arguments and errors as for `read_weights`."""
+    weights = read_weights(path, wanted, landmark=LANDMARK, others=True)
+    return weights.renamed(decoder_names(weights.tensors))
+
+
+def build_kl_decoder(weights: Weights) -> KLDecoder:
+    """Make the decoder of weights that were found. Errors as for `load_kl_decoder`."""
+    make = _architecture(weights.tensors, weights.path)
+    state = {
+        # A linear layer of diffusers' attention is a 1x1 convolution here.
+        name: tensor[:, :, None, None] if ".attn" in name and tensor.ndim == 2 else tensor
+        for name, tensor in weights.float32().items()
+    }
+    return build(make, state, weights.path, "fetch the file again")
+
+
+def _architecture(state: Mapping[str, Tensor], path: str | Path) -> Callable[[], KLDecoder]:
     found = [re.match(r"decoder\.up\.(\d+)\.block\.(\d+)\.conv2\.weight", name) for name in state]
     places = [(int(m[1]), int(m[2])) for m in found if m]
     if not places or "post_quant_conv.weight" not in state:
@@ -175,4 +191,5 @@ def _architecture(state: Mapping[str, Tensor], path: str | Path) -> KLDecoder:
     if any(width % _GROUPS for width in widths):
         raise WeightsError(f"{path}: decoder widths {widths} are not multiples of {_GROUPS}")
     attention = [f"decoder.up.{i}.attn.0.q.weight" in state for i in range(levels)]
-    return KLDecoder(len(state["post_quant_conv.weight"]), widths, blocks, attention)
+    latent = len(state["post_quant_conv.weight"])
+    return lambda: KLDecoder(latent, widths, blocks, attention)

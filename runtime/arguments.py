@@ -128,7 +128,7 @@ def numbers_array(name: str, value: object, dtype: type[np.generic]) -> NDArray[
     """Return an array of numbers as `dtype`; whole numbers only where `dtype` is an integer type.
 
     Raises:
-        OptionError: the values are no numbers, or not whole.
+        OptionError: the values are no numbers, not whole, or not finite as `dtype`.
     """
     whole = issubclass(dtype, np.integer)
     kinds, wanted = ("iu", "whole numbers") if whole else ("iuf", "numbers")
@@ -138,4 +138,8 @@ def numbers_array(name: str, value: object, dtype: type[np.generic]) -> NDArray[
         raise wrong_type(name, value, f"an array of {wanted}") from error
     if array.dtype.kind not in kinds:
         raise OptionError(f"{name} is an array of {array.dtype}: give one of {wanted}")
-    return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        raise OptionError(f"{name} has values that are not finite: give numbers")
+    return array

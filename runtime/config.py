@@ -1,20 +1,22 @@
 """Model configurations.
 
 Field names and defaults are those of the released MAR constructor, so that a JSON file with
-that constructor's arguments is a configuration. Presets: `mar_base`, `mar_large`, `mar_huge` as
-published (Li et al., arXiv 2406.11838) and the pair of the `fashion-mnist` zoo.
+that constructor's arguments is a configuration, or one with the training script's
+(`constructor.py`). Presets: `mar_base`, `mar_large`, `mar_huge` as published (Li et al., arXiv
+2406.11838) and the pair of the `fashion-mnist` zoo.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .command.strict_json import parse_json
 from .command.text import plain, shown
+from .constructor import configuration_values
 from .errors import ConfigError
 from .schedule import BETA_SCHEDULES, TRAIN_STEPS
 
@@ -177,17 +179,14 @@ class MARConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> MARConfig:
         """Build a configuration from JSON values.
 
+        Those may be all arguments of the released constructor, or of its training script: what
+        only training uses is left out.
+
         Raises:
             ConfigError: a key is unknown or a value is not valid.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(map(str, values)) - known)
-        if unknown:
-            raise ConfigError(
-                f"unknown configuration key {shown(unknown[0], 40)}; known keys: "
-                f"{', '.join(sorted(known))}"
-            )
-        return cls(**values)
+        fields = {field.name for field in dataclasses.fields(cls)}
+        return cls(**configuration_values(values, fields, RELEASED_MODELS))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> MARConfig:
@@ -204,8 +203,8 @@ class MARConfig:
                 f"no configuration {str(path)!r}: give a JSON file or one of {', '.join(PRESETS)}"
             )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            values = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"cannot read configuration {path}: {plain(str(error))}; give a JSON object of "
                 "constructor arguments"
@@ -298,3 +297,15 @@ PRESETS: dict[str, MARConfig] = {
         diffloss_w=80,
     ),
 }
+
+# What `model` of the released training script stands for; its other sizes are arguments too.
+RELEASED_MODELS: dict[str, dict[str, Any]] = {
+    name: {
+        field: getattr(PRESETS[name], field)
+        for field in (
+            "encoder_embed_dim", "encoder_depth", "encoder_num_heads", "decoder_embed_dim",
+            "decoder_depth", "decoder_num_heads", "mlp_ratio", "norm_eps",
+        )
+    }
+    for name in ("mar_base", "mar_large", "mar_huge")
+}  # fmt: skip

@@ -233,6 +233,10 @@ class Session:
                 most_tokens=most_tokens, advanced=report.advanced,
             )  # fmt: skip
 
+        if not np.isfinite(canvas.tokens).all():  # a draw of a last step that is too wide
+            raise NumericsError(
+                "tokens are not finite: check the weights, or lower temperature or cfg"
+            )
         latents = arrays.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
         with stats.timed("decoder"):
             images = to_uint8(self._decode(latents))

@@ -12,6 +12,7 @@ from ..models.zoo import zoo_entry
 from ..runtime.arrays import Float32
 from ..runtime.backends import OnnxLoader
 from ..runtime.bundle.bundle import Bundle
+from ..runtime.errors import NumericsError
 from ..runtime.images import to_uint8
 
 
@@ -26,8 +27,17 @@ class ImageClassifier:
         self._graph = OnnxLoader(threads).load(path)
 
     def accuracy(self, images: Float32, labels: Sequence[int] | NDArray[np.integer]) -> float:
-        """Share of images `[N, c, h, w]` that are given their label."""
+        """Share of images `[N, c, h, w]` that are given their label.
+
+        Raises:
+            NumericsError: the classifier returned values that are not finite, whose largest would
+                be the first class.
+        """
         logits = self._graph.run({"image": images})["logits"]
+        if not np.isfinite(logits).all():
+            raise NumericsError(
+                "the classifier returned values that are not finite: check the images it was given"
+            )
         return float((logits.argmax(axis=1) == np.asarray(labels)).mean())
 
 

@@ -11,6 +11,7 @@ from ...runtime.decoding.evaluator import Conditions, HeadEvaluator
 from ...runtime.decoding.loop import decode
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.decoding.plan import Canvas, Plan
+from ...runtime.errors import NumericsError
 from ...runtime.head import AffineDraft, Trajectories, fit_affine_draft
 from ...runtime.noise import SeededNoise
 from ...runtime.options import GenerateOptions
@@ -98,4 +99,7 @@ def calibrate(
         chains.x[:, order], chains.mean[:, order], chains.log_std[:, order],
         chains.x0hat[:, order], chains.v[:, order],
     )  # fmt: skip
-    return fit_affine_draft(model.samplers.schedule(steps), shuffled)
+    try:
+        return fit_affine_draft(model.samplers.schedule(steps), shuffled)
+    except NumericsError as error:
+        raise NumericsError(f"{model.role}.head_step: {error}") from error

@@ -22,7 +22,8 @@ from ...runtime.command.parser import Parser, run_command
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
 from ..checkpoint import load_into, read_state_dict
-from ..kl_decoder import decoder_state, load_kl_decoder
+from ..kl_decoder import load_kl_decoder
+from ..kl_names import decoder_names
 from .autoencoder import (
     AutoencoderRecipe,
     load_autoencoder,
@@ -132,7 +133,9 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     path = args.out / "autoencoder.safetensors"
     _save_half(model.state_dict(), path)
     load_into(model, read_state_dict(path), path)  # with the rounding that others read
-    _save_half(decoder_state(model.state_dict()), args.out / "decoder.safetensors")
+    state = model.state_dict()
+    decoder = {name: state[name] for name in decoder_names(state)}
+    _save_half(decoder, args.out / "decoder.safetensors")
     psnr = reconstruction_psnr(model, test_images)
     latents = Latents(*posterior_of(model, images))
     save_latents(latents, args.out / "latents.safetensors")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...runtime.command.files import write_atomically
+from ...runtime.command.text import plain
 from ...runtime.errors import CsdError
 
 
@@ -31,7 +32,7 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = plain(str(error), 160) or type(error).__name__
         raise CsdError(
             f"cannot read the checkpoint {path} ({reason}): delete it to start over"
         ) from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.command.files import write_atomically
+from ...runtime.errors import NumericsError
 from ..checkpoint import load_into, read_state_dict
 
 
@@ -73,10 +74,20 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int, seed: int) 
 
 
 def classify(model: Classifier, images: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return classes `[N]` and features `[N, 64]` of `images [N, 1, 32, 32]`."""
+    """Return classes `[N]` and features `[N, 64]` of `images [N, 1, 32, 32]`.
+
+    Raises:
+        NumericsError: an image or the classifier is not finite; the largest of such logits, and
+            the distance of such features, would tell nothing.
+    """
     with torch.inference_mode():
         parts = [model(part) for part in images.split(1000)]
     logits, features = (torch.cat(part) for part in zip(*parts, strict=True))
+    if not (logits.isfinite().all() and features.isfinite().all()):
+        raise NumericsError(
+            "the classifier returned values that are not finite: check the weights of the model "
+            "whose images it was given"
+        )
     return logits.argmax(dim=1).numpy(), features.numpy()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...runtime.errors import NumericsError
 from .kl_encoder import KLAutoencoder
 
 LEAST_NATS = 0.1
@@ -34,8 +35,16 @@ def without_silent_channels(
         model: what was trained.
         images: `[N, 1, H, W]`, a sample to measure divergences on.
         least: nats a position that a channel must have to stay.
+
+    Raises:
+        NumericsError: the divergence of a channel is not finite.
     """
     nats = nats_by_channel(model, images)
+    if not nats.isfinite().all():
+        raise NumericsError(
+            f"channel {int((~nats.isfinite()).nonzero()[0])} of the autoencoder has a divergence "
+            "that is not finite: train it again with a lower learning rate"
+        )
     keep = nats.argsort(descending=True)[: max(1, int((nats >= least).sum()))]
     state = dict(model.state_dict())
     # The convolutions of 1 x 1 become the identity, and what they did moves next door.

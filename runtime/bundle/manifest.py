@@ -15,7 +15,7 @@
 | `engines` | engines built from the graphs, each for a library version and compute capabilities |
 | `calibration` | file of the fitted head drafts, or null |
 | `parity` | largest differences to PyTorch seen at export |
-| `sources` | name and SHA-256 of the files of the weights; no folder of the exporting machine |
+| `sources` | of weights: name and SHA-256 of the files, no folder, and which of theirs were taken |
 | `created_by` | versions of the libraries that wrote the bundle |
 """
 
@@ -30,13 +30,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..command.strict_json import parse_json
 from ..command.text import plain, shown
 from ..config import MARConfig
 from ..errors import BundleError, ConfigError
 from ..head.draft import ROW_COST
 from . import manifest_checks as checks
 from .graph_tensors import MODEL_GRAPHS
-from .schema import parse_json
 
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
@@ -123,10 +123,19 @@ class ParityResult:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights came from: a file's name without its folder, or `zoo:<name>`."""
+    """Where weights came from.
+
+    Attributes:
+        path: a file's or a folder's name without its place, or `zoo:<name>`.
+        sha256: of the file; of several, that of the lines `SHA-256  name` in order of name.
+        weights: `ema` (averages) or `model`; None where the file did not say.
+        key: of the weights in the file; None where it held but one set, without a name.
+    """
 
     path: str
     sha256: str
+    weights: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)

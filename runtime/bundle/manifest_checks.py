@@ -114,6 +114,16 @@ _CALIBRATION = record(
     },
     row_cost=ROW_COST,  # of bundles from before there was a choice
 )
+_SOURCE = record(
+    {
+        "path": text(4096),
+        "sha256": _SHA256,
+        "weights": optional(one_of("ema", "model")),
+        "key": optional(text()),
+    },
+    weights=None,  # of bundles from before there was a choice
+    key=None,
+)
 _PARITY = record({
     "graph": text(),
     "shapes": whole(0, 1000),
@@ -136,7 +146,7 @@ MANIFEST: Reader[dict[str, Any]] = record(
         "engines": list_of(_ENGINE, most=10_000),
         "calibration": optional(_CALIBRATION),
         "parity": list_of(_PARITY, most=1000),
-        "sources": mapping(_WORD, record({"path": text(4096), "sha256": _SHA256}), most=16),
+        "sources": mapping(_WORD, _SOURCE, most=16),
         "created_by": mapping(_WORD, text(), most=64),
         "schema_version": whole(1, 1000),
     },

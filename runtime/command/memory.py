@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..errors import BackendError
+from .text import plain
 
 # How the system, the loader, NumPy, PyTorch, ONNX Runtime's allocator and its threads say it.
 _SAID = (
@@ -72,4 +73,4 @@ def memory_explained(what: str, remedy: str) -> Generator[None]:
 def first_line(error: BaseException) -> str:
     """The beginning of what an error says."""
     lines = str(error).splitlines() or [repr(error)]
-    return lines[0][:200]
+    return plain(lines[0], 200)

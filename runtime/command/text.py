@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 MOST_SHOWN = 60
+# What colours a terminal: of libraries that write their errors for one.
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def shown(value: Any, most: int = MOST_SHOWN) -> str:
@@ -22,6 +25,10 @@ def shown(value: Any, most: int = MOST_SHOWN) -> str:
 
 
 def plain(text: str, most: int = 300) -> str:
-    """Return a text on one line, cut to `most` characters, with control characters escaped."""
+    """Return a text on one line, cut to `most` characters, with control characters escaped.
+
+    Sequences that colour a terminal are left out.
+    """
+    text = _COLOURS.sub("", text)
     safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     return safe if len(safe) <= most else safe[: most - 3] + "..."

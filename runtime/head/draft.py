@@ -14,6 +14,7 @@ trajectories. The innovation `x_{i-1} - mean_i` carries the middle and the end o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Float32, Int64
+from ..errors import NumericsError
 from .schedule import HeadSchedule
 
 # Longest window that is looked ahead at in calibration.
@@ -237,6 +239,9 @@ def fit_affine_draft(
         recorded: chains of n tokens.
         ridge: penalty as a share of the number of tokens.
         held_out: share of tokens, the last ones, that the survival is measured on.
+
+    Raises:
+        NumericsError: the chains are so far apart that the fit is not finite.
     """
     steps, count, channels = recorded.x.shape
     kept = max(1, count - int(count * held_out))
@@ -255,7 +260,14 @@ def fit_affine_draft(
         start=np.concatenate([slope, offset[None]]).astype(np.float32),
         survival=np.zeros((steps, HORIZON), dtype=np.float32),
     )
-    draft.survival[:] = _survival(schedule, draft, recorded.tokens(slice(kept, None)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        draft.survival[:] = _survival(schedule, draft, recorded.tokens(slice(kept, None)))
+    for field in dataclasses.fields(draft):
+        if not np.isfinite(getattr(draft, field.name)).all():
+            raise NumericsError(
+                f"the fitted draft's {field.name} holds values that are not finite: check the "
+                "weights, or fit none (--calibration-tokens 0)"
+            )
     return draft
 
 
@@ -298,7 +310,8 @@ def _survival(schedule: HeadSchedule, draft: AffineDraft, held: Trajectories) ->
             ratio, _ = log_acceptance(
                 normals[i], drafted.mean, drafted.log_std, held.mean[i], held.log_std[i]
             )
-            alive *= np.exp(np.minimum(ratio, 0))
+            # A draft so far off that the ratio is no number is not accepted.
+            alive *= np.exp(np.minimum(np.nan_to_num(ratio, nan=-np.inf), 0))
             out[start, j] = alive.mean()
             x0hat, v = _moved(draft, held, i, x0hat, v)
     return out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -210,8 +211,89 @@ def test_weights_that_do_not_fit_the_configuration_are_one_line(tmp_path, out, c
     config = _config(tmp_path / "config.json", diffloss_w=64)
     argv = ["--target", DATA / "target.pth", "--target-config", config, "--out", out / "bundle"]
     message = failure(main, argv, capsys)
-    assert "diffloss.net.time_embed.mlp.0.weight is [96, 256], the configuration asks" in message
+    assert "diffloss_w is 64, the weights have 96: give the configuration" in message
     assert leftovers(out) == []
+
+
+@pytest.fixture
+def requested(monkeypatch):
+    """What an export would be asked for; no graph is written."""
+    requests = []
+
+    def stop(request, *_, **__):
+        requests.append(request)
+        raise ExportError("the work would begin here")
+
+    monkeypatch.setattr("csd.export.writer.write_bundle", stop)
+    return requests
+
+
+def _training_file(path, role):
+    """A file of training, whose own weights are not its averages."""
+    content = torch.load(DATA / f"{role}.pth", weights_only=True)
+    model = {name: tensor + 1 for name, tensor in content["model_ema"].items()}
+    torch.save({**content, "model": model, "epoch": 3}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("weights", "taken"),
+    [
+        ([], {"target": "ema", "draft": "ema"}),
+        (["--weights", "model"], {"target": "model", "draft": "model"}),
+        (["--weights", "draft=model"], {"target": "ema", "draft": "model"}),
+        (["--weights", "ema,target=model"], {"target": "model", "draft": "ema"}),
+    ],
+)
+def test_which_weights_are_taken_is_printed_and_stored(
+    weights, taken, target, draft, tmp_path, out, capsys, requested
+):
+    argv = [*target, *draft, *weights, "--out", out / "bundle"]
+    argv[1], argv[5] = (_training_file(tmp_path / f"{r}.pth", r) for r in ("target", "draft"))
+    assert main([str(part) for part in argv]) == 2
+    printed = capsys.readouterr().out
+    (request,) = requested
+    for role, kind in taken.items():
+        key = {"ema": "model_ema", "model": "model"}[kind]
+        named = {"ema": "averaged weights", "model": "weights of the model"}[kind]
+        assert f"{role}: {named} ({key})" in printed
+        assert (request.sources[role].weights, request.sources[role].key) == (kind, key)
+        wanted = torch.load(DATA / f"{role}.pth", weights_only=True)["model_ema"]["fake_latent"]
+        found = request.models[role].state_dict()["fake_latent"]
+        np.testing.assert_array_equal(found, wanted + (kind == "model"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "teacher=ema"], "weights has 'teacher=ema': give ema, model or a key"),
+        (["--weights", "ema,"], "weights has '': give ema"),
+        (["--weights", "swa_model"], "holds no weights 'swa_model' (its keys are 'model_ema'"),
+        (["--target-heads", "4"], "--target-heads goes with --target-config auto: leave it out"),
+        (["--target-config", "auto", "--target-heads", "4,x"], "target-heads is '4,x': give two"),
+        (["--target-config", "auto", "--target-heads", "5"], "not a multiple of encoder_num_heads"),
+        (["--target-config", "auto"], "heads of attention: give --target-heads ENCODER,DECODER"),
+    ],
+)
+def test_choices_that_cannot_be_are_one_line(options, message, target, out, capsys):
+    assert message in failure(main, [*target, *options, "--out", out / "bundle"], capsys)
+    assert leftovers(out) == []
+
+
+def test_configurations_are_read_off_the_weights(tmp_path, out, capsys, requested):
+    argv = ["--decoder", DATA / "vae.ckpt", "--out", out / "bundle", "--head-steps", "20"]
+    for role in ("target", "draft"):
+        argv += [f"--{role}", DATA / f"{role}.pth", f"--{role}-config", "auto",
+                 f"--{role}-heads", tiny_config(role).encoder_num_heads]  # fmt: skip
+    assert main([str(part) for part in argv]) == 2
+    printed = capsys.readouterr().out
+    (request,) = requested
+    for role in ("target", "draft"):
+        wanted = tiny_config(role)
+        wanted = dataclasses.replace(wanted, num_sampling_steps=100)  # weights do not tell
+        assert request.models[role].config == wanted
+        assert f"{role}: configuration " in printed
+        assert f"encoder_depth {wanted.encoder_depth}" in printed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -223,7 +305,7 @@ def test_weights_that_are_not_finite_are_named(value, target, tmp_path, out, cap
     argv = [*target, "--out", out / "bundle"]
     argv[1] = tmp_path / "sick.pth"
     message = failure(main, argv, capsys)
-    assert f"{name} of the target holds values that are not finite: give weights" in message
+    assert f"sick.pth: {name} holds values that are not finite: give weights" in message
     assert leftovers(out) == []
 
 
@@ -232,7 +314,7 @@ def test_weights_that_are_not_finite_are_named(value, target, tmp_path, out, cap
     [
         ({"depth": 4}, "unknown configuration key 'depth'"),
         ({"encoder_depth": "two"}, "encoder_depth is 'two'"),
-        ({"patch_size": 3}, "img_size 64 is not a multiple"),
+        ({"patch_size": 3}, "img_size 8 is not a multiple"),
     ],
 )
 def test_a_configuration_that_is_not_valid_is_one_line(changes, message, tmp_path, out, capsys):
@@ -245,7 +327,7 @@ def test_a_configuration_that_is_not_valid_is_one_line(changes, message, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"img_size": 128}, "the draft has img_size 128, the target 64"),
+        ({"img_size": 16}, "the draft has img_size 16, the target 8"),
         ({"vae_embed_dim": 8}, "the draft has vae_embed_dim 8, the target 16"),
         ({"patch_size": 2}, "the draft has patch_size 2, the target 1"),
         ({"class_num": 11}, "the draft has class_num 11, the target 10"),
@@ -275,6 +357,10 @@ def test_a_decoder_of_other_latents_is_one_line(target, tmp_path, out, capsys):
     argv = [*target, "--decoder", tmp_path / "kl.ckpt", "--out", out / "bundle"]
     message = failure(main, argv, capsys)
     assert "the decoder takes 4 latent channels, the model makes 16" in message
+    torch.save({"model": random_kl_state((1, 2), (), latent=16)}, tmp_path / "kl.ckpt")
+    argv[3] = _config(tmp_path / "config.json", img_size=16, vae_stride=4)
+    message = failure(main, argv, capsys)
+    assert "the decoder makes 2 pixels of a latent, the model's vae_stride is 4" in message
     argv[-3] = DATA / "draft.pth"
     assert "holds no KL decoder" in failure(main, argv, capsys)
     assert leftovers(out) == []

@@ -143,6 +143,66 @@ def test_decoders_of_other_architectures_equal_the_plain_definition(
     assert_parity(images, PlainDecoder(state)(latents, len(ch_mult), blocks), "KL decoder")
 
 
+def in_diffusers(state, *, linear=True, old_names=False):
+    """The tensors under the names of diffusers' AutoencoderKL (its VAE conversion's tables)."""
+    top = max(int(name.split(".")[2]) for name in state if name.startswith("decoder.up."))
+    new = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    old = {"norm": "group_norm", "q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
+    found = {}
+    for name, tensor in state.items():
+        part = name.split(".")
+        if part[:2] == ["decoder", "up"]:
+            kind = {"block": "resnets", "attn": "attentions", "upsample": "upsamplers.0"}[part[3]]
+            part[1:4] = ["up_blocks", str(top - int(part[2])), kind]
+        elif part[:2] == ["decoder", "mid"]:
+            kind, _, number = part[2].partition("_")
+            kind = {"block": "resnets", "attn": "attentions"}[kind]
+            part[1:3] = ["mid_block", kind, str(int(number) - 1)]
+        if "attentions" in part:
+            part[-2] = (old if old_names else new)[part[-2]]
+            if linear and tensor.ndim == 4:
+                tensor = tensor[:, :, 0, 0].contiguous()
+        renamed = ".".join(part).replace("nin_shortcut", "conv_shortcut")
+        found[renamed.replace("decoder.norm_out", "decoder.conv_norm_out")] = tensor
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("names", "ch_mult", "attended"),
+    [
+        (lambda s: in_diffusers(s), (1, 2, 2), (1,)),
+        (lambda s: in_diffusers(s, linear=False, old_names=True), (2, 1, 3), (0, 2)),
+        (lambda s: {f"vae.{n}": t for n, t in in_diffusers(s).items()}, (1, 2), ()),
+        (lambda s: {f"first_stage_model.{n}": t for n, t in s.items()}, (1, 2), ()),
+        (lambda s: {f"module._orig_mod.{n}": t for n, t in s.items()}, (1, 2), (0,)),
+    ],
+    ids=["diffusers", "old diffusers", "a pipeline's", "latent diffusion", "wrapped"],
+)
+def test_the_names_of_other_libraries_are_the_same_decoder(
+    names, ch_mult, attended, dtype, tmp_path
+):
+    state = {n: t.to(dtype) for n, t in random_kl_state(ch_mult, attended).items()}
+    beside = {"model.diffusion_model.out.weight": torch.zeros(1), "encoder.x": torch.zeros(1),
+              "cond_stage_model.transformer.weight": torch.zeros(1)}  # fmt: skip
+    renamed = names(state)
+    if "module._orig_mod.decoder.conv_in.weight" not in renamed:
+        renamed |= beside
+    torch.save({"state_dict": renamed}, tmp_path / "kl.ckpt")
+    loaded = load_kl_decoder(tmp_path / "kl.ckpt").state_dict()
+    assert set(loaded) == set(state)
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(loaded[name], tensor.float(), err_msg=name)
+
+
+def test_decoder_weights_that_are_not_finite_are_named(tmp_path):
+    state = random_kl_state((1, 2), ())
+    state["decoder.up.1.upsample.conv.bias"][3] = float("nan")
+    torch.save({"model": state}, tmp_path / "kl.ckpt")
+    with pytest.raises(CsdError, match=r"decoder\.up\.1\.upsample\.conv\.bias holds values that"):
+        load_kl_decoder(tmp_path / "kl.ckpt")
+
+
 def test_a_model_without_a_decoder_is_refused_with_a_remedy():
     with pytest.raises(
         CsdError, match=r"holds no KL decoder .*: give the autoencoder's checkpoint"

@@ -7,6 +7,7 @@ import torch
 from csd.models.training.autoencoder import posterior_of
 from csd.models.training.kl_encoder import KLAutoencoder
 from csd.models.training.silent_channels import nats_by_channel, without_silent_channels
+from csd.runtime import NumericsError
 
 IMAGES = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 TELLING = [3, 1]  # of five channels, most telling first
@@ -65,3 +66,10 @@ def test_what_is_decoded_is_what_zeros_in_the_silent_channels_gave(model):
 
 def test_one_channel_stays_where_none_says_anything(model):
     assert without_silent_channels(model, IMAGES, least=1e9).latent_channels == 1
+
+
+def test_a_divergence_that_is_no_number_is_not_taken_for_a_silent_channel(model):
+    with torch.no_grad():
+        model.quant_conv.bias[2] = float("nan")
+    with pytest.raises(NumericsError, match="channel 2 of the autoencoder has a divergence"):
+        without_silent_channels(model, IMAGES)

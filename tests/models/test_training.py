@@ -487,6 +487,9 @@ def test_the_command_trains_a_classifier_that_onnx_runtime_runs(data):
     classes, features = classify(model, images)
     np.testing.assert_array_equal(classes, made["logits"].argmax(axis=1))
     assert features.shape == (40, 64)
+    images[3, 0, 5, 5] = float("nan")
+    with pytest.raises(CsdError, match="the classifier returned values that are not finite"):
+        classify(model, images)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,50 @@ def test_the_released_constructor_arguments_are_a_configuration():
     assert config.modulation_dim == (3 * 3 + 2) * 96
 
 
+# The arguments of `MAR.__init__` and of the parser of `main_mar.py`, as released, with the values
+# that `vars(args)` has once a distributed run has begun.
+CONSTRUCTOR = {
+    "img_size": 256, "vae_stride": 16, "patch_size": 1, "encoder_embed_dim": 1024,
+    "encoder_depth": 16, "encoder_num_heads": 16, "decoder_embed_dim": 1024, "decoder_depth": 16,
+    "decoder_num_heads": 16, "mlp_ratio": 4.0, "vae_embed_dim": 16,
+    "norm_layer": "functools.partial(<class 'torch.nn.LayerNorm'>, eps=1e-06)",
+    "mask_ratio_min": 0.7, "label_drop_prob": 0.1, "class_num": 1000, "attn_dropout": 0.1,
+    "proj_dropout": 0.1, "buffer_size": 64, "diffloss_d": 3, "diffloss_w": 1024,
+    "num_sampling_steps": "100", "diffusion_batch_mul": 4, "grad_checkpointing": False,
+}  # fmt: skip
+SCRIPT = {
+    "batch_size": 16, "epochs": 400, "model": "mar_base", "img_size": 256,
+    "vae_path": "pretrained_models/vae/kl16.ckpt", "vae_embed_dim": 16, "vae_stride": 16,
+    "patch_size": 1, "num_iter": 64, "num_images": 50000, "cfg": 1.0, "cfg_schedule": "linear",
+    "label_drop_prob": 0.1, "eval_freq": 40, "save_last_freq": 5, "online_eval": False,
+    "evaluate": False, "eval_bsz": 64, "weight_decay": 0.02, "grad_checkpointing": False,
+    "lr": 0.0008, "blr": 0.0001, "min_lr": 0.0, "lr_schedule": "constant", "warmup_epochs": 100,
+    "ema_rate": 0.9999, "mask_ratio_min": 0.7, "grad_clip": 3.0, "attn_dropout": 0.1,
+    "proj_dropout": 0.1, "buffer_size": 64, "diffloss_d": 6, "diffloss_w": 1024,
+    "num_sampling_steps": "100", "diffusion_batch_mul": 1, "temperature": 1.0,
+    "data_path": "./data/imagenet", "class_num": 1000, "output_dir": "out", "log_dir": "out",
+    "device": "cuda", "seed": 1, "resume": "", "start_epoch": 0, "num_workers": 10,
+    "pin_mem": True, "world_size": 8, "local_rank": -1, "dist_on_itp": False, "dist_url": "env://",
+    "use_cached": False, "cached_path": "", "rank": 0, "gpu": 0, "distributed": True,
+    "dist_backend": "nccl",
+}  # fmt: skip
+
+
+def test_every_argument_of_the_released_constructor_and_script_is_taken(tmp_path):
+    for name, values in (("constructor", CONSTRUCTOR), ("script", SCRIPT)):
+        (tmp_path / name).write_text(json.dumps(values), encoding="utf-8")
+    assert MARConfig.load(tmp_path / "constructor") == MARConfig()
+    assert MARConfig.load(tmp_path / "script") == MARConfig.load("mar_base")
+
+
+@pytest.mark.parametrize(
+    ("layer", "epsilon"),
+    [("LayerNorm", 1e-5), ("nn.LayerNorm(eps=1e-06)", 1e-6), (None, 1e-6)],
+)
+def test_a_norm_layer_is_its_epsilon(layer, epsilon):
+    assert MARConfig.from_dict({"norm_layer": layer}).norm_eps == epsilon
+
+
 def test_patches_multiply_channels_and_divide_tokens():
     config = MARConfig(img_size=48, vae_stride=3, patch_size=4, vae_embed_dim=5)
     assert (config.grid_size, config.seq_len, config.token_dim) == (4, 16, 80)
@@ -74,7 +118,7 @@ def test_a_configuration_survives_json(tmp_path):
         ({"latent_scale": float("inf")}, "latent_scale is inf"),
         ({"encoder_num_heads": 5}, "encoder_embed_dim 64 is not a multiple of encoder_num_heads 5"),
         ({"decoder_num_heads": 7}, "decoder_embed_dim 64 is not a multiple of decoder_num_heads 7"),
-        ({"patch_size": 3}, "img_size 64 is not a multiple of vae_stride x patch_size = 48"),
+        ({"patch_size": 3}, "img_size 8 is not a multiple of vae_stride x patch_size = 6"),
         (
             {"num_sampling_steps": 1001},
             "num_sampling_steps is 1001: give a whole number from 1 to 1000",
@@ -86,7 +130,21 @@ def test_a_configuration_survives_json(tmp_path):
         ({"beta_schedule": ["cosine"]}, "beta_schedule is"),
         ({"image_kind": "video"}, "image_kind is 'video': give one of latent, pixel"),
         ({"image_kind": "pixel"}, r"vae_embed_dim 1 \(grey\) or 3 \(RGB\), not 16"),
-        ({"depth": 3, "width": 4}, "unknown configuration key 'depth'; known keys: .*vae_stride"),
+        ({"depth": 3, "width": 4}, "unknown configuration key 'depth'.*; known keys: .*vae_stride"),
+        (
+            {"encoder_dept": 3},
+            r"unknown configuration key 'encoder_dept' \(did you mean encoder_depth\?\)",
+        ),
+        ({"label_drop_probe": 0.1}, r"'label_drop_probe' \(did you mean label_drop_prob\?\)"),
+        ({"zzz": 1}, "unknown configuration key 'zzz'; known keys: beta_schedule"),
+        ({"model": "mar_tiny"}, "model is 'mar_tiny': give one of mar_base, mar_large, mar_huge"),
+        ({"model": ["mar_base"]}, "model is .*: give one of mar_base"),
+        (
+            {"model": "mar_base"},
+            "encoder_embed_dim is 64, and model mar_base has 768: leave one out",
+        ),
+        ({"norm_layer": "BatchNorm"}, "norm_layer is 'BatchNorm': give LayerNorm, or norm_eps"),
+        ({"norm_layer": 3}, "norm_layer is 3: give"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(change, message):
@@ -104,6 +162,8 @@ def test_a_bad_value_is_refused_by_name(change, message):
         ('"mar_base"', "is not a JSON object"),
         ("null", "is not a JSON object"),
         ('{"target": {}}', "unknown configuration key 'target'"),
+        ('{"img_size": 256, "img_size": 512}', "'img_size' stands twice"),
+        ('{"mlp_ratio": NaN}', "NaN is no number of JSON"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(text, message, tmp_path):

@@ -180,3 +180,12 @@ def test_fixed_noise_for_other_images_tokens_steps_or_channels_is_refused():
     for draw in (lambda: noise.initial(one, one, 6), lambda: noise.per_step(one, one, 3, 6)):
         with pytest.raises(OptionError, match="5 channels, the model has 6"):
             draw()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize(("place", "name"), [(1, "initial"), (2, "per-step")])
+def test_fixed_noise_that_is_not_finite_in_float32_is_refused_by_name(place, name, value):
+    arrays = list(_fixed())
+    arrays[place].flat[-1] = value
+    with pytest.raises(OptionError, match=f"{name} has values that are not finite: give numbers"):
+        FixedNoise(*arrays)

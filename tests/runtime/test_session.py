@@ -15,6 +15,7 @@ from csd.runtime import (
     FixedNoise,
     GenerateOptions,
     MARConfig,
+    NumericsError,
     OptionError,
     SeededNoise,
     Session,
@@ -514,3 +515,12 @@ def test_a_lack_of_memory_for_graphs_is_one_line(tiny_bundle, monkeypatch):
     monkeypatch.setattr("csd.runtime.session.Session.graph", full)
     with pytest.raises(BackendError, match=r"^not enough memory: the graphs cannot be loaded"):
         Bundle.open(tiny_bundle, check_files=False).session()
+
+
+def test_tokens_that_are_not_finite_make_no_images(tiny_session, monkeypatch):
+    def broken(part, *_, **__):
+        part.tokens[0, 3] = np.inf
+
+    monkeypatch.setattr("csd.runtime.session.decode", broken)
+    with pytest.raises(NumericsError, match="tokens are not finite: check the weights"):
+        tiny_session.generate([1])

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from csd.runtime import Bundle, CsdError
+from csd.runtime import Bundle, CsdError, NumericsError
 from csd.tools.quality import ImageClassifier, as_shown, balanced_labels, bundle_classifier
 
 
@@ -51,3 +51,11 @@ def test_labels_are_balanced():
 
 def test_a_bundle_that_is_not_of_the_zoo_has_no_classifier(tiny_bundle):
     assert bundle_classifier(Bundle.open(tiny_bundle), threads=1) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_not_taken_for_the_first_class(value, tmp_path):
+    classifier_by_brightness(tmp_path / "c.onnx")
+    images = np.full((1, 1, 4, 4), value, dtype=np.float32)
+    with pytest.raises(NumericsError, match="the classifier returned values that are not finite"):
+        ImageClassifier(tmp_path / "c.onnx", threads=1).accuracy(images, [0])

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...models.zoo import zoo_entry
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.manifest import file_sha256
-from ...runtime.errors import CsdError
+from ...runtime.errors import CsdError, WeightsError
 from ..needs import need
 
 if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not
@@ -64,12 +63,21 @@ def target_weights(bundle: Bundle, names: Sequence[str], weights: Path | None) -
         if source.path.startswith("zoo:")
         else Path(Path(source.path).name)  # bundles of old held its folder too
     )
-    if not path.is_file() or file_sha256(path) != source.sha256:
+    if not _same_weights(path, source.sha256):
         raise CsdError(
             f"the weights that the bundle was exported from are not {path} here: give "
             f"--target-weights FILE, or {_without(names)}"
         )
     return path
+
+
+def _same_weights(path: Path, sha256: str) -> bool:
+    from ...export.sources import weights_sha256
+
+    try:
+        return weights_sha256(path) == sha256
+    except (WeightsError, OSError):
+        return False
 
 
 def _without(names: Sequence[str]) -> str:
@@ -102,7 +110,7 @@ def eager_samplers(
     from ...models import load_mar
     from .eager import EagerSampler
 
-    model = load_mar(path, bundle.manifest.target)
+    model = load_mar(path, bundle.manifest.target, bundle.manifest.sources["target"].key)
     return {
         (name, count): EagerSampler(model, count, name, device)
         for name in names

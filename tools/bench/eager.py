@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ...models.mar import MAR
 from ...models.patches import unpatchify
+from ...runtime.errors import NumericsError
 from ...runtime.noise import Noise
 from ...runtime.options import GenerateOptions
 from ...runtime.schedule import ARSchedule, DiffusionTables, diffusion_tables
@@ -71,6 +72,9 @@ class EagerSampler:
             labels: `[B]`.
             options: resolved options; mode and CSD's own ones are ignored.
             noise: orders and normals, drawn beforehand.
+
+        Raises:
+            NumericsError: latents are not finite.
         """
         assert options.num_iter is not None
         assert isinstance(options.head_steps, int)
@@ -98,6 +102,11 @@ class EagerSampler:
         with torch.inference_mode(), half:
             tokens = self._decode(options, *drawn)
             latents = unpatchify(tokens, config.patch_size, config.vae_embed_dim).cpu().numpy()
+        if not np.isfinite(latents).all():
+            raise NumericsError(
+                "PyTorch's target returned values that are not finite: check the weights, or lower "
+                "temperature or cfg"
+            )
         if on_device:
             self.device_seconds = clock.stop()["run"]
             self.device_memory_peak = torch.cuda.max_memory_allocated(self.device)

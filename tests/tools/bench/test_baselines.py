@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from csd.runtime import Bundle, CsdError
+from csd.runtime.bundle.manifest import file_sha256
 from csd.tools.bench.baselines import eager_samplers
 
 from ...helpers import DATA
@@ -22,6 +24,20 @@ def test_eager_takes_the_weights_that_the_bundle_was_exported_from(tiny_bundle, 
     monkeypatch.chdir(DATA)  # where a file of their name lies
     again = only_eager(bundle, None).model.state_dict()
     np.testing.assert_array_equal(state["z_proj.weight"], again["z_proj.weight"])
+
+
+@pytest.mark.parametrize("key", ["model_ema", "model"])
+def test_eager_takes_those_of_a_files_weights_that_the_export_took(key, make_bundle, tmp_path):
+    content = torch.load(WEIGHTS, weights_only=True)
+    content["model"] = {name: tensor + 1 for name, tensor in content["model_ema"].items()}
+    torch.save(content, tmp_path / "checkpoint-last.pth")
+
+    def change(values):
+        sha256 = file_sha256(tmp_path / "checkpoint-last.pth")
+        values["sources"]["target"] |= {"sha256": sha256, "weights": None, "key": key}
+
+    model = only_eager(Bundle.open(make_bundle(change)), tmp_path / "checkpoint-last.pth").model
+    np.testing.assert_array_equal(model.state_dict()["fake_latent"], content[key]["fake_latent"])
 
 
 def test_eager_refuses_weights_that_are_gone_or_other_ones(tiny_bundle, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from csd.runtime import FixedNoise, GenerateOptions, SeededNoise
+from csd.runtime import FixedNoise, GenerateOptions, NumericsError, SeededNoise
 from csd.tools.bench import eager
 from csd.tools.bench.eager import EagerSampler
 
@@ -120,3 +120,12 @@ def test_other_baselines_make_nearly_the_same_images(
     )
     difference = np.abs(made - wanted).max() / np.abs(wanted).max()
     assert least <= difference <= most
+
+
+def test_a_model_that_is_not_finite_makes_no_latents(tiny_models):
+    model = copy.deepcopy(tiny_models["target"])
+    with torch.no_grad():
+        model.head_net.final_layer.linear.bias[0] = float("nan")
+    options = GenerateOptions(mode="target", num_iter=1, head_steps=2, head="sequential")
+    with pytest.raises(NumericsError, match="PyTorch's target returned values that are not finite"):
+        EagerSampler(model, threads=1).generate(np.array([1]), options, SeededNoise(0))
