@@ -116,11 +116,21 @@ def check_parts(target: MARConfig, draft: MARConfig | None, decoder: KLDecoder |
             f"the decoder takes {decoder.latent_channels} latent channels, the model makes "
             f"{target.vae_embed_dim} (vae_embed_dim): give the decoder that belongs to the model"
         )
-    if decoder.upscale != target.vae_stride:
-        raise ExportError(
-            f"the decoder makes {decoder.upscale} pixels of a latent, the model's vae_stride is "
-            f"{target.vae_stride}: give the decoder that belongs to the model, or its vae_stride"
-        )
+
+
+def stride_warning(target: MARConfig, decoder: KLDecoder | None) -> str | None:
+    """Say where a decoder makes images of another size than the model's configuration has.
+
+    Nothing depends on `vae_stride` but the number of tokens, so the bundle is whole all the same.
+    """
+    if decoder is None or decoder.upscale == target.vae_stride:
+        return None
+    side = target.latent_shape[1] * decoder.upscale
+    return (
+        f"the decoder makes {decoder.upscale} pixels of a latent, the model's vae_stride is "
+        f"{target.vae_stride}: images are {side} x {side}, not {target.img_size} x "
+        f"{target.img_size}; give the decoder that belongs to the model if that is not meant"
+    )
 
 
 def check_number(name: str, value: int) -> None:

@@ -23,7 +23,7 @@ from ..runtime.bundle.manifest import Source, file_sha256
 from ..runtime.command.text import plain
 from ..runtime.config import SHARED_FIELDS, MARConfig
 from .arguments import AUTO, head_counts, weights_by_role
-from .request import check_parts
+from .request import check_parts, stride_warning
 
 Report = Callable[[str], None]
 
@@ -84,6 +84,8 @@ def load_models(args: argparse.Namespace, report: Report) -> LoadedModels:
         check_config(shape, config, path)
         configs[role] = config
     check_parts(configs["target"], configs.get("draft"), decoder)
+    if warning := stride_warning(configs["target"], decoder):
+        report(f"warning: {warning}")
     for role, weights in found.items():
         if weights.key:
             report(f"{role}: {plain(weights.described())}")

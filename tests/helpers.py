@@ -27,9 +27,7 @@ HEAD_STEPS = 20
 
 def tiny_config(role: str) -> MARConfig:
     values = json.loads((DATA / "config.json").read_text(encoding="utf-8"))
-    # The recorded decoder has two levels only: its images are of 8 x 8 pixels.
-    shown = {"img_size": 8, "vae_stride": 2}
-    return MARConfig.from_dict({**values["base"], **values[role], **shown})
+    return MARConfig.from_dict({**values["base"], **values[role]})
 
 
 def assert_parity(actual: Any, expected: Any, what: str, tolerance: float = 1e-4) -> None:

@@ -17,6 +17,8 @@ import torch
 
 from csd.export.arguments import build_parser
 from csd.export.cli import main
+from csd.export.request import stride_warning
+from csd.models.kl_decoder import load_kl_decoder
 from csd.runtime import Bundle
 from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.errors import ExportError
@@ -357,13 +359,21 @@ def test_a_decoder_of_other_latents_is_one_line(target, tmp_path, out, capsys):
     argv = [*target, "--decoder", tmp_path / "kl.ckpt", "--out", out / "bundle"]
     message = failure(main, argv, capsys)
     assert "the decoder takes 4 latent channels, the model makes 16" in message
-    torch.save({"model": random_kl_state((1, 2), (), latent=16)}, tmp_path / "kl.ckpt")
-    argv[3] = _config(tmp_path / "config.json", img_size=16, vae_stride=4)
-    message = failure(main, argv, capsys)
-    assert "the decoder makes 2 pixels of a latent, the model's vae_stride is 4" in message
     argv[-3] = DATA / "draft.pth"
     assert "holds no KL decoder" in failure(main, argv, capsys)
     assert leftovers(out) == []
+
+
+def test_a_decoder_of_another_stride_is_warned_about():
+    decoder = load_kl_decoder(DATA / "vae.ckpt")
+    config = tiny_config("target")
+    assert stride_warning(config, decoder).startswith(
+        "the decoder makes 2 pixels of a latent, the model's vae_stride is 16: images are 8 x 8, "
+        "not 64 x 64"
+    )
+    fitting = dataclasses.replace(config, img_size=8, vae_stride=2)
+    assert stride_warning(fitting, decoder) is None
+    assert stride_warning(config, None) is None
 
 
 @pytest.mark.parametrize("place", ["file", "file/bundle", "/proc/bundle", "taken"])

@@ -118,7 +118,7 @@ def test_a_configuration_survives_json(tmp_path):
         ({"latent_scale": float("inf")}, "latent_scale is inf"),
         ({"encoder_num_heads": 5}, "encoder_embed_dim 64 is not a multiple of encoder_num_heads 5"),
         ({"decoder_num_heads": 7}, "decoder_embed_dim 64 is not a multiple of decoder_num_heads 7"),
-        ({"patch_size": 3}, "img_size 8 is not a multiple of vae_stride x patch_size = 6"),
+        ({"patch_size": 3}, "img_size 64 is not a multiple of vae_stride x patch_size = 48"),
         (
             {"num_sampling_steps": 1001},
             "num_sampling_steps is 1001: give a whole number from 1 to 1000",
