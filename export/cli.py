@@ -6,6 +6,7 @@ import argparse
 import functools
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,12 +14,20 @@ from rich.table import Table
 from ..runtime.bundle.manifest import Manifest, Source, file_sha256
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.config import MARConfig
-from ..runtime.errors import ExportError
-from .arguments import EngineOptions, build_parser, check_arguments, engine_options
+from ..runtime.errors import ExportError, WeightsError
+from .arguments import (
+    EngineOptions,
+    build_parser,
+    check_arguments,
+    engine_options,
+    one_backend,
+    slims_a_bundle,
+)
 from .destination import check_destination
-from .engines.progress import engine_progress
 from .engines.rebuild import read_manifest, rebuild
 from .engines.update import EngineRequest, default_precision
+from .progress import Progress, Report, shown_progress
+from .slim import parse_for, slim_bundle
 
 if TYPE_CHECKING:
     from .request import ExportRequest
@@ -34,8 +43,10 @@ def run(args: argparse.Namespace) -> int:
     console = make_console()
     report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
+    progress = shown_progress(console)
+    if slims_a_bundle(args):
+        return _slim(args, report, progress)
     options = engine_options(args)
-    progress = engine_progress(console)
     if args.rebuild is not None:
         precisions = options.precisions or (default_precision(read_manifest(args.rebuild)),)
         engines = EngineRequest.of(options.backends, options.targets, precisions)
@@ -65,6 +76,21 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _slim(args: argparse.Namespace, report: Report, progress: Progress) -> int:
+    """Write the slim form of a bundle."""
+    wanted = parse_for(args.slim_for)
+    backend = one_backend(args)
+    check_destination(args.out, args.force)
+    bundle = slim_bundle(
+        args.slim, wanted, args.out, backend=backend, force=args.force, report=report,
+        progress=progress,
+    )  # fmt: skip
+    files = [args.out / name for name in bundle.manifest.file_hashes]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    report(f"slim bundle of {len(files)} files, {size:.1f} MB, written to {args.out}")
+    return 0
+
+
 def _check_installed() -> None:
     missing: dict[str, ImportError] = {}
     for needed in ("torch", "onnx", "onnxscript"):
@@ -88,31 +114,34 @@ def _request(
     from .request import ExportRequest
 
     sources: dict[str, Source] = {}
+    files: dict[str, tuple[Path, MARConfig | None]] = {}
     if args.zoo:
         entry = zoo_entry(args.zoo)
         name, class_names = entry.name, entry.class_names
-        files = {role: (entry.weights(role), entry.config(role)) for role in ("target", "draft")}
+        files |= {role: (entry.weights(role), entry.config(role)) for role in ("target", "draft")}
         for role, (path, _) in files.items():
             sources[role] = Source(f"zoo:{args.zoo}", file_sha256(path))
     else:
         name, class_names = args.target.stem, None
-        files = {"target": (args.target, MARConfig.load(args.target_config))}
+        files["target"] = (args.target, MARConfig.load(args.target_config))
         if args.draft:
             files["draft"] = (args.draft, MARConfig.load(args.draft_config))
-    models = {role: load_mar(path, config) for role, (path, config) in files.items()}
-    for role, (path, _) in files.items():
-        sources.setdefault(role, Source(path.name, file_sha256(path)))
-    decoder = None
     if args.decoder:
-        decoder = load_kl_decoder(args.decoder)
-        sources["decoder"] = Source(args.decoder.name, file_sha256(args.decoder))
-    default_steps = models["target"].config.num_sampling_steps
+        files["decoder"] = (args.decoder, None)
+    for role, (path, _) in files.items():
+        if role not in sources:
+            sources[role] = Source(path.name, _weights_sha256(path))
+    models = {
+        role: functools.partial(load_mar, path, config)
+        for role, (path, config) in files.items()
+        if config is not None
+    }
     return ExportRequest(
         name=name,
         target=models["target"],
         draft=models.get("draft"),
-        decoder=decoder,
-        head_steps=default_steps if args.head_steps is None else args.head_steps,
+        decoder=functools.partial(load_kl_decoder, args.decoder) if args.decoder else None,
+        head_steps=args.head_steps,
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
         class_names=class_names,
@@ -124,7 +153,14 @@ def _request(
         operators=args.plugins,
         profile=options.profile,
         engines=engines,
+        slim=args.slim is not None,
     )
+
+
+def _weights_sha256(path: Path) -> str:
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: give the path of a .pth or .safetensors file")
+    return file_sha256(path)
 
 
 def parity_table(manifest: Manifest) -> Table:

@@ -1,24 +1,21 @@
-"""What a bundle shall hold, and the checks that its parts fit each other."""
+"""What a bundle shall hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle.manifest import Source
 from ..runtime.bundle.manifest_checks import MAX_BATCH, MAX_GAMMA
-from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
-from .profiles import Limits, ProfileChange
+from .profiles import ProfileChange
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..models.kl_decoder import KLDecoder
     from ..models.mar import MAR
 
@@ -37,10 +34,11 @@ class ExportRequest:
 
     Attributes:
         name: name of the bundle.
-        target: the large model.
-        draft: the small model, or None for a bundle that serves the target only.
-        decoder: KL decoder; None for a pixel model, or for a bundle that makes latents only.
-        head_steps: default number S of head steps.
+        target: reads the large model.
+        draft: reads the small model, or None for a bundle that serves the target only.
+        decoder: reads the KL decoder; None for a pixel model, or for a bundle that makes latents
+            only.
+        head_steps: default number S of head steps; None is the target's.
         max_batch: images in one call at most.
         max_gamma: AR steps in one verification at most.
         class_names: names of the labels, or None.
@@ -52,17 +50,17 @@ class ExportRequest:
         operators: with the operators of `csd.plugins` as graphs.
         profile: ranges of dimensions that differ from the default.
         engines: what engines to build, or None.
+        slim: with one precision and what one target needs only (`slim.py`).
 
     Raises:
-        ExportError: a number is out of range, weights are not finite, or the decoder does not fit.
-        ConfigError: the draft does not make the target's tokens.
+        ExportError: a number is out of range.
     """
 
     name: str
-    target: MAR
-    draft: MAR | None
-    decoder: KLDecoder | None
-    head_steps: int
+    target: Callable[[], MAR]
+    draft: Callable[[], MAR] | None
+    decoder: Callable[[], KLDecoder] | None
+    head_steps: int | None
     max_batch: int
     max_gamma: int
     class_names: tuple[str, ...] | None
@@ -74,36 +72,19 @@ class ExportRequest:
     operators: bool = False
     profile: tuple[ProfileChange, ...] = ()
     engines: EngineRequest | None = None
+    slim: bool = False
 
     def __post_init__(self) -> None:
-        target = self.target.config
-        if self.draft is not None:
-            check_same_tokens(target, self.draft.config)
-        if self.decoder is not None:
-            if target.image_kind == "pixel":
-                raise ExportError("a pixel model has no decoder: leave out --decoder")
-            if self.decoder.latent_channels != target.vae_embed_dim:
-                raise ExportError(
-                    f"the decoder takes {self.decoder.latent_channels} latent channels, the model "
-                    f"makes {target.vae_embed_dim}: give the decoder that belongs to the model"
-                )
         for name in RANGES:
-            check_number(name, getattr(self, name))
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value)
         check_row_cost(self.row_cost)
-        for role, module in {**self.models, "decoder": self.decoder}.items():
-            if module is not None:
-                _check_finite(role, module)
 
     @property
-    def models(self) -> dict[str, MAR]:
-        """The models by role."""
+    def models(self) -> dict[str, Callable[[], MAR]]:
+        """What reads the models, by role."""
         models = {"target": self.target}
         return models if self.draft is None else {**models, "draft": self.draft}
-
-    @property
-    def limits(self) -> Limits:
-        """What the graphs are exported for."""
-        return Limits(self.max_batch, self.max_gamma, self.head_steps)
 
 
 def check_number(name: str, value: int) -> None:
@@ -128,12 +109,3 @@ def check_row_cost(value: float) -> None:
     """
     if not (math.isfinite(value) and value > 0):
         raise ExportError(f"row-cost is {value}: give a number above 0, as 0.06")
-
-
-def _check_finite(role: str, module: nn.Module) -> None:
-    for name, tensor in module.state_dict().items():
-        if not tensor.isfinite().all():
-            raise ExportError(
-                f"{name} of the {role} holds values that are not finite: give weights that were "
-                "saved before their training diverged"
-            )

@@ -15,6 +15,7 @@ from ...runtime.head import AffineDraft, Trajectories, fit_affine_draft
 from ...runtime.noise import SeededNoise
 from ...runtime.options import GenerateOptions
 from ...runtime.stats import Stats
+from ..progress import OnStep
 
 # Enough AR steps that contexts of all fill levels occur, few enough to be quick.
 AR_STEPS = 16
@@ -52,8 +53,12 @@ class _RecordingModel(RuntimeModel):
         return _RecordingEvaluator(self, self.calls, conditions, timesteps, where)
 
 
+def _unseen(phase: str, done: int, total: int) -> None:
+    del phase, done, total
+
+
 def record_chains(
-    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int, step: OnStep = _unseen
 ) -> Trajectories:
     """Generate images of random classes and record the chains of at least `tokens` tokens.
 
@@ -63,6 +68,7 @@ def record_chains(
         tokens: how many tokens at least.
         batch: images at once.
         seed: of classes, orders and noise.
+        step: called after every AR step.
     """
     config = model.config
     recording = _RecordingModel(model)
@@ -75,12 +81,21 @@ def record_chains(
     labels = np.random.default_rng(seed).integers(config.class_num, size=count)
     canvas = Canvas.blank(config, noise, labels, images)
     stats = Stats(plan.schedule.num_iter)
-    for part in canvas.split(batch):
-        decode(part, {"target": recording}, plan, noise, stats)
+    parts = canvas.split(batch)
+    done, total = 0, len(parts) * plan.schedule.num_iter
+
+    def advanced(ar_steps: int) -> None:
+        nonlocal done
+        done += ar_steps
+        step("decoding", done, total)
+
+    step("decoding", 0, total)
+    for part in parts:
+        decode(part, {"target": recording}, plan, noise, stats, advanced=advanced)
     schedule = model.samplers.schedule(steps)
     calls = [recording.calls[i] for i in range(steps)]
     x, eps, v = (
-        np.stack([np.concatenate([call[k] for call in step]) for step in calls]) for k in range(3)
+        np.stack([np.concatenate([call[k] for call in at]) for at in calls]) for k in range(3)
     )
     # [S, 1] as the head step of [S, n, C]: every table then broadcasts.
     transition = schedule.transition(x, eps, v, np.arange(steps)[:, None])
@@ -88,10 +103,12 @@ def record_chains(
 
 
 def calibrate(
-    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0
-) -> AffineDraft:
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0,
+    step: OnStep = _unseen,
+) -> AffineDraft:  # fmt: skip
     """Fit the draft of a model's head at S = `steps`. Arguments as for `record_chains`."""
-    chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed)
+    chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed, step=step)
+    step("fitting", 0, 1)
     # Images come one after another: shuffle, so that the held-out tokens are of all contexts.
     order = np.random.default_rng(seed).permutation(chains.x.shape[1])
     shuffled = Trajectories(

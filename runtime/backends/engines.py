@@ -66,9 +66,9 @@ def _for_device(backend: str, compute_capability: str | None) -> str:
 
 
 def graph_spec(manifest: Manifest, graph: str, precision: str) -> GraphSpec:
-    """The graph that an engine of that precision was built from."""
-    variants = manifest.variants.get(precision, {})
-    return variants.get(graph, manifest.graphs[graph])
+    """The graph in a precision; what has no variant, as an operator, computes in float32."""
+    typed = manifest.tables.get(precision, {})
+    return typed.get(graph) or manifest.every_graph[graph]
 
 
 def check_engines_exist(manifest: Manifest, folder: Path, backend: str) -> None:

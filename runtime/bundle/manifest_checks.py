@@ -84,7 +84,7 @@ _TENSORS = list_of(
 _GRAPHS = mapping(
     _GRAPH,
     record({
-        "files": mapping(relative_name, _SHA256, most=64, least=1),
+        "files": mapping(relative_name, _SHA256, most=64),
         "inputs": _TENSORS,
         "outputs": _TENSORS,
         "profile": mapping(_DIMENSION_NAME, _range, most=26),
@@ -172,18 +172,21 @@ def check_together(manifest: Manifest) -> None:
 
 
 def _every_graph(manifest: Manifest) -> Iterator[tuple[str, str, GraphSpec, str]]:
-    for name, graph in manifest.graphs.items():
-        yield f"graphs.{name}", name, graph, "fp32"
-    for precision, graphs in manifest.variants.items():
+    for precision, graphs in manifest.tables.items():
+        table = "graphs" if precision == "fp32" else f"variants.{precision}"
         for name, graph in graphs.items():
-            yield f"variants.{precision}.{name}", name, graph, precision
+            yield f"{table}.{name}", name, graph, precision
 
 
 def _check_graph(
     where: str, name: str, graph: GraphSpec, precision: str, manifest: Manifest
 ) -> None:
-    if name not in manifest.graphs:
+    if manifest.graphs and name not in manifest.graphs:
         raise ValueError(f"{where} is of no graph in graphs")
+    if not graph.files and not any(
+        (engine.graph, engine.precision) == (name, precision) for engine in manifest.engines
+    ):
+        raise ValueError(f"{where} has neither files nor an engine")
     tensors = (*graph.inputs, *graph.outputs)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ValueError(f"{where} has two tensors of one name")

@@ -21,7 +21,7 @@ from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.errors import ExportError
 
 from .. import nasty
-from ..helpers import DATA, edit_manifest, failure, leftovers, run_python, tiny_config
+from ..helpers import DATA, copied_graph, edit_manifest, failure, leftovers, run_python, tiny_config
 from ..pairwise import pairwise
 
 COMMAND = "from csd.export.cli import main; raise SystemExit(main())"
@@ -53,11 +53,10 @@ def _config(path, **changes):
 def exported_before(tiny_bundle, monkeypatch):
     """Take graphs from the tiny bundle: the export itself is tested there."""
 
-    def copy(graph, path):
-        shutil.copy(tiny_bundle / path.name, path)
-        return [path]
+    def copied(graph, path):
+        return copied_graph(tiny_bundle, path)
 
-    monkeypatch.setattr("csd.export.onnx.networks.export_onnx", copy)
+    monkeypatch.setattr("csd.export.onnx.networks.export_onnx", copied)
 
 
 def test_an_export_prints_progress_and_a_parity_table(tiny_export):
@@ -312,7 +311,7 @@ def test_a_bundle_is_replaced_with_force_only(make_bundle, target, capsys, monke
     assert (bundle / "manifest.json").read_bytes() == before
 
     written = Bundle.open(bundle).manifest
-    monkeypatch.setattr("csd.export.writer._fill", lambda *args: written)
+    monkeypatch.setattr("csd.export.writer._Export.run", lambda self: written)
     assert main([*map(str, argv), "--force"]) == 0
     assert leftovers(bundle) == ["manifest.json"]
     assert leftovers(bundle.parent) == ["bundle"]

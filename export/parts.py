@@ -1,0 +1,148 @@
+"""The models of an export: looked at before any work, then in memory one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from ..runtime.config import MARConfig, check_same_tokens
+from ..runtime.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.kl_decoder import KLDecoder
+    from ..models.mar import MAR
+
+DECODER = "decoder"
+
+T = TypeVar("T", bound="nn.Module")
+
+
+class Parts:
+    """Models by name, of which one at most is in memory.
+
+    Args:
+        models: what reads the model of each role.
+        decoder: what reads the KL decoder, or None.
+    """
+
+    def __init__(
+        self, models: Mapping[str, Callable[[], MAR]], decoder: Callable[[], KLDecoder] | None
+    ) -> None:
+        self._models, self._decoder = models, decoder
+        self._held: tuple[str, nn.Module] | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of the models."""
+        return tuple(self._models)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether there is a decoder."""
+        return self._decoder is not None
+
+    def model(self, role: str) -> MAR:
+        """Return a model, which is read unless it was the last one.
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
+        return self._get(role, self._models[role])
+
+    def decoder(self) -> KLDecoder:
+        """Return the decoder, which is read unless it was the last part.
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
+        assert self._decoder is not None
+        return self._get(DECODER, self._decoder)
+
+    def _get(self, name: str, load: Callable[[], T]) -> T:
+        if self._held is None or self._held[0] != name:
+            self.free()
+            self._held = name, load()
+        return cast("T", self._held[1])
+
+    def free(self) -> None:
+        """Let go of the part that is in memory, and give its memory back to the system."""
+        self._held = None
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give memory that nothing uses any more back to the system, where its allocator keeps it."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library than GNU's
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass(frozen=True)
+class PartsFound:
+    """What is known of the parts before any of them is exported.
+
+    Attributes:
+        configs: configuration of each role's model.
+        upscale: pixels of the decoder along a side of a latent; None without one.
+    """
+
+    configs: Mapping[str, MARConfig]
+    upscale: int | None
+
+
+def inspect_parts(parts: Parts) -> PartsFound:
+    """Look at every part, and whether they fit each other.
+
+    The target comes last, and is still in memory when its export begins.
+
+    Raises:
+        WeightsError: one cannot be read.
+        ExportError: weights are not finite, or the decoder does not fit.
+        ConfigError: the draft does not make the target's tokens.
+    """
+    latents: tuple[int, int] | None = None
+    if parts.has_decoder:
+        decoder = parts.decoder()
+        _check_finite(DECODER, decoder)
+        latents = decoder.latent_channels, decoder.upscale
+        del decoder
+    configs: dict[str, MARConfig] = {}
+    for role in reversed(parts.roles):
+        model = parts.model(role)
+        _check_finite(role, model)
+        configs[role] = model.config
+        del model
+    configs = {role: configs[role] for role in parts.roles}
+    target = configs["target"]
+    if "draft" in configs:
+        check_same_tokens(target, configs["draft"])
+    if latents is not None:
+        _check_decoder(latents[0], target)
+    return PartsFound(configs, None if latents is None else latents[1])
+
+
+def _check_decoder(channels: int, target: MARConfig) -> None:
+    if target.image_kind == "pixel":
+        raise ExportError("a pixel model has no decoder: leave out --decoder")
+    if channels != target.vae_embed_dim:
+        raise ExportError(
+            f"the decoder takes {channels} latent channels, the model makes "
+            f"{target.vae_embed_dim}: give the decoder that belongs to the model"
+        )
+
+
+def _check_finite(role: str, module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ExportError(
+                f"{name} of the {role} holds values that are not finite: give weights that were "
+                "saved before their training diverged"
+            )
