@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.backends.engines import LIBRARIES, PRECISIONS, rebuild_command
+from ..runtime.backends.engines import LIBRARIES, rebuild_command
 from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.folder import KERNELS_FOLDER
@@ -31,6 +31,7 @@ from ..runtime.bundle.manifest import (
     Manifest,
     needed_graphs,
 )
+from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.bundle.verification import FileCheck
 from ..runtime.command.files import check_outside, write_atomically
 from ..runtime.command.parser import parse_list
@@ -74,6 +75,11 @@ def parse_for(text: str) -> SlimFor:
         raise ExportError(
             f"for is {shown(text)}: the CPU runs {' and '.join(ON_CPU)}; give one of them, or the "
             "compute capability of a GPU, as sm_89"
+        )
+    if capability is not None and precisions[0] not in ENGINE_PRECISIONS:
+        raise ExportError(
+            f"for is {shown(text)}: GPUs run {', '.join(ENGINE_PRECISIONS)}; give one of them, or "
+            "cpu as the target"
         )
     return SlimFor(precisions[0], capability)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .backends import BACKENDS
-from .backends.engines import PRECISIONS
 from .bundle.bundle import Bundle
+from .bundle.manifest_checks import PRECISIONS
 from .bundle.verification import POLICIES
 from .command.files import (
     check_outputs,

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...plugins.operators import GRAPH_PREFIX
-from ...runtime.backends.engines import PRECISIONS
 from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
+from ...runtime.bundle.manifest_checks import ENGINE_PRECISIONS
 from ...runtime.command.files import write_atomically
 from ...runtime.device import current_platform
 from ...runtime.errors import ExportError
@@ -129,8 +129,8 @@ def graphs_of(manifest: Manifest, precision: str) -> dict[str, tuple[str, GraphS
 
 
 def default_precision(manifest: Manifest) -> str:
-    """Return the fastest precision that a bundle has graphs for."""
-    return next((name for name in PRECISIONS if name in manifest.precisions), "fp32")
+    """Return the fastest precision of engines that a bundle has graphs for."""
+    return next((name for name in ENGINE_PRECISIONS if name in manifest.precisions), "fp32")
 
 
 def export_command(manifest: Manifest, precision: str) -> str:

@@ -18,6 +18,7 @@ from ...runtime.bundle.manifest import GraphSpec, ParityResult, TensorSpec, file
 from ...runtime.errors import BackendError, ExportError
 from ..profiles import Profile
 from ..progress import OnStep, Progress, Report, silent
+from . import int8
 from .graphs import ExportGraph
 from .parity import Reference, check_parity, references
 from .precision import write_variant
@@ -124,14 +125,24 @@ def check_networks(
             full = _run(graph.references["fp32"], source, loader, "checking", step)
         _note(made, full, report)
         for precision in precisions:
+            if precision == int8.NAME and not int8.has_int8(graph.name):
+                made.variants.setdefault(precision, {})[graph.name] = made.specs[graph.name]
+                continue
             label = f"{graph.name} [{precision}]"
-            typed = write_variant(source, source.with_suffix(f".{precision}.onnx"), precision)
+            typed = _write(source, precision)
             spec = _spec(graph, typed, profile, precision)
             made.variants.setdefault(precision, {})[graph.name] = spec
             report(f"{graph.counter} {label}: {_megabytes(typed):.1f} MB, checking")
             with progress(label) as step:
                 half = _check_variant(graph, precision, typed[0], loader, step)
             _note(made, half, report)
+
+
+def _write(source: Path, precision: str) -> list[Path]:
+    path = source.with_suffix(f".{precision}.onnx")
+    if precision == int8.NAME:
+        return int8.write_int8(source, path)
+    return write_variant(source, path, precision)
 
 
 def _check_variant(
@@ -142,6 +153,8 @@ def _check_variant(
     Both, because ONNX Runtime leaves out roundings between the operators of a float16 file.
     """
     wanted = graph.references[precision]
+    if precision == int8.NAME:
+        return _run(wanted, typed, loader, "checking", step)
     path = typed.with_name(f"{typed.stem}.emulated.onnx")
     files = write_variant(graph.files[0], path, precision, emulated=True)
     try:

@@ -22,7 +22,7 @@ from .graphs import ExportGraph
 
 # Largest difference to PyTorch in float32, as a share of the largest output (at least 1): what a
 # graph's own rounding leaves, times a few (docs/rtx.md has what was seen).
-TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}
+TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 5e-2}
 
 _TORCH_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -58,7 +58,7 @@ def reference(graph: ExportGraph, precision: str = "fp32") -> Reference:
     trials: list[Trial] = []
     for index, sizes in enumerate(graph.trials):
         args = graph.feeds(sizes, torch.Generator().manual_seed(index))
-        if precision != "fp32":
+        if precision in _TORCH_TYPES:
             args = tuple(
                 arg.to(_TORCH_TYPES[precision]).to(arg.dtype) if name in TYPED else arg
                 for name, arg in zip(graph.inputs, args, strict=True)

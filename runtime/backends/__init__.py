@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
 from ..bundle.manifest import Manifest, needed_graphs
-from ..bundle.manifest_checks import ENGINE_BACKENDS
+from ..bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS, PRECISIONS
 from ..command.text import shown
 from ..device import find_device
 from ..errors import BackendError, OptionError
@@ -30,7 +30,7 @@ from .base import (
     Timed,
     unchecked,
 )
-from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist
+from .engines import EngineChoice, Machine, check_engines_exist
 from .onnx_library import check_cuda_provider
 from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend, graph_precision
 
@@ -65,8 +65,8 @@ class BackendOptions:
     Attributes:
         backend: `auto` or one of `BACKENDS`.
         threads: CPU threads.
-        precision: `fp16`, `bf16` or `fp32`; None takes the fastest engines that there are, and of
-            graphs for ONNX Runtime float32, if the bundle has them.
+        precision: `fp16`, `bf16`, `fp32` or `int8`; None takes the fastest engines that there
+            are, and of graphs for ONNX Runtime float32, if the bundle has them.
         memory_limit: MB of device memory for weights, tensors and scratch of engines, or None.
         cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
@@ -151,6 +151,11 @@ def _create(
     precision = graph_precision(manifest, folder, options.precision)
     device = None
     if name != "onnxruntime":
+        if precision == "int8":
+            raise BackendError(
+                f"{name} has no operators of int8 graphs: give --backend onnxruntime, or "
+                "--precision fp32 or fp16"
+            )
         check_cuda_provider(CUDA_PROVIDER)  # first: it is quicker than asking the driver
         device = find_device()
     loader = OnnxLoader(options.threads, device)
@@ -160,6 +165,11 @@ def _create(
 def _create_engine_backend(
     name: str, folder: Path, manifest: Manifest, options: BackendOptions, check: Check
 ) -> Backend:
+    if options.precision not in (None, *ENGINE_PRECISIONS):
+        raise BackendError(
+            f"{name} has no engines of {options.precision}: give --backend onnxruntime, or "
+            f"--precision {', '.join(ENGINE_PRECISIONS)}"
+        )
     check_engines_exist(manifest, folder, name)  # before anything is imported
     from .tensorrt import TensorRtBackend
     from .tensorrt.binding import Binding

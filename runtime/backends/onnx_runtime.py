@@ -29,7 +29,7 @@ THREADED_WORK = 24_000_000
 _ON_THE_HOST = "export the bundle again"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 # Precisions that it has operators for, the one that is taken where nobody asks for another first.
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64,
     "tensor(int32)": np.int32, "tensor(bool)": np.bool_,

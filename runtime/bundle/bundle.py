@@ -114,8 +114,8 @@ class Bundle:
         Args:
             backend: `auto`, `onnxruntime`, `onnxruntime_cuda`, `tensorrt` or `tensorrt_rtx`.
             threads: CPU threads.
-            precision: `fp16`, `bf16` or `fp32`; None takes the fastest engines that there are, and
-                of graphs for ONNX Runtime float32, if the bundle has them.
+            precision: `fp16`, `bf16`, `fp32` or `int8`; None takes the fastest engines that there
+                are, and of graphs for ONNX Runtime float32, if the bundle has them.
             memory_limit: MB of device memory that engines may take, or None.
             cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 

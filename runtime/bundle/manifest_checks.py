@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 16 << 20  # of the file; one with engines for ten devices has 100 kB
 MAX_BATCH = MAX_GAMMA = 1024
-PRECISIONS = ("fp16", "bf16", "fp32")  # by speed: half of the bytes first, then more digits
+# Of engines, by speed: half of the bytes first, then more digits.
+ENGINE_PRECISIONS = ("fp16", "bf16", "fp32")
+PRECISIONS = (*ENGINE_PRECISIONS, "int8")
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
 ROLES = ("target", "draft")
 
@@ -94,7 +96,7 @@ _GRAPHS = mapping(
 _ENGINE = record({
     "graph": _GRAPH,
     "backend": one_of(*ENGINE_BACKENDS),
-    "precision": one_of(*PRECISIONS),
+    "precision": one_of(*ENGINE_PRECISIONS),
     "file": relative_name,
     "sha256": _SHA256,
     "size": whole(0, 1 << 50),
@@ -132,7 +134,7 @@ MANIFEST: Reader[dict[str, Any]] = record(
         "max_gamma": whole(1, MAX_GAMMA),
         "graphs": _GRAPHS,
         "class_names": optional(list_of(text(), most=1 << 20)),
-        "variants": mapping(one_of("fp16", "bf16"), _GRAPHS, most=2),
+        "variants": mapping(one_of("fp16", "bf16", "int8"), _GRAPHS, most=3),
         "engines": list_of(_ENGINE, most=10_000),
         "calibration": optional(_CALIBRATION),
         "parity": list_of(_PARITY, most=1000),

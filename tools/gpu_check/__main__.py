@@ -31,9 +31,8 @@ from typing import Any
 
 from ...export.cli import main as export
 from ...runtime.backends import BackendOptions, obstacles
-from ...runtime.backends.engines import PRECISIONS
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS
+from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS
 from ...runtime.cli import add_verify_argument
 from ...runtime.command.files import write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the parts that were asked for, and write `gpu_check.json` after each."""
     wanted = parse_list("parts", args.parts, str, known=PARTS)
     if args.precision is not None:
-        parse_list("precision", args.precision, str, known=PRECISIONS)
+        parse_list("precision", args.precision, str, known=ENGINE_PRECISIONS)
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     (figures,) = result_files(args.out, ["gpu_check.json"], {"the bundle": args.bundle})
     console = results_console()
