@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
-from ..runtime.bundle.manifest_checks import PRECISIONS
+from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.command.files import STDOUT, output_path
 from ..runtime.command.parser import Parser, parse_list
 from ..runtime.command.text import shown
@@ -182,8 +182,8 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
     precisions = _names("precision", args.precision, PRECISIONS)
     if backends and (extra := [name for name in precisions if name not in ENGINE_PRECISIONS]):
         raise ExportError(
-            f"{extra[0]} graphs are for ONNX Runtime on the CPU, and --backend builds engines: give "
-            "--precision fp16, or leave out --backend and build engines later with --rebuild"
+            f"{extra[0]} graphs are for ONNX Runtime on the CPU, and --backend builds engines: "
+            "give --precision fp16, or leave out --backend and build engines later with --rebuild"
         )
     if args.sm is not None and not backends:
         raise ExportError("--sm needs --backend tensorrt_rtx: give both")

@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -40,6 +41,7 @@ DEVICE_SOURCES = (
     "kernels.cu", "kernels.cuh", "rounds.cuh", "half.h", "token_ops.h", "csd_ops.h", "launch.h",
 )  # fmt: skip
 # The same as in pyproject.toml: without contraction the results do not depend on the machine.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off")
 DEVICE_FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v")
 COMPILERS = ("c++", "g++", "clang++")
@@ -328,15 +330,37 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, 2 for an error that the user can mend."""
+    """Run the command; returns the exit code: 2 for an error that the user can mend, 130 or 143.
+
+    A signal ends it as an exception, so that what is half-written is removed.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        _build(args)
+        with _ended_by_signals():
+            _build(args)
+    except KeyboardInterrupt as stopped:
+        print(f"{parser.prog}: stopped, and nothing half-written is left", file=sys.stderr)
+        return 128 + stopped.args[0]
     except (BuildError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_ERROR
     return 0
+
+
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """What Ctrl-C does, SIGTERM and SIGHUP do; the exception has the signal's number."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _build(args: argparse.Namespace) -> None:

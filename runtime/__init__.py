@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .errors import BackendError, BundleError, ConfigError, CsdError, NumericsError, OptionError
     from .noise import FixedNoise, Noise, SeededNoise
     from .options import GenerateOptions
-    from .session import GenerateResult, Session
+    from .result import GenerateResult
+    from .session import Session
     from .stats import Progress, Stats
 
     __version__: str
@@ -47,7 +48,7 @@ _MODULE_OF = {
     "CsdError": "errors",
     "FixedNoise": "noise",
     "GenerateOptions": "options",
-    "GenerateResult": "session",
+    "GenerateResult": "result",
     "MARConfig": "config",
     "Noise": "noise",
     "NumericsError": "errors",

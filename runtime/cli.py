@@ -16,6 +16,7 @@ from .bundle.bundle import Bundle
 from .bundle.manifest_checks import PRECISIONS
 from .bundle.verification import POLICIES
 from .command.files import (
+    check_apart,
     check_outputs,
     check_outside,
     check_writable,
@@ -28,11 +29,12 @@ from .command.frame import one_line, raise_if_stopped
 from .command.parser import Group, Parser, report_stream, run_command
 from .errors import OptionError
 from .images import check_sheet, load_pillow
-from .labels import read_labels
+from .labels import class_name, read_labels
 from .noise import SeededNoise
 from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
+from .result import GenerateResult, image_names
 from .schedule import GUIDANCE_SCHEDULES
-from .session import GenerateResult, Session
+from .session import Session
 from .stats import Progress
 
 
@@ -237,14 +239,16 @@ def run(args: argparse.Namespace) -> int:
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
     noise = SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
-    check_outputs(
-        {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats}, inputs
-    )
+    outputs = {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats}
+    check_outputs(outputs, inputs)
     if args.out_dir is not None:
         check_outside("--out-dir", args.out_dir, inputs)
         check_folder(args.out_dir)
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
+    if args.out_dir is not None:
+        captions = [class_name(label, bundle.manifest.class_names) for label in labels]
+        check_apart("--out-dir", args.out_dir, image_names(captions), outputs)
     has_images = bundle.manifest.makes_images
     if not has_images and args.save_latents is None:
         raise OptionError(

@@ -2,7 +2,8 @@
 
 `onnxruntime.quantization` does it: weights to int8 with a scale for each output column, before;
 the activations of a product to uint8 with one scale for the whole tensor, as they come. Sums,
-LayerNorm, softmax, attention's own products and what lies between the graphs stay float32.
+LayerNorm, softmax, attention's own products, those of a part of a weight (in a decoder's last
+block) and what lies between the graphs stay float32.
 
 | graph | products |
 | --- | --- |

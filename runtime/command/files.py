@@ -19,7 +19,7 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from .partial import Partial, only_writer, partial_directory, partial_file, remo
 
 __all__ = [
     "STDOUT",
+    "check_apart",
     "check_outputs",
     "check_outside",
     "check_writable",
@@ -152,6 +153,30 @@ def check_outside(option: str, folder: Path, inside: Mapping[str, Path]) -> None
         root = Path(os.path.realpath(source))
         if root.is_dir() and (place == root or root in place.parents):
             raise OptionError(f"{option} {folder} belongs to {name} {source}: give another folder")
+
+
+def check_apart(
+    option: str, folder: Path, names: Sequence[str], outputs: Mapping[str, Path | None]
+) -> None:
+    """Check that none of the files that will be written to a folder is another output.
+
+    Args:
+        option: that names the folder.
+        folder: which need not be there.
+        names: of the files in it.
+        outputs: the path of each other option that was given, as `{"--out": path}`.
+
+    Raises:
+        OptionError: one is.
+    """
+    places = {name: _Place.of(folder / name) for name in names}
+    for other, path in outputs.items():
+        place = None if path is None else _Place.of(path)
+        for name, written in places.items():
+            if place is not None and written.same(place):
+                raise OptionError(
+                    f"{other} {place.given} is {name} of {option} {folder}: give another path"
+                )
 
 
 def output_path(text: str) -> Path:

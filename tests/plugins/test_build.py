@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -295,3 +297,26 @@ def test_the_command_runs_as_a_module(tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("csd.plugins.build: error: ")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_half_written(tmp_path, number, code):
+    started = tmp_path / "started"
+    compiler = script(tmp_path / "compiler", f"touch {started}; exec sleep 60")
+    argv = [sys.executable, "-m", "csd.plugins.build", "--host-only", "--out", tmp_path / "out"]
+    process = subprocess.Popen(
+        argv, stderr=subprocess.PIPE, text=True, env={**os.environ, "CXX": str(compiler)}
+    )
+    try:
+        for _ in range(200):
+            if started.exists():
+                break
+            time.sleep(0.05)
+        assert leftovers(tmp_path / "out")
+        process.send_signal(number)
+        said = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert said == "csd.plugins.build: stopped, and nothing half-written is left\n"
+    assert leftovers(tmp_path / "out") == []

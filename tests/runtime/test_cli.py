@@ -18,7 +18,7 @@ from csd.plugins import host
 from csd.runtime import Bundle, GenerateOptions
 from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.cli import build_parser, main
-from csd.runtime.session import GenerateResult
+from csd.runtime.result import GenerateResult
 from csd.runtime.stats import PARTS, Stats
 
 from .. import nasty
@@ -386,6 +386,19 @@ def test_a_folder_of_images_is_none_of_the_bundle(make_bundle, out, capsys):
         message = failure(main, [bundle, "--labels", "1", "--out-dir", place], capsys)
         assert message == f"--out-dir {place} belongs to the bundle {bundle}: give another folder"
     assert leftovers(bundle) == before
+
+
+def test_an_output_is_no_image_of_the_folder(make_bundle, out, capsys):
+    bundle = make_bundle(lambda values: values.update(class_names=list("abcdefghij")))
+    folder = out / "each"
+    folder.mkdir()
+    for option in ("--out", "--stats", "--save-latents"):
+        argv = [bundle, "--labels", "4,1", "--out-dir", folder, option, folder / "001-b.png"]
+        message = failure(main, argv, capsys)
+        assert message == (
+            f"{option} {folder}/001-b.png is 001-b.png of --out-dir {folder}: give another path"
+        )
+        assert leftovers(folder) == []
 
 
 def test_a_pillow_that_cannot_be_loaded_is_one_line_before_any_work(

@@ -34,7 +34,7 @@ from ...runtime.backends import BackendOptions, obstacles
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS
 from ...runtime.cli import add_verify_argument
-from ...runtime.command.files import write_json
+from ...runtime.command.files import partial_directory, write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.device import find_device
 from ...runtime.errors import CsdError
@@ -142,12 +142,12 @@ def _machine(bundle: Bundle) -> Outcome:
 
 def _own_copy(bundle: Bundle, out: Path) -> Bundle:
     """The copy of the bundle that gets this machine's engines and kernels."""
-    folder, partial = out / "bundle", out / ".bundle.partial"
+    folder = out / "bundle"
     if not folder.exists() or _graph_files(Bundle.open(folder)) != _graph_files(bundle):
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(bundle.path, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with partial_directory(folder) as partial:
+            shutil.copytree(bundle.path, partial, dirs_exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
     if (out / "kernels").is_dir():
         shutil.copytree(out / "kernels", folder / "kernels", dirs_exist_ok=True)
     return Bundle.open(folder)

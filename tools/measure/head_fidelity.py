@@ -17,7 +17,8 @@ from rich.table import Table
 
 from ...runtime.command.parser import Parser, parse_list
 from ...runtime.options import GenerateOptions
-from ...runtime.session import GenerateResult, Session
+from ...runtime.result import GenerateResult
+from ...runtime.session import Session
 from ..arguments import COUNT, real_number
 from ..quality import balanced_labels
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
