@@ -21,8 +21,9 @@ from .request import RANGES, check_number, check_row_cost
 
 # What says how to export, and has no meaning for a bundle that is there.
 _EXPORT_ONLY = (
-    "zoo", "target", "target_config", "draft", "draft_config", "decoder", "head_steps",
-    "max_batch", "max_gamma", "calibration_tokens", "row_cost", "head_chain", "plugins",
+    "zoo", "target", "target_config", "draft", "draft_config", "decoder", "class_names",
+    "head_steps", "max_batch", "max_gamma", "calibration_tokens", "row_cost", "head_chain",
+    "plugins",
 )  # fmt: skip
 # What --rebuild and --slim BUNDLE do not take besides.
 _NOT_REBUILT = ("out", "force", "slim", "slim_for")
@@ -70,6 +71,9 @@ def build_parser() -> Parser:
             help=f"configuration of the {role}: {configs} (default: {none})")  # fmt: skip
     add("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt) (default: none; a "
         "latent model's bundle then makes latents only)")  # fmt: skip
+    add("--class-names", type=Path, metavar="FILE", help="names of the classes, a line each or "
+        "JSON; none for no names (default: ImageNet's for 1000 classes, those of --zoo, "
+        "or none)")  # fmt: skip
     add = parser.group("bundle").add_argument
     add("--out", type=output_path, help="directory of the bundle (default: none; --rebuild has "
         "its own)")  # fmt: skip
@@ -143,7 +147,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         _refuse(args, ("head_chain", "plugins"), "--slim")
     if bool(args.zoo) == bool(args.target):
         raise ExportError("give either --zoo NAME or --target FILE with --target-config")
-    own = ("target_config", "draft", "draft_config", "decoder")
+    own = ("target_config", "draft", "draft_config", "decoder", "class_names")
     extra = next((name for name in own if getattr(args, name)), None)
     if args.zoo and extra:
         raise ExportError(f"{_option(extra)} does not go with --zoo: leave it out")

@@ -23,6 +23,7 @@ from .arguments import (
     one_backend,
     slims_a_bundle,
 )
+from .class_names import class_names
 from .destination import check_destination
 from .engines.rebuild import read_manifest, rebuild
 from .engines.update import EngineRequest, default_precision
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from .writer import write_bundle
 
     bundle = write_bundle(
-        _request(args, options, engines),
+        _request(args, options, engines, report),
         args.out,
         force=args.force,
         report=report,
@@ -106,7 +107,7 @@ def _check_installed() -> None:
 
 
 def _request(
-    args: argparse.Namespace, options: EngineOptions, engines: EngineRequest | None
+    args: argparse.Namespace, options: EngineOptions, engines: EngineRequest | None, report: Report
 ) -> ExportRequest:
     from ..models import load_mar
     from ..models.kl_decoder import load_kl_decoder
@@ -117,13 +118,14 @@ def _request(
     files: dict[str, tuple[Path, MARConfig | None]] = {}
     if args.zoo:
         entry = zoo_entry(args.zoo)
-        name, class_names = entry.name, entry.class_names
+        name, names = entry.name, entry.class_names
         files |= {role: (entry.weights(role), entry.config(role)) for role in ("target", "draft")}
         for role, (path, _) in files.items():
             sources[role] = Source(f"zoo:{args.zoo}", file_sha256(path))
     else:
-        name, class_names = args.target.stem, None
-        files["target"] = (args.target, MARConfig.load(args.target_config))
+        name, config = args.target.stem, MARConfig.load(args.target_config)
+        files["target"] = (args.target, config)
+        names = class_names(args.class_names, config.class_num, report)
         if args.draft:
             files["draft"] = (args.draft, MARConfig.load(args.draft_config))
     if args.decoder:
@@ -144,7 +146,7 @@ def _request(
         head_steps=args.head_steps,
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
-        class_names=class_names,
+        class_names=names,
         sources=sources,
         calibration_tokens=args.calibration_tokens,
         row_cost=args.row_cost,
