@@ -387,7 +387,7 @@ def test_ctrl_c_in_the_middle_of_an_export_leaves_nothing(target, out):
 def test_ctrl_c_in_the_middle_of_a_replacement_keeps_the_old_bundle(target, make_bundle, tmp_path):
     bundle = make_bundle(name="bundle")
     argv = [*target, "--force", "--out", bundle]
-    assert _interrupt_export(argv, "head_modulation: exporting") == (130, INTERRUPTED)
+    assert _interrupt_export(argv, "backbone: exporting") == (130, INTERRUPTED)
     assert leftovers(tmp_path) == ["bundle"]
     assert set(Bundle.open(bundle).manifest.models) == {"target", "draft"}
 

@@ -30,13 +30,14 @@ from ...vendor.tensorrt.files import broken_copy
 tensorrt_rtx = real.package("tensorrt_rtx", whole_file=True)
 
 # Every device, with the graphs that are left out for it: backbones take a second or two each.
+_BACKBONES = {"target.backbone", "draft.backbone"}
 TARGETS = {
     75: set(),
-    80: {"target.backbone"},
-    86: {"draft.backbone"},
-    89: {"target.backbone"},
-    120: set(),
-    121: {"draft.backbone"},
+    80: _BACKBONES,
+    86: {"target.backbone"},
+    89: _BACKBONES,
+    120: {"draft.backbone"},
+    121: _BACKBONES,
 }
 
 

@@ -27,7 +27,8 @@ def sample(channels, count, *, window=8, kind="fitted", guidance=1.0, temperatur
     return report
 
 
-@pairwise("kind, channels, count", ["frozen", "fitted", "wrong"], [1, 2, 16], [3000, 1000, 300])
+# The first kind meets the most channels in the fewest tokens: wrong drafts are sampled slowly.
+@pairwise("kind, channels, count", ["wrong", "frozen", "fitted"], [1, 2, 16], [3000, 1000, 300])
 def test_the_law_is_the_sequential_one_for_any_draft(kind, channels, count):
     ours = sample(channels, count, kind=kind, seed=count)
     assert same_law(sequential(channels, count), ours) > SIGNIFICANCE
