@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..runtime.config import MARConfig, check_same_tokens
 from ..runtime.errors import ExportError
+from .memory import release_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,14 +72,6 @@ class Parts:
         """Let go of the part that is in memory, and give its memory back to the system."""
         self._held = None
         release_memory()
-
-
-def release_memory() -> None:
-    """Give memory that nothing uses any more back to the system, where its allocator keeps it."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # another C library than GNU's
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ...runtime.backends import Graph, OnnxLoader
 from ...runtime.bundle.graph_tensors import Shapes, tensor_dtype
 from ...runtime.bundle.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ...runtime.errors import BackendError, ExportError
+from ..memory import release_memory
 from ..profiles import Profile
 from ..progress import OnStep, Progress, Report, silent
 from .graphs import ExportGraph
@@ -178,7 +179,10 @@ def _run(
         done += 1
         step(phase, done, total)
 
-    return check_parity(wanted, load(loader, path), emulated=emulated, advanced=advanced)
+    try:
+        return check_parity(wanted, load(loader, path), emulated=emulated, advanced=advanced)
+    finally:
+        release_memory()
 
 
 def _note(made: Networks, row: ParityResult, report: Report) -> None:

@@ -242,7 +242,13 @@ def test_a_bundle_without_a_decoder_makes_latents_only(make_bundle):
 
 def test_a_closed_session_says_so(tiny_bundle):
     with Bundle.open(tiny_bundle).session() as session:
-        assert set(session.versions()) == {"csd", "python", "numpy", "onnxruntime"}
+        assert set(session.versions()) == {
+            "csd",
+            "numpy",
+            "onnxruntime",
+            "precision",
+            "python",
+        }
     with pytest.raises(CsdError, match="closed"):
         session.generate([1])
 
