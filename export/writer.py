@@ -60,7 +60,7 @@ def write_bundle(
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
     parts = Parts(request.models, request.decoder)
-    found = inspect_parts(parts)
+    found = inspect_parts(parts, report)
     with new_bundle(out, force=force, report=report) as folder:
         manifest = _Export(request, parts, found, folder, report, progress).run()
         if request.engines is not None:
@@ -167,8 +167,9 @@ class _Export:
         """Write and check the graphs of one part, which leaves memory in between."""
         precisions, first = self._request.precisions, 1 + len(self._made.specs)
         written = export_networks(
-            make(), precisions, self._folder, self._report, first, len(self._dimensions)
-        )
+            make(), precisions, self._folder, self._report, self._progress, first,
+            len(self._dimensions),
+        )  # fmt: skip
         self._parts.free()
         check_networks(
             written, precisions, self._profiles, self._made, self._loader, self._report,

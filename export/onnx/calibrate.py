@@ -20,6 +20,8 @@ from ..progress import OnStep
 
 # Enough AR steps that contexts of all fill levels occur, few enough to be quick.
 AR_STEPS = 16
+# adaLN values at once, less than a run takes: an export shall not need much more than the weights.
+_MODULATION_BYTES = 128 << 20
 
 # Evaluations by head step: `(x, eps, v)`, `[n, C]` each.
 _Calls = dict[int, list[tuple[Float32, Float32, Float32]]]
@@ -100,6 +102,7 @@ def record_chains(
     canvas = Canvas.blank(config, noise, labels, images)
     stats = Stats(plan.schedule.num_iter)
     parts = canvas.split(batch)
+    most_tokens = max(1, _MODULATION_BYTES // (4 * steps * config.modulation_dim))
     done, total = 0, len(parts) * plan.schedule.num_iter
 
     def advanced(ar_steps: int) -> None:
@@ -109,7 +112,10 @@ def record_chains(
 
     step("decoding", 0, total)
     for part in parts:
-        decode(part, {"target": recording}, plan, noise, stats, advanced=advanced)
+        decode(
+            part, {"target": recording}, plan, noise, stats, advanced=advanced,
+            most_tokens={model.role: most_tokens},
+        )  # fmt: skip
     schedule = model.samplers.schedule(steps)
     calls = [recording.calls[i] for i in range(steps)]
     x, eps, v = (

@@ -65,6 +65,7 @@ def export_networks(
     precisions: Sequence[str],
     folder: Path,
     report: Report,
+    progress: Progress = silent,
     first: int = 1,
     total: int | None = None,
 ) -> list[Written]:
@@ -75,6 +76,7 @@ def export_networks(
         precisions: besides float32, in which they will be checked.
         folder: where to write.
         report: called with a line for each graph.
+        progress: shows how an export goes on.
         first: number of the first graph among all of the export.
         total: how many these are.
 
@@ -87,8 +89,9 @@ def export_networks(
     for index, graph in enumerate(graphs):
         counter = f"[{first + index}/{total}]"
         report(f"{counter} {graph.name}: exporting")
-        files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
-        made = references(graph, tuple(precisions))
+        with progress(f"{graph.name}: exporting"):  # PyTorch does not say how far it is
+            files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
+            made = references(graph, tuple(precisions))
         written.append(Written(graph.name, counter, graph.inputs, graph.outputs, files, made))
     return written
 
@@ -172,6 +175,7 @@ def _run(
 ) -> ParityResult:
     """Load a file, compare it with PyTorch and let go of it."""
     done, total = 0, len(wanted.trials)
+    release_memory()  # of what wrote the file
     step(phase, 0, total)
 
     def advanced() -> None:
