@@ -94,7 +94,7 @@ def _slim(args: argparse.Namespace, report: Report, progress: Progress) -> int:
 
 def _check_installed() -> None:
     missing: dict[str, ImportError] = {}
-    for needed in ("torch", "onnx", "onnxscript"):
+    for needed in ("torch", "onnx", "onnx_ir", "onnxscript"):
         try:
             importlib.import_module(needed)
         except ImportError as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..runtime.config import MARConfig, check_same_tokens
 from ..runtime.errors import ExportError
+from .memory import release_memory
+from .progress import Report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,14 +75,6 @@ class Parts:
         release_memory()
 
 
-def release_memory() -> None:
-    """Give memory that nothing uses any more back to the system, where its allocator keeps it."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # another C library than GNU's
-            ctypes.CDLL(None).malloc_trim(0)
-
-
 @dataclass(frozen=True)
 class PartsFound:
     """What is known of the parts before any of them is exported.
@@ -98,10 +88,14 @@ class PartsFound:
     upscale: int | None
 
 
-def inspect_parts(parts: Parts) -> PartsFound:
+def inspect_parts(parts: Parts, report: Report) -> PartsFound:
     """Look at every part, and whether they fit each other.
 
     The target comes last, and is still in memory when its export begins.
+
+    Args:
+        parts: to look at.
+        report: called with a line for each.
 
     Raises:
         WeightsError: one cannot be read.
@@ -110,12 +104,14 @@ def inspect_parts(parts: Parts) -> PartsFound:
     """
     latents: tuple[int, int] | None = None
     if parts.has_decoder:
+        report(f"{DECODER}: reading")
         decoder = parts.decoder()
         _check_finite(DECODER, decoder)
         latents = decoder.latent_channels, decoder.upscale
         del decoder
     configs: dict[str, MARConfig] = {}
     for role in reversed(parts.roles):
+        report(f"{role}: reading")
         model = parts.model(role)
         _check_finite(role, model)
         configs[role] = model.config

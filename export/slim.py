@@ -22,7 +22,7 @@ from pathlib import Path
 from ..runtime.backends.engines import LIBRARIES, rebuild_command
 from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
 from ..runtime.bundle.bundle import Bundle
-from ..runtime.bundle.folder import KERNELS_FOLDER
+from ..runtime.bundle.folder import KERNELS_FOLDER, BundleFolder
 from ..runtime.bundle.manifest import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -128,9 +128,8 @@ def slim_bundle(
     manifest = slim_manifest(bundle.manifest, wanted.precision, engines, source)
     with new_bundle(out, force=force, report=report) as folder:
         _copy(bundle.check, manifest, folder, progress)
-        kernels = bundle.check.folder.root / KERNELS_FOLDER
-        if engines is not None and kernels.is_dir():
-            shutil.copytree(kernels, folder / KERNELS_FOLDER, copy_function=shutil.copyfile)
+        if engines is not None:
+            _copy_kernels(bundle.check.folder, folder)
         write_manifest(folder, manifest)
     return Bundle(out, manifest)
 
@@ -251,6 +250,16 @@ def _copy(check: FileCheck, manifest: Manifest, folder: Path, progress: Progress
             goal.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, goal)
             done += size
+
+
+def _copy_kernels(source: BundleFolder, folder: Path) -> None:
+    """Copy what no manifest names: kernels that were built for a device."""
+    for path in sorted((source.root / KERNELS_FOLDER).rglob("*")):
+        name = path.relative_to(source.root).as_posix()
+        if path.is_dir() or (found := source.file(name)) is None:
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, folder / name)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -22,11 +22,12 @@ from ..runtime.decoding.model import RuntimeModel
 from ..runtime.version import version
 from .destination import new_bundle
 from .engines.update import jobs_of, update_engines
+from .memory import release_memory
 from .onnx.calibrate import calibrate
 from .onnx.graphs import ExportGraph, decoder_graph, model_graphs
 from .onnx.networks import Networks, check_networks, export_networks, load
 from .onnx.operators import operator_dimensions, write_operators
-from .parts import DECODER, Parts, PartsFound, inspect_parts, release_memory
+from .parts import DECODER, Parts, PartsFound, inspect_parts
 from .profiles import Limits, Profile, changed_profiles, default_profiles
 from .progress import Progress, Report, silent
 from .request import ExportRequest
@@ -59,7 +60,7 @@ def write_bundle(
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
     parts = Parts(request.models, request.decoder)
-    found = inspect_parts(parts)
+    found = inspect_parts(parts, report)
     with new_bundle(out, force=force, report=report) as folder:
         manifest = _Export(request, parts, found, folder, report, progress).run()
         if request.engines is not None:
@@ -95,7 +96,7 @@ class _Export:
     ) -> None:
         self._request, self._parts, self._found = request, parts, found
         self._folder, self._report, self._progress = folder, report, progress
-        self._loader = OnnxLoader(threads=os.cpu_count() or 1)  # before minutes of work
+        self._loader = OnnxLoader(threads=os.cpu_count() or 1, lean=True)  # before minutes of work
         config = found.configs["target"]
         steps = config.num_sampling_steps if request.head_steps is None else request.head_steps
         self._limits = Limits(request.max_batch, request.max_gamma, steps)
@@ -166,8 +167,9 @@ class _Export:
         """Write and check the graphs of one part, which leaves memory in between."""
         precisions, first = self._request.precisions, 1 + len(self._made.specs)
         written = export_networks(
-            make(), precisions, self._folder, self._report, first, len(self._dimensions)
-        )
+            make(), precisions, self._folder, self._report, self._progress, first,
+            len(self._dimensions),
+        )  # fmt: skip
         self._parts.free()
         check_networks(
             written, precisions, self._profiles, self._made, self._loader, self._report,

@@ -16,6 +16,7 @@ from ...runtime.backends import Graph, OnnxLoader
 from ...runtime.bundle.graph_tensors import Shapes, tensor_dtype
 from ...runtime.bundle.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ...runtime.errors import BackendError, ExportError
+from ..memory import release_memory
 from ..profiles import Profile
 from ..progress import OnStep, Progress, Report, silent
 from . import int8
@@ -65,6 +66,7 @@ def export_networks(
     precisions: Sequence[str],
     folder: Path,
     report: Report,
+    progress: Progress = silent,
     first: int = 1,
     total: int | None = None,
 ) -> list[Written]:
@@ -75,6 +77,7 @@ def export_networks(
         precisions: besides float32, in which they will be checked.
         folder: where to write.
         report: called with a line for each graph.
+        progress: shows how an export goes on.
         first: number of the first graph among all of the export.
         total: how many these are.
 
@@ -87,8 +90,9 @@ def export_networks(
     for index, graph in enumerate(graphs):
         counter = f"[{first + index}/{total}]"
         report(f"{counter} {graph.name}: exporting")
-        files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
-        made = references(graph, tuple(precisions))
+        with progress(f"{graph.name}: exporting"):  # PyTorch does not say how far it is
+            files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
+            made = references(graph, tuple(precisions))
         written.append(Written(graph.name, counter, graph.inputs, graph.outputs, files, made))
     return written
 
@@ -184,6 +188,7 @@ def _run(
 ) -> ParityResult:
     """Load a file, compare it with PyTorch and let go of it."""
     done, total = 0, len(wanted.trials)
+    release_memory()  # of what wrote the file
     step(phase, 0, total)
 
     def advanced() -> None:
@@ -191,7 +196,10 @@ def _run(
         done += 1
         step(phase, done, total)
 
-    return check_parity(wanted, load(loader, path), emulated=emulated, advanced=advanced)
+    try:
+        return check_parity(wanted, load(loader, path), emulated=emulated, advanced=advanced)
+    finally:
+        release_memory()
 
 
 def _note(made: Networks, row: ParityResult, report: Report) -> None:

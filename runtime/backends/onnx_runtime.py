@@ -150,14 +150,17 @@ class OnnxLoader:
     Args:
         threads: threads of one operator, in graphs of `ONE_THREAD_BYTES` and more, on the CPU.
         device: the CUDA device to run on, or None for the CPU.
+        lean: give memory of a call back at its end, in place of keeping it for the next.
 
     Raises:
         BackendError: onnxruntime cannot be imported.
     """
 
-    def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
+    def __init__(
+        self, threads: int, device: DeviceInfo | None = None, *, lean: bool = False
+    ) -> None:
         self._ort = load_onnxruntime()
-        self._threads, self._info = threads, device
+        self._threads, self._info, self._lean = threads, device, lean
         self._weights: list[dict[str, Any]] = []  # that sessions use where they lie
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
@@ -165,6 +168,7 @@ class OnnxLoader:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what is an error is raised, and said once
+        options.enable_cpu_mem_arena = not self._lean
         # Several sessions take turns: a pool that spins after its turn slows the next one down.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -188,7 +188,7 @@ def _check_graph(
     if not graph.files and not any(
         (engine.graph, engine.precision) == (name, precision) for engine in manifest.engines
     ):
-        raise ValueError(f"{where} has neither files nor an engine")
+        raise ValueError(f"{where}.files is empty, and no engine is of that graph")
     tensors = (*graph.inputs, *graph.outputs)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ValueError(f"{where} has two tensors of one name")

@@ -77,10 +77,12 @@ class FileCheck:
 
     def _check(self, name: str) -> None:
         path, wanted = self._path(name), self.hashes.get(name)
-        if self.policy == "never" or wanted is None:
-            return
         try:
-            known = remembered(path) if self.policy == "once" else None
+            path.open("rb").close()  # libraries that read it later say less of what is wrong
+            if self.policy == "never" or wanted is None:
+                return
+            before = path.stat()
+            known = remembered(before) if self.policy == "once" else None
             found = known or file_sha256(path)
         except OSError as error:
             raise BundleError(
@@ -93,23 +95,29 @@ class FileCheck:
                 f"manifest's): {self._remedy(name)}"
             )
         if known is None and self.policy == "once":
-            remember(path, found)
+            remember(path, before, found)
 
     def _remedy(self, name: str) -> str:
         return self.remedies.get(name, _AGAIN)
 
 
-def remembered(path: Path) -> str | None:
-    """Return the SHA-256 that a file as it is was seen to have, or None."""
-    found = _entries().get(_key(path.stat()))
+def remembered(status: os.stat_result) -> str | None:
+    """Return the SHA-256 that a file in this state was seen to have, or None."""
+    found = _entries().get(_key(status))
     return found if isinstance(found, str) else None
 
 
-def remember(path: Path, sha256: str) -> None:
-    """Note the SHA-256 of a file as it is; nothing where the cache cannot be written."""
-    file, status = _file(), path.stat()
+def remember(path: Path, status: os.stat_result, sha256: str) -> None:
+    """Note the SHA-256 of a file; nothing where the cache cannot be written.
+
+    Args:
+        path: the file.
+        status: its state before it was read; it is not noted where that has changed.
+        sha256: what it has.
+    """
+    file = _file()
     settled = time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
-    if file is None or not settled:
+    if file is None or not settled or _key(path.stat()) != _key(status):
         return
     entries = _entries()
     entries.pop(_key(status), None)

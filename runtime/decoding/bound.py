@@ -150,6 +150,11 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
         self._rows = self._head.rows(self, capacity * (2 if self._guided else 1))
         return self._rows
 
+    @property
+    def evaluated(self) -> HeadRows:
+        """The rows that `evaluate_rows` reads and writes."""
+        return self._rows
+
     def evaluate_rows(self, count: int) -> None:
         """See `RowsEvaluate.evaluate_rows`."""
         steps, tokens = len(self._timesteps), len(self._conditions)

@@ -40,9 +40,10 @@ def nothing_made():
 
 def test_one_model_is_in_memory_at_a_time_and_the_target_is_read_once():
     target, draft = Source("target"), Source("draft")
-    parts = Parts({"target": target, "draft": draft}, None)
-    found = inspect_parts(parts)
+    parts, said = Parts({"target": target, "draft": draft}, None), []
+    found = inspect_parts(parts, said.append)
     assert list(found.configs) == ["target", "draft"]
+    assert said == ["draft: reading", "target: reading"]
     assert parts.model("target").config == found.configs["target"]
     assert target.reads == 1
     parts.free()
@@ -57,4 +58,4 @@ def test_weights_that_are_not_finite_are_found_before_any_work(role):
     sources = {r: Source(r, **({"fake_latent": torch.nan} if r == role else {}))
                for r in ("target", "draft")}  # fmt: skip
     with pytest.raises(ExportError, match=rf"fake_latent of the {role} holds values"):
-        inspect_parts(Parts(sources, None))
+        inspect_parts(Parts(sources, None), lambda _: None)

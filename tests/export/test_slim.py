@@ -48,12 +48,16 @@ def engines(gpu_copy):
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_a_slim_bundle_for_the_cpu_has_one_precision_and_makes_the_same_images(
-    precision, gpu_bundle, tmp_path, capsys
+    precision, gpu_copy, tmp_path, capsys
 ):
-    before = sorted(gpu_bundle.rglob("*"))
-    assert run("--slim", gpu_bundle, "--for", f"{precision},cpu", "--out", tmp_path / "slim") == 0
+    # Chains of a random model on the cosine schedule are too large for float16.
+    edit_manifest(
+        gpu_copy, lambda values: values["models"]["target"].update(beta_schedule="linear")
+    )
+    before = sorted(gpu_copy.rglob("*"))
+    assert run("--slim", gpu_copy, "--for", f"{precision},cpu", "--out", tmp_path / "slim") == 0
     assert "written to" in capsys.readouterr().out
-    assert sorted(gpu_bundle.rglob("*")) == before
+    assert sorted(gpu_copy.rglob("*")) == before
     slim = Bundle.open(tmp_path / "slim")
     files = {path.name for path in slim.path.iterdir()}
     assert files == {*slim.manifest.file_hashes, "manifest.json"}
@@ -64,11 +68,11 @@ def test_a_slim_bundle_for_the_cpu_has_one_precision_and_makes_the_same_images(
     }  # fmt: skip
     assert all(("[fp16]" in row.graph) == (precision == "fp16") for row in slim.manifest.parity)
     # No option is needed to run what there is.
-    with slim.session() as session, Bundle.open(gpu_bundle).session(precision=precision) as whole:
+    with slim.session() as session, Bundle.open(gpu_copy).session(precision=precision) as whole:
         assert session.versions()["precision"] == precision
         made = session.generate([1, 2], OPTIONS, seed=3)
         np.testing.assert_array_equal(made.tokens, whole.generate([1, 2], OPTIONS, seed=3).tokens)
-    with Bundle.open(gpu_bundle).session() as session:
+    with Bundle.open(gpu_copy).session() as session:
         assert session.versions()["precision"] == "fp32"
         full = session.generate([1, 2], OPTIONS, seed=3)
         other = precision == "fp16"
@@ -169,7 +173,7 @@ def test_a_graph_without_files_needs_an_engine(engines, tmp_path):
     values = json.loads(path.read_bytes())
     values["engines"] = values["engines"][1:]
     path.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(CsdError, match="has neither files nor an engine"):
+    with pytest.raises(CsdError, match="files is empty, and no engine is of that graph"):
         Bundle.open(tmp_path / "slim")
 
 

@@ -99,6 +99,19 @@ def test_a_failure_on_the_cpu_is_one_line_too(tiny_session):
         graph.run(inputs)
 
 
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("fp16", "has no fp16 graphs: give --precision fp32, or export it with --precision fp16"),
+        ("bf16", "onnxruntime has no --precision bf16: give fp32, or use engines"),
+    ],
+)
+def test_a_precision_that_is_not_there_is_one_line(precision, message, tiny_bundle):
+    for backend in ("onnxruntime", "auto"):
+        with pytest.raises(BackendError, match=message):
+            Bundle.open(tiny_bundle).session(backend, precision=precision)
+
+
 def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypatch):
     onnxruntime = load_onnxruntime()
 
