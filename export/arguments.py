@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.backends.engines import PRECISIONS
+from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
+from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.command.files import STDOUT, output_path
 from ..runtime.command.parser import Parser, parse_list
 from ..runtime.command.text import shown
@@ -20,14 +21,17 @@ from .request import RANGES, check_number, check_row_cost
 
 # What says how to export, and has no meaning for a bundle that is there.
 _EXPORT_ONLY = (
-    "out", "zoo", "target", "target_config", "target_heads", "draft", "draft_config",
-    "draft_heads", "decoder", "weights", "head_steps",
-    "max_batch", "max_gamma", "calibration_tokens", "row_cost", "force", "head_chain", "plugins",
+    "zoo", "target", "target_config", "target_heads", "draft", "draft_config", "draft_heads",
+    "decoder", "weights", "class_names", "head_steps", "max_batch", "max_gamma",
+    "calibration_tokens", "row_cost", "head_chain", "plugins",
 )  # fmt: skip
+# What --rebuild and --slim BUNDLE do not take besides.
+_NOT_REBUILT = ("out", "force", "slim", "slim_for")
+_NOT_SLIMMED = ("precision", "sm", "profile", "rebuild")
 # What a configuration is called that is read off the weights.
 AUTO = "auto"
 _OWN = ("target_config", "draft", "draft_config", "decoder", "weights", "target_heads",
-        "draft_heads")  # fmt: skip
+        "draft_heads", "class_names")  # fmt: skip
 DEFAULTS = {
     "max_batch": 8, "max_gamma": 32, "calibration_tokens": 2048, "row_cost": ROW_COST,
 }  # fmt: skip
@@ -57,7 +61,7 @@ def build_parser() -> Parser:
         prog="csd-export",
         description="Export a target and a draft model to a bundle that the torch-free runtime "
         "reads, check every graph against PyTorch, and build engines for GPUs; or build engines "
-        "for a bundle that is there.",
+        "for a bundle that is there, or write its slim form.",
         example="csd-export --zoo fashion-mnist --out bundle",
         lower="--max-batch, --max-gamma or --calibration-tokens",
     )
@@ -78,6 +82,9 @@ def build_parser() -> Parser:
         "averages where there are any)")  # fmt: skip
     add("--decoder", type=Path, help="weights of the KL decoder (kl16.ckpt) (default: none; a "
         "latent model's bundle then makes latents only)")  # fmt: skip
+    add("--class-names", type=Path, metavar="FILE", help="names of the classes, a line each or "
+        "JSON; none for no names (default: ImageNet's for 1000 classes, those of --zoo, "
+        "or none)")  # fmt: skip
     add = parser.group("bundle").add_argument
     add("--out", type=output_path, help="directory of the bundle (default: none; --rebuild has "
         "its own)")  # fmt: skip
@@ -95,6 +102,11 @@ def build_parser() -> Parser:
         help="with a graph of the head's whole sequential chain (default: without)")  # fmt: skip
     add("--plugins", action="store_true",
         help="with the operators of csd.plugins as graphs (default: without)")  # fmt: skip
+    add("--slim", nargs="?", type=Path, const=True, metavar="BUNDLE",
+        help="with one precision and what one target needs only: of what is exported, or in place "
+        "of exporting of this bundle; needs no PyTorch then (default: with all)")  # fmt: skip
+    add("--for", dest="slim_for", metavar="PRECISION,TARGET", help="what the slim form of BUNDLE "
+        "is for: cpu, or a GPU's compute capability, as fp16,sm_89 (default: none)")  # fmt: skip
     add = parser.group("engines").add_argument
     add("--rebuild", type=Path, metavar="BUNDLE", help="build engines for this bundle in place of "
         "exporting; needs no PyTorch (default: none; export)")  # fmt: skip
@@ -121,16 +133,29 @@ def check_arguments(args: argparse.Namespace) -> None:
         ExportError: names the one that is missing, too many, or out of range.
     """
     if args.rebuild is not None:
-        extra = next((n for n in _EXPORT_ONLY if getattr(args, n) not in (None, False)), None)
-        if extra:
-            raise ExportError(f"{_option(extra)} does not go with --rebuild: leave it out")
+        _refuse(args, (*_EXPORT_ONLY, *_NOT_REBUILT), "--rebuild")
         if not args.backend:
             raise ExportError(f"--rebuild needs --backend: give {' or '.join(BACKENDS)}")
         return
     if args.out == STDOUT:
         raise ExportError("--out is -: a bundle is a directory, give its path")
+    if slims_a_bundle(args):
+        _refuse(args, (*_EXPORT_ONLY, *_NOT_SLIMMED), "--slim BUNDLE")
+        if args.slim_for is None:
+            raise ExportError(
+                "--slim BUNDLE needs --for: give a precision and a target, as --for fp16,sm_89"
+            )
+    elif args.slim_for is not None:
+        raise ExportError("--for needs --slim BUNDLE: give both")
     if args.out is None:
-        raise ExportError("give --out DIRECTORY for the bundle, or --rebuild BUNDLE")
+        raise ExportError(
+            "give --out DIRECTORY for the bundle, or --rebuild BUNDLE" if args.slim is None
+            else "--slim needs --out: give the directory of the slim bundle"
+        )  # fmt: skip
+    if slims_a_bundle(args):
+        return
+    if args.slim is not None:
+        _refuse(args, ("head_chain", "plugins"), "--slim")
     if bool(args.zoo) == bool(args.target):
         raise ExportError("give either --zoo NAME or --target FILE with --target-config")
     extra = next((name for name in _OWN if getattr(args, name)), None)
@@ -190,6 +215,17 @@ def head_counts(role: str, text: str | None) -> tuple[int, int] | None:
     return int(counts[0]), int(counts[-1])
 
 
+def slims_a_bundle(args: argparse.Namespace) -> bool:
+    """Whether the slim form of a bundle that is there was asked for."""
+    return isinstance(args.slim, Path)  # True is of what is exported
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], what: str) -> None:
+    extra = next((name for name in names if getattr(args, name) not in (None, False)), None)
+    if extra:
+        raise ExportError(f"{_option(extra)} does not go with {what}: leave it out")
+
+
 def engine_options(args: argparse.Namespace) -> EngineOptions:
     """Read the options about precisions and engines.
 
@@ -199,13 +235,45 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
     """
     backends = _names("backend", args.backend, BACKENDS)
     precisions = _names("precision", args.precision, PRECISIONS)
+    if backends and (extra := [name for name in precisions if name not in ENGINE_PRECISIONS]):
+        raise ExportError(
+            f"{extra[0]} graphs are for ONNX Runtime on the CPU, and --backend builds engines: "
+            "give --precision fp16, or leave out --backend and build engines later with --rebuild"
+        )
     if args.sm is not None and not backends:
         raise ExportError("--sm needs --backend tensorrt_rtx: give both")
     sms = _sms(args.sm)
     changes = tuple(parse_change(text) for text in args.profile or ())
     if args.rebuild is None:
         precisions = precisions or (("fp16",) if backends else ("fp32",))
+    if args.slim is not None:
+        _check_slim(backends, sms, precisions)
     return EngineOptions(backends, sms, precisions, changes)
+
+
+def one_backend(args: argparse.Namespace) -> str | None:
+    """Read --backend where one at most may be given.
+
+    Raises:
+        OptionError: it is not known.
+        ExportError: there are several.
+    """
+    backends = _names("backend", args.backend, BACKENDS)
+    if len(backends) > 1:
+        raise ExportError("--slim takes one backend: give one --backend")
+    return next(iter(backends), None)
+
+
+def _check_slim(backends: Sequence[str], targets: Sequence[int], precisions: Sequence[str]) -> None:
+    """Check that what is exported is one precision for one target."""
+    for name, values in (("precision", precisions), ("backend", backends), ("sm", targets)):
+        if len(values) > 1:
+            raise ExportError(f"--slim takes one {name}, not {len(values)}: give one --{name}")
+    if not backends and precisions[0] not in ON_CPU:
+        raise ExportError(
+            f"--slim without engines is for the CPU, which runs {' and '.join(ON_CPU)}: give one "
+            "of them as --precision, or --backend too"
+        )
 
 
 def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
@@ -225,4 +293,4 @@ def _sm(text: str) -> int:
 
 
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--for" if name == "slim_for" else f"--{name.replace('_', '-')}"

@@ -13,11 +13,19 @@ from rich.table import Table
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
-from .arguments import EngineOptions, build_parser, check_arguments, engine_options
+from .arguments import (
+    EngineOptions,
+    build_parser,
+    check_arguments,
+    engine_options,
+    one_backend,
+    slims_a_bundle,
+)
 from .destination import check_destination
-from .engines.progress import engine_progress
 from .engines.rebuild import read_manifest, rebuild
-from .engines.update import EngineRequest, Report, default_precision
+from .engines.update import EngineRequest, default_precision
+from .progress import Progress, Report, shown_progress
+from .slim import parse_for, slim_bundle
 
 if TYPE_CHECKING:
     from .request import ExportRequest
@@ -33,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
     console = make_console()
     report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
+    progress = shown_progress(console)
+    if slims_a_bundle(args):
+        return _slim(args, report, progress)
     options = engine_options(args)
-    progress = engine_progress(console)
     if args.rebuild is not None:
         precisions = options.precisions or (default_precision(read_manifest(args.rebuild)),)
         engines = EngineRequest.of(options.backends, options.targets, precisions)
@@ -64,9 +74,24 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _slim(args: argparse.Namespace, report: Report, progress: Progress) -> int:
+    """Write the slim form of a bundle."""
+    wanted = parse_for(args.slim_for)
+    backend = one_backend(args)
+    check_destination(args.out, args.force)
+    bundle = slim_bundle(
+        args.slim, wanted, args.out, backend=backend, force=args.force, report=report,
+        progress=progress,
+    )  # fmt: skip
+    files = [args.out / name for name in bundle.manifest.file_hashes]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    report(f"slim bundle of {len(files)} files, {size:.1f} MB, written to {args.out}")
+    return 0
+
+
 def _check_installed() -> None:
     missing: dict[str, ImportError] = {}
-    for needed in ("torch", "onnx", "onnxscript"):
+    for needed in ("torch", "onnx", "onnx_ir", "onnxscript"):
         try:
             importlib.import_module(needed)
         except ImportError as error:
@@ -79,27 +104,22 @@ def _check_installed() -> None:
 
 
 def _request(
-    args: argparse.Namespace,
-    options: EngineOptions,
-    engines: EngineRequest | None,
-    report: Report,
+    args: argparse.Namespace, options: EngineOptions, engines: EngineRequest | None, report: Report
 ) -> ExportRequest:
     from .request import ExportRequest
-    from .sources import load_models
+    from .sources import find_models
 
-    loaded = load_models(args, report)
-    target = loaded.models["target"]
-    default_steps = target.config.num_sampling_steps
+    found = find_models(args, report)
     return ExportRequest(
-        name=loaded.name,
-        target=target,
-        draft=loaded.models.get("draft"),
-        decoder=loaded.decoder,
-        head_steps=default_steps if args.head_steps is None else args.head_steps,
+        name=found.name,
+        target=found.models["target"],
+        draft=found.models.get("draft"),
+        decoder=found.decoder,
+        head_steps=args.head_steps,
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
-        class_names=loaded.class_names,
-        sources=loaded.sources,
+        class_names=found.class_names,
+        sources=found.sources,
         calibration_tokens=args.calibration_tokens,
         row_cost=args.row_cost,
         precisions=tuple(name for name in options.precisions if name != "fp32"),
@@ -107,6 +127,7 @@ def _request(
         operators=args.plugins,
         profile=options.profile,
         engines=engines,
+        slim=args.slim is not None,
     )
 
 

@@ -197,7 +197,7 @@ def with_changes(manifest: Manifest, changes: Iterable[ProfileChange]) -> Manife
         ExportError: see `changed_profiles`.
     """
     limits = Limits(manifest.max_batch, manifest.max_gamma, manifest.head_steps)
-    profiles = {name: dict(spec.profile) for name, spec in manifest.graphs.items()}
+    profiles = {name: dict(spec.profile) for name, spec in manifest.every_graph.items()}
     if manifest.schema_version < 2:
         profiles = default_profiles(profiles, manifest.models, limits)
     profiles = changed_profiles(profiles, list(changes), manifest.target)

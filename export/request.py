@@ -1,20 +1,19 @@
-"""What a bundle shall hold, and the checks that its parts fit each other."""
+"""What a bundle shall hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle.manifest import Source
 from ..runtime.bundle.manifest_checks import MAX_BATCH, MAX_GAMMA
-from ..runtime.config import MARConfig, check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
-from .profiles import Limits, ProfileChange
+from .profiles import ProfileChange
 
 if TYPE_CHECKING:
     from ..models.kl_decoder import KLDecoder
@@ -35,10 +34,11 @@ class ExportRequest:
 
     Attributes:
         name: name of the bundle.
-        target: the large model.
-        draft: the small model, or None for a bundle that serves the target only.
-        decoder: KL decoder; None for a pixel model, or for a bundle that makes latents only.
-        head_steps: default number S of head steps.
+        target: reads the large model.
+        draft: reads the small model, or None for a bundle that serves the target only.
+        decoder: reads the KL decoder; None for a pixel model, or for a bundle that makes latents
+            only.
+        head_steps: default number S of head steps; None is the target's.
         max_batch: images in one call at most.
         max_gamma: AR steps in one verification at most.
         class_names: names of the labels, or None.
@@ -50,18 +50,17 @@ class ExportRequest:
         operators: with the operators of `csd.plugins` as graphs.
         profile: ranges of dimensions that differ from the default.
         engines: what engines to build, or None.
+        slim: with one precision and what one target needs only (`slim.py`).
 
     Raises:
-        ExportError: a number is out of range, or the decoder does not fit.
-        WeightsError: weights are not finite.
-        ConfigError: the draft does not make the target's tokens.
+        ExportError: a number is out of range.
     """
 
     name: str
-    target: MAR
-    draft: MAR | None
-    decoder: KLDecoder | None
-    head_steps: int
+    target: Callable[[], MAR]
+    draft: Callable[[], MAR] | None
+    decoder: Callable[[], KLDecoder] | None
+    head_steps: int | None
     max_batch: int
     max_gamma: int
     class_names: tuple[str, ...] | None
@@ -73,64 +72,19 @@ class ExportRequest:
     operators: bool = False
     profile: tuple[ProfileChange, ...] = ()
     engines: EngineRequest | None = None
+    slim: bool = False
 
     def __post_init__(self) -> None:
-        draft = None if self.draft is None else self.draft.config
-        check_parts(self.target.config, draft, self.decoder)
         for name in RANGES:
-            check_number(name, getattr(self, name))
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value)
         check_row_cost(self.row_cost)
-        from ..models.checkpoint.fit import check_finite
-
-        for role, module in {**self.models, "decoder": self.decoder}.items():
-            if module is not None:
-                check_finite(module.state_dict(), f"the {role}")
 
     @property
-    def models(self) -> dict[str, MAR]:
-        """The models by role."""
+    def models(self) -> dict[str, Callable[[], MAR]]:
+        """What reads the models, by role."""
         models = {"target": self.target}
         return models if self.draft is None else {**models, "draft": self.draft}
-
-    @property
-    def limits(self) -> Limits:
-        """What the graphs are exported for."""
-        return Limits(self.max_batch, self.max_gamma, self.head_steps)
-
-
-def check_parts(target: MARConfig, draft: MARConfig | None, decoder: KLDecoder | None) -> None:
-    """Check that the parts of a bundle belong together.
-
-    Raises:
-        ConfigError: the draft does not make the target's tokens.
-        ExportError: the decoder is for other latents, or there is none to decode.
-    """
-    if draft is not None:
-        check_same_tokens(target, draft)
-    if decoder is None:
-        return
-    if target.image_kind == "pixel":
-        raise ExportError("a pixel model has no decoder: leave out --decoder")
-    if decoder.latent_channels != target.vae_embed_dim:
-        raise ExportError(
-            f"the decoder takes {decoder.latent_channels} latent channels, the model makes "
-            f"{target.vae_embed_dim} (vae_embed_dim): give the decoder that belongs to the model"
-        )
-
-
-def stride_warning(target: MARConfig, decoder: KLDecoder | None) -> str | None:
-    """Say where a decoder makes images of another size than the model's configuration has.
-
-    Nothing depends on `vae_stride` but the number of tokens, so the bundle is whole all the same.
-    """
-    if decoder is None or decoder.upscale == target.vae_stride:
-        return None
-    side = target.latent_shape[1] * decoder.upscale
-    return (
-        f"the decoder makes {decoder.upscale} pixels of a latent, the model's vae_stride is "
-        f"{target.vae_stride}: images are {side} x {side}, not {target.img_size} x "
-        f"{target.img_size}; give the decoder that belongs to the model if that is not meant"
-    )
 
 
 def check_number(name: str, value: int) -> None:

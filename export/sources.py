@@ -1,4 +1,4 @@
-"""The models that options name: found, held against each other, and only then read.
+"""The models that options name: found and held against each other, to be read one by one.
 
 Finding maps a file and looks at names and shapes, which takes no time; what does not fit is said
 before gigabytes are read or a graph is written.
@@ -11,44 +11,45 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..models.checkpoint import Weights, build_mar, find_mar
 from ..models.checkpoint.files import WeightFiles
 from ..models.checkpoint.shape import Hints, Shape, check_config, infer_config
-from ..models.kl_decoder import KLDecoder, build_kl_decoder, find_kl_decoder
+from ..models.kl_decoder import KLDecoder, build_kl_decoder, decoder_shape, find_kl_decoder
 from ..models.mar import MAR
 from ..models.zoo import ZooEntry, zoo_entry
 from ..runtime.bundle.manifest import Source, file_sha256
 from ..runtime.command.text import plain
 from ..runtime.config import SHARED_FIELDS, MARConfig
 from .arguments import AUTO, head_counts, weights_by_role
-from .request import check_parts, stride_warning
-
-Report = Callable[[str], None]
+from .class_names import class_names
+from .parts import check_parts, stride_warning
+from .progress import Report
 
 
 @dataclass(frozen=True)
-class LoadedModels:
-    """Models that were read, and what is told of them in a bundle.
+class FoundModels:
+    """Models that were found, and what is told of them in a bundle.
 
     Attributes:
         name: of the bundle.
-        models: by role.
-        decoder: of latents, or None.
+        models: what reads them, by role.
+        decoder: what reads the decoder of latents, or None.
         class_names: of the labels, or None.
         sources: by role, where the weights came from.
     """
 
     name: str
-    models: Mapping[str, MAR]
-    decoder: KLDecoder | None
+    models: Mapping[str, Callable[[], MAR]]
+    decoder: Callable[[], KLDecoder] | None
     class_names: tuple[str, ...] | None
     sources: Mapping[str, Source]
 
 
-def load_models(args: argparse.Namespace, report: Report) -> LoadedModels:
-    """Read the models of `csd-export`'s options.
+def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
+    """Find the models of `csd-export`'s options.
 
     Args:
         args: checked options.
@@ -57,17 +58,17 @@ def load_models(args: argparse.Namespace, report: Report) -> LoadedModels:
     Raises:
         WeightsError: a file cannot be read, or does not fit its configuration.
         ConfigError: a configuration is not valid, or the draft does not make the target's tokens.
-        ExportError: the decoder does not belong to the model.
+        ExportError: the decoder does not belong to the model, or class names cannot be read.
         BackendError, OSError: as for `read_weights`.
     """
     if args.zoo:
         return _of_zoo(zoo_entry(args.zoo))
     wanted = weights_by_role(args.weights)
     found: dict[str, Weights] = {}
-    decoder = None
+    latents: tuple[int, int] | None = None
     if args.decoder:
         found["decoder"] = find_kl_decoder(args.decoder, wanted.get("decoder"))
-        decoder = build_kl_decoder(found["decoder"])
+        latents = decoder_shape(found["decoder"])
     configs: dict[str, MARConfig] = {}
     for role in ("target", "draft"):
         path, asked = getattr(args, role), getattr(args, f"{role}_config")
@@ -78,41 +79,43 @@ def load_models(args: argparse.Namespace, report: Report) -> LoadedModels:
         shape = Shape.of(weights.tensors, path)
         if config is None:
             heads = head_counts(role, getattr(args, f"{role}_heads"))
-            hints = _hints(role, heads, weights, decoder, configs.get("target"))
+            hints = _hints(role, heads, weights, latents, configs.get("target"))
             config, source = infer_config(shape, path, hints)
             report(f"{role}: configuration {_told(config)}; {source}")
         check_config(shape, config, path)
         configs[role] = config
-    check_parts(configs["target"], configs.get("draft"), decoder)
-    if warning := stride_warning(configs["target"], decoder):
+    target = configs["target"]
+    check_parts(target, configs.get("draft"), latents)
+    if latents is not None and (warning := stride_warning(target, latents[1])):
         report(f"warning: {warning}")
     for role, weights in found.items():
         if weights.key:
             report(f"{role}: {plain(weights.described())}")
-    return LoadedModels(
+    decoder = found.get("decoder")
+    return FoundModels(
         name=args.target.stem,
-        models={role: build_mar(found[role], config) for role, config in configs.items()},
-        decoder=decoder,
-        class_names=None,
+        models={role: partial(build_mar, found[role], config) for role, config in configs.items()},
+        decoder=None if decoder is None else partial(build_kl_decoder, decoder),
+        class_names=class_names(args.class_names, target.class_num, report),
         sources={role: _source(weights) for role, weights in found.items()},
     )
 
 
-def _of_zoo(entry: ZooEntry) -> LoadedModels:
-    models: dict[str, MAR] = {}
+def _of_zoo(entry: ZooEntry) -> FoundModels:
+    models: dict[str, Callable[[], MAR]] = {}
     sources: dict[str, Source] = {}
     for role in ("target", "draft"):
         path, config = entry.weights(role), entry.config(role)
-        models[role] = build_mar(find_mar(path), config)
+        models[role] = partial(build_mar, find_mar(path), config)
         sources[role] = Source(f"zoo:{entry.name}", file_sha256(path))
-    return LoadedModels(entry.name, models, None, entry.class_names, sources)
+    return FoundModels(entry.name, models, None, entry.class_names, sources)
 
 
 def _hints(
     role: str,
     heads: tuple[int, int] | None,
     weights: Weights,
-    decoder: KLDecoder | None,
+    latents: tuple[int, int] | None,
     target: MARConfig | None,
 ) -> Hints:
     """What is known of a model besides its weights; a draft makes the target's tokens."""
@@ -120,8 +123,8 @@ def _hints(
     return Hints(
         heads=heads,
         heads_option=f"--{role}-heads ENCODER,DECODER",
-        latent_channels=None if decoder is None else decoder.latent_channels,
-        stride=None if decoder is None else decoder.upscale,
+        latent_channels=None if latents is None else latents[0],
+        stride=None if latents is None else latents[1],
         arguments={**shared, **weights.arguments},
     )
 

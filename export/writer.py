@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.backends import Graph
+from ..runtime.backends import OnnxLoader
 from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.graph_tensors import MODEL_GRAPHS, graph_tensors
 from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
 from ..runtime.command.files import write_atomically
+from ..runtime.config import MARConfig
 from ..runtime.decoding.model import RuntimeModel
 from ..runtime.version import version
 from .destination import new_bundle
-from .engines.progress import silent
-from .engines.update import Progress, Report, jobs_of, update_engines
+from .engines.update import jobs_of, update_engines
+from .memory import release_memory
 from .onnx.calibrate import calibrate
 from .onnx.graphs import ExportGraph, decoder_graph, model_graphs
-from .onnx.networks import export_networks
+from .onnx.networks import Networks, check_networks, export_networks, load
 from .onnx.operators import operator_dimensions, write_operators
-from .profiles import changed_profiles, default_profiles
+from .parts import DECODER, Parts, PartsFound, inspect_parts
+from .profiles import Limits, Profile, changed_profiles, default_profiles
+from .progress import Progress, Report, silent
 from .request import ExportRequest
+from .slim import slim_folder, write_manifest
+
+# What a model is exported as besides, where that was asked for.
+_HEAD_CHAIN = "head_chain"
 
 
 def write_bundle(
@@ -38,24 +47,30 @@ def write_bundle(
         out: directory of the bundle; its parent must exist or be creatable.
         force: replace a bundle that is there; what it does not name is kept (`destination.py`).
         report: called with a line for each graph.
-        progress: shows how the build of an engine goes on.
+        progress: shows how checks, calibration and builds of engines go on.
 
     Returns:
         The bundle. Its manifest says whether every parity check passed.
 
     Raises:
-        ExportError: `out` is in the way, or a graph cannot be exported or built.
+        WeightsError: a model cannot be read.
+        ExportError: `out` is in the way, models do not fit each other, or a graph cannot be
+            exported or built.
+        ConfigError: the draft does not make the target's tokens.
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
+    parts = Parts(request.models, request.decoder)
+    found = inspect_parts(parts, report)
     with new_bundle(out, force=force, report=report) as folder:
-        manifest = _fill(request, folder, report)
+        manifest = _Export(request, parts, found, folder, report, progress).run()
         if request.engines is not None:
             jobs = jobs_of(folder, manifest, request.engines)
             engines = update_engines(folder, manifest, jobs, report, progress)
             manifest = dataclasses.replace(manifest, engines=engines)
+        if request.slim:
+            manifest = slim_folder(folder, manifest, next(iter(request.precisions), "fp32"))
+        write_manifest(folder, manifest)
         written = folder / MANIFEST_FILE
-        with write_atomically(written) as stream:
-            stream.write(manifest.to_json().encode())
         mode = stat.S_IMODE(written.stat().st_mode)
         for path in folder.rglob("*"):  # libraries make some of them for their owner alone
             if path.is_file():
@@ -63,67 +78,133 @@ def write_bundle(
     return Bundle(out, manifest)
 
 
-def _fill(request: ExportRequest, folder: Path, report: Report) -> Manifest:
-    """Write everything but engines and the manifest, and return it."""
-    config = request.target.config
-    graphs = _graphs(request)
-    dimensions = {graph.name: graph.dimensions for graph in graphs}
-    if request.operators:
-        dimensions |= operator_dimensions()
-    configs = {role: model.config for role, model in request.models.items()}
-    profiles = changed_profiles(
-        default_profiles(dimensions, configs, request.limits), request.profile, config
-    )
-    made = export_networks(graphs, request.precisions, profiles, folder, report)
-    operators: dict[str, GraphSpec] = {}
-    if request.operators:
-        operators = write_operators(folder, config, profiles)
-    calibration = None
-    if request.calibration_tokens:
-        calibration = _calibrate(request, made.loaded, folder, report)
-    return Manifest(
-        name=request.name,
-        models=configs,
-        head_steps=request.head_steps,
-        max_batch=request.max_batch,
-        max_gamma=request.max_gamma,
-        graphs={**made.specs, **operators},
-        variants=made.variants,
-        class_names=request.class_names,
-        calibration=calibration,
-        parity=tuple(made.parity),
-        sources=dict(request.sources),
-        created_by={"csd": version(), **{lib: installed(lib) for lib in ("torch", "onnx")}},
-    )
+class _Export:
+    """One export of everything but engines and the manifest: part after part.
 
+    A part is read, its graphs are written and its numbers noted; it is let go of, its graphs are
+    checked and its head is calibrated.
+    """
 
-def _graphs(request: ExportRequest) -> list[ExportGraph]:
-    graphs: list[ExportGraph] = []
-    for role, model in request.models.items():
-        graphs += model_graphs(role, model, head_chain=request.head_chain)
-    if request.decoder is not None:
-        graphs.append(decoder_graph(request.decoder, request.target.config))
-    return graphs
+    def __init__(
+        self,
+        request: ExportRequest,
+        parts: Parts,
+        found: PartsFound,
+        folder: Path,
+        report: Report,
+        progress: Progress,
+    ) -> None:
+        self._request, self._parts, self._found = request, parts, found
+        self._folder, self._report, self._progress = folder, report, progress
+        self._loader = OnnxLoader(threads=os.cpu_count() or 1, lean=True)  # before minutes of work
+        config = found.configs["target"]
+        steps = config.num_sampling_steps if request.head_steps is None else request.head_steps
+        self._limits = Limits(request.max_batch, request.max_gamma, steps)
+        self._made = Networks(variants={name: {} for name in request.precisions})
+        self._dimensions = self._graph_dimensions(config)
+        self._profiles = self._graph_profiles(config)
 
+    def run(self) -> Manifest:
+        """Write the files, and return the manifest."""
+        request, configs = self._request, self._found.configs
+        fitted: dict[str, NDArray[np.float32]] = {}
+        for role in configs:
+            self._export(lambda role=role: self._model_graphs(role))
+            if request.calibration_tokens:
+                fitted |= self._calibrate(role)
+        if self._parts.has_decoder:
+            self._export(self._decoder_graphs)
+        operators: dict[str, GraphSpec] = {}
+        if request.operators:
+            operators = write_operators(self._folder, configs["target"], self._profiles)
+        return Manifest(
+            name=request.name,
+            models=configs,
+            head_steps=self._limits.head_steps,
+            max_batch=request.max_batch,
+            max_gamma=request.max_gamma,
+            graphs={**self._made.specs, **operators},
+            variants=self._made.variants,
+            class_names=request.class_names,
+            calibration=self._write_calibration(fitted) if fitted else None,
+            parity=tuple(self._made.parity),
+            sources=dict(request.sources),
+            created_by={"csd": version(), **{lib: installed(lib) for lib in ("torch", "onnx")}},
+        )
 
-def _calibrate(
-    request: ExportRequest, loaded: Mapping[str, Graph], folder: Path, report: Report
-) -> Calibration:
-    """Fit the drafts of all heads and write them to one file."""
-    arrays: dict[str, NDArray[np.float32]] = {}
-    for role, model in request.models.items():
-        report(f"{role}: fitting the head's draft")
-        names = ("backbone", "head_modulation", "head_step")
-        graphs = {name: loaded[f"{role}.{name}"] for name in names}
-        fitted = calibrate(
-            RuntimeModel(role, model.config, graphs), steps=request.head_steps,
-            tokens=request.calibration_tokens, batch=request.max_batch,
+    def _graph_dimensions(self, target: MARConfig) -> dict[str, set[str]]:
+        """Names of the dynamic dimensions of every network that will be exported."""
+        kinds = (*MODEL_GRAPHS, *([_HEAD_CHAIN] if self._request.head_chain else []))
+        tensors = {
+            f"{role}.{kind}": graph_tensors(kind, config)
+            for role, config in self._found.configs.items()
+            for kind in kinds
+        }
+        if self._parts.has_decoder:
+            tensors[DECODER] = graph_tensors(DECODER, target)
+        return {
+            name: {d for shape in found.inputs.values() for d in shape if isinstance(d, str)}
+            for name, found in tensors.items()
+            if found is not None
+        }
+
+    def _graph_profiles(self, target: MARConfig) -> Mapping[str, Profile]:
+        dimensions = dict(self._dimensions)
+        if self._request.operators:
+            dimensions |= operator_dimensions()
+        return changed_profiles(
+            default_profiles(dimensions, self._found.configs, self._limits),
+            self._request.profile, target,
         )  # fmt: skip
-        for field in dataclasses.fields(fitted):
-            arrays[f"{role}.{field.name}"] = getattr(fitted, field.name)
+
+    def _model_graphs(self, role: str) -> list[ExportGraph]:
+        return model_graphs(role, self._parts.model(role), head_chain=self._request.head_chain)
+
+    def _decoder_graphs(self) -> list[ExportGraph]:
+        return [decoder_graph(self._parts.decoder(), self._found.configs["target"])]
+
+    def _export(self, make: Callable[[], list[ExportGraph]]) -> None:
+        """Write and check the graphs of one part, which leaves memory in between."""
+        precisions, first = self._request.precisions, 1 + len(self._made.specs)
+        written = export_networks(
+            make(), precisions, self._folder, self._report, self._progress, first,
+            len(self._dimensions),
+        )  # fmt: skip
+        self._parts.free()
+        check_networks(
+            written, precisions, self._profiles, self._made, self._loader, self._report,
+            self._progress,
+        )  # fmt: skip
+        release_memory()
+
+    def _calibrate(self, role: str) -> dict[str, NDArray[np.float32]]:
+        """Fit the draft of a model's head; returns its arrays by name."""
+        request, report = self._request, self._report
+        report(f"{role}: fitting the head's draft")
+        specs = {name: self._made.specs[f"{role}.{name}"] for name in MODEL_GRAPHS}
+        graphs = {
+            name: load(self._loader, self._folder / spec.onnx_file) for name, spec in specs.items()
+        }
+        with self._progress(f"{role}: fitting the head's draft") as step:
+            fitted = calibrate(
+                RuntimeModel(role, self._found.configs[role], graphs),
+                steps=self._limits.head_steps, tokens=request.calibration_tokens,
+                batch=request.max_batch, step=step,
+            )  # fmt: skip
+        graphs.clear()
+        release_memory()
         report(f"{role}: held-out acceptance of one transition {fitted.acceptance.mean():.1%}")
-    path = folder / "calibration.npz"
-    with write_atomically(path) as stream:
-        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
-    tokens = request.calibration_tokens
-    return Calibration(path.name, file_sha256(path), request.head_steps, tokens, request.row_cost)
+        return {
+            f"{role}.{field.name}": getattr(fitted, field.name)
+            for field in dataclasses.fields(fitted)
+        }
+
+    def _write_calibration(self, arrays: Mapping[str, NDArray[np.float32]]) -> Calibration:
+        """Write the drafts of all heads to one file."""
+        path, request = self._folder / "calibration.npz", self._request
+        with write_atomically(path) as stream:
+            np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+        return Calibration(
+            path.name, file_sha256(path), self._limits.head_steps, request.calibration_tokens,
+            request.row_cost,
+        )  # fmt: skip

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -172,6 +173,17 @@ def build_kl_decoder(weights: Weights) -> KLDecoder:
         for name, tensor in weights.float32().items()
     }
     return build(make, state, weights.path, "fetch the file again")
+
+
+def decoder_shape(weights: Weights) -> tuple[int, int]:
+    """Latent channels that a decoder takes and pixels that it makes of one, without reading it.
+
+    Raises:
+        WeightsError: the weights are none of a decoder.
+    """
+    with torch.device("meta"):
+        decoder = _architecture(weights.tensors, weights.path)()
+    return decoder.latent_channels, decoder.upscale
 
 
 def _architecture(state: Mapping[str, Tensor], path: str | Path) -> Callable[[], KLDecoder]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from .backends import BACKENDS
-from .backends.engines import PRECISIONS
 from .bundle.bundle import Bundle
+from .bundle.manifest_checks import PRECISIONS
+from .bundle.verification import POLICIES
 from .command.files import (
     check_apart,
     check_outputs,
@@ -25,7 +26,7 @@ from .command.files import (
     write_json,
 )
 from .command.frame import one_line, raise_if_stopped
-from .command.parser import Parser, report_stream, run_command
+from .command.parser import Group, Parser, report_stream, run_command
 from .errors import OptionError
 from .images import check_sheet, load_pillow
 from .labels import class_name, read_labels
@@ -97,7 +98,9 @@ def add_decoding_arguments(parser: Parser) -> None:
     machine.add_argument("--threads", type=int, default=2, help="CPU threads")
     machine.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
     machine.add_argument(
-        "--precision", choices=PRECISIONS, help="of engines (default: the fastest there is)"
+        "--precision",
+        choices=PRECISIONS,
+        help="of engines or graphs (default: the fastest engines there are, or float32 graphs)",
     )
     machine.add_argument(
         "--memory-limit",
@@ -109,6 +112,18 @@ def add_decoding_arguments(parser: Parser) -> None:
         "--no-cuda-graph",
         action="store_true",
         help="do not record repeated calls of engines (default: they are recorded)",
+    )
+    add_verify_argument(machine)
+
+
+def add_verify_argument(group: Group) -> None:
+    """Add the option that says when the hashes of a bundle's files are compared."""
+    group.add_argument(
+        "--verify-files",
+        choices=POLICIES,
+        default="once",
+        help="compare the SHA-256 of files before they are loaded: each time, once for a file "
+        "that does not change, or never",
     )
 
 
@@ -229,7 +244,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out_dir is not None:
         check_outside("--out-dir", args.out_dir, inputs)
         check_folder(args.out_dir)
-    bundle = Bundle.open(args.bundle)
+    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
     if args.out_dir is not None:
         captions = [class_name(label, bundle.manifest.class_names) for label in labels]

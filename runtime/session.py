@@ -55,12 +55,12 @@ class Session:
         for graph in needed_graphs(bundle.manifest):
             self._require(graph)
         _reserve_products()
-        self._backend = create_backend(bundle.path, bundle.manifest, options)
+        self._backend = create_backend(bundle.path, bundle.manifest, options, bundle.check)
         self._models: dict[str, RuntimeModel] = {}
         try:
             with memory_explained("the graphs cannot be loaded", "give --threads 1"):
                 self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
-                has_decoder = "decoder" in bundle.manifest.graphs
+                has_decoder = "decoder" in bundle.manifest.every_graph
                 self._decoder = self.graph("decoder") if has_decoder else None
             self._origin = self._describe()
         except BaseException:
@@ -68,7 +68,7 @@ class Session:
             raise
 
     def _require(self, graph: str) -> None:
-        if graph not in self.bundle.manifest.graphs:
+        if graph not in self.bundle.manifest.every_graph:
             raise BundleError(
                 f"bundle {self.bundle.path} has no graph {graph}: export it again with csd-export"
             )

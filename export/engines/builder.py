@@ -21,12 +21,14 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ...runtime.backends.engines import INSTALL
 from ...runtime.bundle.manifest import GraphSpec
 from ...runtime.device import find_device
 from ...runtime.errors import BackendError, ExportError
+from ..progress import OnStep
 from .operator_plugins import parse_with_plugins
 
 BACKENDS = ("tensorrt_rtx", "tensorrt")
@@ -38,9 +40,6 @@ OPTIONS = {"strongly_typed": True, "tf32": False, "user_allocation": True}
 # float32 matrix products before 8.0.
 _FIRST = {"tensorrt_rtx": {"bf16": 80, "fp32": 80}, "tensorrt": {"bf16": 80}}
 _REASON_LENGTH = 300
-
-# Called with the phase, the steps that are done in it, and their number.
-OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -304,29 +303,45 @@ def _profile(builder: Any, network: Any, spec: GraphSpec, log: _Log) -> Any:
 
 @dataclass
 class _Interrupt:
-    """Whether Ctrl-C was pressed."""
+    """The signal that came, or None."""
 
-    seen: bool = False
+    number: int | None = None
+
+    @property
+    def seen(self) -> bool:
+        """Whether one came."""
+        return self.number is not None
 
 
 @contextlib.contextmanager
 def _held_interrupt() -> Generator[_Interrupt]:
-    """Hold Ctrl-C back until the end: raised in a callback it would be printed and dropped."""
+    """Hold signals back until the end: what they raise in a callback is printed and dropped.
+
+    These are Ctrl-C, SIGTERM and SIGHUP, where somebody handles them.
+    """
     interrupt = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
-    def note(*_: Any) -> None:
-        interrupt.seen = True
+    def note(number: int, frame: Any) -> None:
+        del frame
+        interrupt.number = number
 
-    before = signal.signal(signal.SIGINT, note)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {
+        number: handler for number in numbers if callable(handler := signal.getsignal(number))
+    }
     try:
+        for number in before:
+            signal.signal(number, note)
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupt.seen:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupt.number is not None:
+        before[interrupt.number](interrupt.number, None)
+        raise KeyboardInterrupt  # where that handler did not raise
 
 
 def _monitor(library: Any, step: OnStep, interrupt: _Interrupt) -> Any:

@@ -13,9 +13,10 @@ from ...runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, 
 from ...runtime.command.files import check_writable, only_writer, write_atomically
 from ...runtime.errors import BundleError, ExportError
 from ..profiles import ProfileChange, with_changes
+from ..progress import Progress, Report
 from .condition import fault_here
 from .renewal import renewal
-from .update import FOLDER, EngineRequest, Progress, Report, drop_unnamed, jobs_of, update_engines
+from .update import FOLDER, EngineRequest, drop_unnamed, jobs_of, update_engines
 
 
 def rebuild(
@@ -57,6 +58,11 @@ def _rebuild(
     progress: Progress,
 ) -> Manifest:
     before = read_manifest(root)
+    if not all(spec.files for graphs in before.tables.values() for spec in graphs.values()):
+        raise ExportError(
+            f"bundle {root} is slim and holds engines only: rebuild the bundle that it was made "
+            "from, and make it slim again with csd-export --slim"
+        )
     _check_own(root)
     manifest = with_changes(before, changes)
     check_writable(root / MANIFEST_FILE)

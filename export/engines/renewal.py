@@ -17,11 +17,12 @@ from ...runtime.backends.engines import LIBRARIES, renewal_command
 from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest
 from ...runtime.device import architecture, current_platform
 from ...runtime.errors import ExportError
+from ..progress import Report
 from .builder import EngineBuilder, open_builder
 from .condition import Fault
 from .fingerprint import fingerprint, first_difference
 from .operator_plugins import plugins_for
-from .update import EngineRequest, Job, Report, key_of
+from .update import EngineRequest, Job, key_of
 
 # Parts of a fingerprint that only the builder of an engine knows.
 _OF_THE_BUILDER = ("target", "library", "options")
@@ -87,7 +88,7 @@ def renewal(
 
 
 def _graphs(manifest: Manifest, precision: str) -> Mapping[str, GraphSpec]:
-    return manifest.graphs if precision == "fp32" else manifest.variants.get(precision, {})
+    return manifest.tables.get(precision, {})
 
 
 def _stale(graphs: Mapping[str, GraphSpec], engine: EngineSpec) -> str | None:

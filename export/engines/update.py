@@ -12,28 +12,24 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...plugins.operators import GRAPH_PREFIX
-from ...runtime.backends.engines import PRECISIONS
 from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
+from ...runtime.bundle.manifest_checks import ENGINE_PRECISIONS
 from ...runtime.command.files import write_atomically
 from ...runtime.device import current_platform
 from ...runtime.errors import ExportError
-from .builder import OPTIONS, EngineBuilder, OnStep, Target, open_builder
+from ..progress import OnStep, Progress, Report
+from .builder import OPTIONS, EngineBuilder, Target, open_builder
 from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name
 from .operator_plugins import plugins_for
 
 FOLDER = "engines"
 _OWN_NAME = re.compile(r"[a-z_.]+\.(fp16|bf16|fp32)\.[0-9a-f]{8}(\.[0-9a-f]{8})?\.engine")
-
-Report = Callable[[str], None]
-# Shows the progress of one engine while its context is open.
-Progress = Callable[[str], AbstractContextManager[OnStep]]
 
 
 @dataclass(frozen=True)
@@ -119,12 +115,12 @@ def graphs_of(manifest: Manifest, precision: str) -> dict[str, tuple[str, GraphS
         ExportError: the bundle has no graphs of that precision.
     """
     operators = {n: g for n, g in manifest.graphs.items() if n.startswith(GRAPH_PREFIX)}
-    networks = manifest.graphs if precision == "fp32" else manifest.variants.get(precision)
-    if networks is None:
+    networks = manifest.tables.get(precision)
+    if not networks:
         raise ExportError(
             f"the bundle has no {precision} graphs, and --rebuild makes none: run "
             f"{export_command(manifest, precision)}, or give --precision "
-            f"{' or '.join(['fp32', *manifest.variants])}"
+            f"{' or '.join(manifest.precisions)}"
         )
     return {
         **{name: (precision, spec) for name, spec in networks.items()},
@@ -133,8 +129,8 @@ def graphs_of(manifest: Manifest, precision: str) -> dict[str, tuple[str, GraphS
 
 
 def default_precision(manifest: Manifest) -> str:
-    """Return the fastest precision that a bundle has graphs for."""
-    return next(name for name in PRECISIONS if name in ("fp32", *manifest.variants))
+    """Return the fastest precision of engines that a bundle has graphs for."""
+    return next((name for name in ENGINE_PRECISIONS if name in manifest.precisions), "fp32")
 
 
 def export_command(manifest: Manifest, precision: str) -> str:

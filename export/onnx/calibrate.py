@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ...runtime.arrays import Float32, Int64
-from ...runtime.decoding.evaluator import Conditions, HeadEvaluator
+from ...runtime.decoding.bound import BoundEvaluator, BoundHead
+from ...runtime.decoding.evaluator import Conditions, HeadEvaluator, HeadGraphs
 from ...runtime.decoding.loop import decode
 from ...runtime.decoding.model import RuntimeModel
 from ...runtime.decoding.plan import Canvas, Plan
@@ -16,29 +17,46 @@ from ...runtime.head import AffineDraft, Trajectories, fit_affine_draft
 from ...runtime.noise import SeededNoise
 from ...runtime.options import GenerateOptions
 from ...runtime.stats import Stats
+from ..progress import OnStep
 
 # Enough AR steps that contexts of all fill levels occur, few enough to be quick.
 AR_STEPS = 16
+# adaLN values at once, less than a run takes: an export shall not need much more than the weights.
+_MODULATION_BYTES = 128 << 20
 
 # Evaluations by head step: `(x, eps, v)`, `[n, C]` each.
 _Calls = dict[int, list[tuple[Float32, Float32, Float32]]]
 
 
-class _RecordingEvaluator(HeadEvaluator):
+class _RecordingEvaluator(BoundEvaluator):
     """An evaluator that records calls, whose rows share one head step."""
 
     def __init__(
-        self, model: RuntimeModel, calls: _Calls, conditions: Conditions, timesteps: Int64,
+        self,
+        head: BoundHead,
+        graphs: HeadGraphs,
+        calls: _Calls,
+        conditions: Conditions,
+        timesteps: Int64,
         where: str,
-    ) -> None:  # fmt: skip
-        super().__init__(model.head_graphs, conditions, timesteps, where)
+    ) -> None:
+        super().__init__(head, graphs, conditions, timesteps, where)
         self._calls = calls
 
     def __call__(self, x: Float32, step: Int64, token: Int64) -> tuple[Float32, Float32]:
         """See `HeadEvaluator`."""
         eps, v = super().__call__(x, step, token)
-        self._calls.setdefault(int(step[0]), []).append((x.copy(), eps, v))
+        self._record(x, step, eps, v)
         return eps, v
+
+    def evaluate_rows(self, count: int) -> None:
+        """See `RowsEvaluate.evaluate_rows`."""
+        super().evaluate_rows(count)
+        rows = self.evaluated
+        self._record(rows.x[:count], rows.step, rows.eps[:count], rows.v[:count])
+
+    def _record(self, x: Float32, step: Int64, eps: Float32, v: Float32) -> None:
+        self._calls.setdefault(int(step[0]), []).append((x.copy(), eps.copy(), v.copy()))
 
 
 class _RecordingModel(RuntimeModel):
@@ -50,11 +68,18 @@ class _RecordingModel(RuntimeModel):
 
     def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
         """See `RuntimeModel.evaluator`."""
-        return _RecordingEvaluator(self, self.calls, conditions, timesteps, where)
+        assert self.bound is not None, "graphs of the host are recorded"
+        return _RecordingEvaluator(
+            self.bound, self.head_graphs, self.calls, conditions, timesteps, where
+        )
+
+
+def _unseen(phase: str, done: int, total: int) -> None:
+    del phase, done, total
 
 
 def record_chains(
-    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int, step: OnStep = _unseen
 ) -> Trajectories:
     """Generate images of random classes and record the chains of at least `tokens` tokens.
 
@@ -64,6 +89,7 @@ def record_chains(
         tokens: how many tokens at least.
         batch: images at once.
         seed: of classes, orders and noise.
+        step: called after every AR step.
     """
     config = model.config
     recording = _RecordingModel(model)
@@ -76,12 +102,25 @@ def record_chains(
     labels = np.random.default_rng(seed).integers(config.class_num, size=count)
     canvas = Canvas.blank(config, noise, labels, images)
     stats = Stats(plan.schedule.num_iter)
-    for part in canvas.split(batch):
-        decode(part, {"target": recording}, plan, noise, stats)
+    parts = canvas.split(batch)
+    most_tokens = max(1, _MODULATION_BYTES // (4 * steps * config.modulation_dim))
+    done, total = 0, len(parts) * plan.schedule.num_iter
+
+    def advanced(ar_steps: int) -> None:
+        nonlocal done
+        done += ar_steps
+        step("decoding", done, total)
+
+    step("decoding", 0, total)
+    for part in parts:
+        decode(
+            part, {"target": recording}, plan, noise, stats, advanced=advanced,
+            most_tokens={model.role: most_tokens},
+        )  # fmt: skip
     schedule = model.samplers.schedule(steps)
     calls = [recording.calls[i] for i in range(steps)]
     x, eps, v = (
-        np.stack([np.concatenate([call[k] for call in step]) for step in calls]) for k in range(3)
+        np.stack([np.concatenate([call[k] for call in at]) for at in calls]) for k in range(3)
     )
     # [S, 1] as the head step of [S, n, C]: every table then broadcasts.
     transition = schedule.transition(x, eps, v, np.arange(steps)[:, None])
@@ -89,10 +128,12 @@ def record_chains(
 
 
 def calibrate(
-    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0
-) -> AffineDraft:
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0,
+    step: OnStep = _unseen,
+) -> AffineDraft:  # fmt: skip
     """Fit the draft of a model's head at S = `steps`. Arguments as for `record_chains`."""
-    chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed)
+    chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed, step=step)
+    step("fitting", 0, 1)
     # Images come one after another: shuffle, so that the held-out tokens are of all contexts.
     order = np.random.default_rng(seed).permutation(chains.x.shape[1])
     shuffled = Trajectories(

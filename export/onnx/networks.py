@@ -1,10 +1,14 @@
-"""Export networks to ONNX files, in float32 and in variants, each checked against PyTorch."""
+"""Export networks to ONNX files, in float32 and in variants, each checked against PyTorch.
+
+That is done in two halves, between which the model leaves memory: `export_networks` writes the
+float32 graphs and notes what PyTorch computes, `check_networks` writes the variants from these
+files and runs each file by itself.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,85 +16,159 @@ from ...runtime.backends import Graph, OnnxLoader
 from ...runtime.bundle.graph_tensors import Shapes, tensor_dtype
 from ...runtime.bundle.manifest import GraphSpec, ParityResult, TensorSpec, file_sha256
 from ...runtime.errors import BackendError, ExportError
+from ..memory import release_memory
 from ..profiles import Profile
+from ..progress import OnStep, Progress, Report, silent
+from . import int8
 from .graphs import ExportGraph
+from .parity import Reference, check_parity, references
 from .precision import write_variant
-from .to_onnx import check_parity, export_onnx
+from .to_onnx import export_onnx
 
 # ONNX Runtime's CPU provider has no products in it: its numbers are checked by emulation alone.
 _NOT_IN_ONNX_RUNTIME = "bf16"
 
-Report = Callable[[str], None]
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A float32 graph that was written.
+
+    Attributes:
+        name: of the graph.
+        counter: its number among all of the export, for people.
+        inputs: see `ExportGraph`.
+        outputs: likewise.
+        files: the `.onnx` first.
+        references: what PyTorch computes, by precision.
+    """
+
+    name: str
+    counter: str
+    inputs: Shapes
+    outputs: Shapes
+    files: list[Path]
+    references: Mapping[str, Reference]
 
 
 @dataclass
 class Networks:
-    """Exported graphs: their entries in the manifest, their parity, and float32 ones loaded."""
+    """Exported graphs: their entries in the manifest, and their parity."""
 
     specs: dict[str, GraphSpec] = field(default_factory=dict[str, GraphSpec])
     variants: dict[str, dict[str, GraphSpec]] = field(
         default_factory=dict[str, dict[str, GraphSpec]]
     )
     parity: list[ParityResult] = field(default_factory=list[ParityResult])
-    loaded: dict[str, Graph] = field(default_factory=dict[str, Graph])
 
 
 def export_networks(
     graphs: Sequence[ExportGraph],
     precisions: Sequence[str],
-    profiles: Mapping[str, Profile],
     folder: Path,
     report: Report,
-) -> Networks:
-    """Write every graph in float32 and in each variant, and check it.
+    progress: Progress = silent,
+    first: int = 1,
+    total: int | None = None,
+) -> list[Written]:
+    """Write graphs in float32, and note what PyTorch computes.
 
     Args:
         graphs: what to export.
-        precisions: besides float32.
-        profiles: ranges of the dimensions of each graph.
+        precisions: besides float32, in which they will be checked.
         folder: where to write.
         report: called with a line for each graph.
+        progress: shows how an export goes on.
+        first: number of the first graph among all of the export.
+        total: how many these are.
 
     Raises:
-        ExportError: a graph cannot be exported or loaded.
+        ExportError: a graph cannot be exported.
+        OSError: the disk is full.
     """
-    loader = OnnxLoader(threads=os.cpu_count() or 1)
-    made = Networks(variants={precision: {} for precision in precisions})
+    written: list[Written] = []
+    total = len(graphs) if total is None else total
     for index, graph in enumerate(graphs):
-        counter, stem = f"[{index + 1}/{len(graphs)}]", graph.name.replace(".", "_")
+        counter = f"[{first + index}/{total}]"
         report(f"{counter} {graph.name}: exporting")
-        files = export_onnx(graph, folder / f"{stem}.onnx")
-        made.specs[graph.name] = _spec(graph, files, profiles[graph.name], "fp32")
-        report(f"{counter} {graph.name}: {_megabytes(files):.1f} MB, checking")
-        made.loaded[graph.name] = _loaded(loader, files[0])
-        made.parity.append(check_parity(graph, made.loaded[graph.name]))
+        with progress(f"{graph.name}: exporting"):  # PyTorch does not say how far it is
+            files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
+            made = references(graph, tuple(precisions))
+        written.append(Written(graph.name, counter, graph.inputs, graph.outputs, files, made))
+    return written
+
+
+def check_networks(
+    graphs: Sequence[Written],
+    precisions: Sequence[str],
+    profiles: Mapping[str, Profile],
+    made: Networks,
+    loader: OnnxLoader,
+    report: Report,
+    progress: Progress = silent,
+) -> None:
+    """Check graphs, write each in its variants and check these.
+
+    Args:
+        graphs: that were written.
+        precisions: besides float32.
+        profiles: ranges of the dimensions of each graph.
+        made: where what was made is noted.
+        loader: loads the files.
+        report: called with lines for each graph.
+        progress: shows how a check goes on.
+
+    Raises:
+        ExportError: a graph cannot be loaded, or a weight does not fit a precision.
+        OSError: the disk is full.
+    """
+    for graph in graphs:
+        source, profile = graph.files[0], profiles[graph.name]
+        made.specs[graph.name] = _spec(graph, graph.files, profile, "fp32")
+        report(f"{graph.counter} {graph.name}: {_megabytes(graph.files):.1f} MB, checking")
+        with progress(graph.name) as step:
+            full = _run(graph.references["fp32"], source, loader, "checking", step)
+        _note(made, full, report)
         for precision in precisions:
-            typed = write_variant(files[0], folder / f"{stem}.{precision}.onnx", precision)
-            made.variants[precision][graph.name] = _spec(
-                graph, typed, profiles[graph.name], precision
-            )
-            report(f"{counter} {graph.name} [{precision}]: {_megabytes(typed):.1f} MB, checking")
-            made.parity.append(_check_variant(graph, files[0], typed[0], precision, loader))
-    return made
+            if precision == int8.NAME and not int8.has_int8(graph.name):
+                made.variants.setdefault(precision, {})[graph.name] = made.specs[graph.name]
+                continue
+            label = f"{graph.name} [{precision}]"
+            typed = _write(source, precision)
+            spec = _spec(graph, typed, profile, precision)
+            made.variants.setdefault(precision, {})[graph.name] = spec
+            report(f"{graph.counter} {label}: {_megabytes(typed):.1f} MB, checking")
+            with progress(label) as step:
+                half = _check_variant(graph, precision, typed[0], loader, step)
+            _note(made, half, report)
+
+
+def _write(source: Path, precision: str) -> list[Path]:
+    path = source.with_suffix(f".{precision}.onnx")
+    if precision == int8.NAME:
+        return int8.write_int8(source, path)
+    return write_variant(source, path, precision)
 
 
 def _check_variant(
-    graph: ExportGraph, source: Path, typed: Path, precision: str, loader: OnnxLoader
+    graph: Written, precision: str, typed: Path, loader: OnnxLoader, step: OnStep
 ) -> ParityResult:
     """Check a variant: the file where ONNX Runtime has its type, and its rounding by emulation.
 
     Both, because ONNX Runtime leaves out roundings between the operators of a float16 file.
     """
+    wanted = graph.references[precision]
+    if precision == int8.NAME:
+        return _run(wanted, typed, loader, "checking", step)
     path = typed.with_name(f"{typed.stem}.emulated.onnx")
-    files = write_variant(source, path, precision, emulated=True)
+    files = write_variant(graph.files[0], path, precision, emulated=True)
     try:
-        emulated = check_parity(graph, _loaded(loader, path), precision, emulated=True)
+        emulated = _run(wanted, path, loader, "checking its rounding", step, emulated=True)
     finally:
         for file in files:
             file.unlink(missing_ok=True)
     if precision == _NOT_IN_ONNX_RUNTIME:
         return emulated
-    own = check_parity(graph, _loaded(loader, typed), precision)
+    own = _run(wanted, typed, loader, "checking", step)
     return dataclasses.replace(
         own,
         max_abs=max(own.max_abs, emulated.max_abs),
@@ -99,18 +177,60 @@ def _check_variant(
     )
 
 
-def _loaded(loader: OnnxLoader, path: Path) -> Graph:
+def _run(
+    wanted: Reference,
+    path: Path,
+    loader: OnnxLoader,
+    phase: str,
+    step: OnStep,
+    *,
+    emulated: bool = False,
+) -> ParityResult:
+    """Load a file, compare it with PyTorch and let go of it."""
+    done, total = 0, len(wanted.trials)
+    release_memory()  # of what wrote the file
+    step(phase, 0, total)
+
+    def advanced() -> None:
+        nonlocal done
+        done += 1
+        step(phase, done, total)
+
+    try:
+        return check_parity(wanted, load(loader, path), emulated=emulated, advanced=advanced)
+    finally:
+        release_memory()
+
+
+def _note(made: Networks, row: ParityResult, report: Report) -> None:
+    made.parity.append(row)
+    report(
+        f"      {row.graph}: differs from PyTorch by {row.max_abs:.1e} at most, "
+        f"{row.max_rel:.1e} of the largest: {'pass' if row.passed else 'FAIL'}"
+    )
+
+
+def load(loader: OnnxLoader, path: Path) -> Graph:
+    """Load a file that was just written.
+
+    Raises:
+        ExportError: it cannot be loaded.
+    """
     try:
         return loader.load(path)
     except BackendError as error:
         raise ExportError(str(error)) from error
 
 
+def _stem(graph: str) -> str:
+    return graph.replace(".", "_")
+
+
 def _megabytes(files: Sequence[Path]) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def _spec(graph: ExportGraph, files: Sequence[Path], profile: Profile, precision: str) -> GraphSpec:
+def _spec(graph: Written, files: Sequence[Path], profile: Profile, precision: str) -> GraphSpec:
     hashes = {file.name: file_sha256(file) for file in files}
     return GraphSpec(
         hashes, _tensors(graph.inputs, precision), _tensors(graph.outputs, precision), profile

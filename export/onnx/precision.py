@@ -17,7 +17,7 @@ sm_75. It makes one operation of both, with no room for the product in its memor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,13 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from ...runtime.bundle.graph_tensors import TYPED
+from ...runtime.errors import ExportError
+from .weights import Array, is_beside, pieces_of, save_beside
 
 ELEMENTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # The first and the last layer of the head: the first step of a cosine chain multiplies an error of
 # eps by 350, and rounding here adds two thirds to it. They have C and 2 C columns of the head's.
 FLOAT32_LAYERS = ("input_proj.", "final_layer.linear.")
-# Protobuf cannot hold more than 2 GiB in one file.
-EXTERNAL_DATA_BYTES = 1_800_000_000
 
 _PRODUCTS = {"MatMul", "Gemm", "Conv"}
 # Operators that only move data, with the inputs that hold it (None: all of them).
@@ -52,12 +52,23 @@ def write_variant(
         path: where to write.
         precision: a key of `ELEMENTS`.
         emulated: as for `typed_model`.
+
+    Raises:
+        ExportError: a weight is too large for the precision.
+        OSError: a file cannot be read or written.
     """
-    model = typed_model(onnx.load(source), precision, emulated=emulated)
-    external = sum(len(t.raw_data) for t in model.graph.initializer) > EXTERNAL_DATA_BYTES
-    data = path.with_name(path.name + ".data")
-    onnx.save_model(model, path, save_as_external_data=external, location=data.name)
-    return [path, data] if external else [path]
+    model = onnx.load(source, load_external_data=False)
+    sources = _type(model, precision, emulated)
+
+    def values(tensor: TensorProto) -> Iterator[Array]:
+        full = sources.get(tensor.name)
+        if full is None:
+            yield from pieces_of(tensor, source.parent)
+            return
+        for piece in pieces_of(full, source.parent):
+            yield _rounded(piece, full.name, precision, emulated)
+
+    return save_beside(model, path, values)
 
 
 def typed_model(
@@ -66,18 +77,33 @@ def typed_model(
     """Return a float32 model, changed in place, in a precision of `ELEMENTS`.
 
     Args:
-        model: the float32 model.
+        model: the float32 model, with its weights.
         precision: a key of `ELEMENTS`.
         emulated: keep every tensor float32, and round to the precision what would have it: the
             same numbers where a runtime has no operators of that type. `TYPED` tensors must then
             be given rounded.
+
+    Raises:
+        ExportError: a weight is too large for the precision.
+    """
+    sources = _type(model, precision, emulated)
+    assert not sources, "weights lie in another file: use write_variant"
+    return model
+
+
+def _type(model: onnx.ModelProto, precision: str, emulated: bool) -> dict[str, TensorProto]:
+    """Rewrite a model.
+
+    Returns:
+        For names of weights that lie beside it and have another type now, the float32 ones.
     """
     element = TensorProto.FLOAT if emulated else ELEMENTS[precision]
     for value in (*model.graph.input, *model.graph.output):
         if value.name in TYPED:
             value.type.tensor_type.elem_type = element
-    _Scope(model.graph, precision, emulated, None).convert()
-    return model
+    scope = _Scope(model.graph, precision, emulated, None)
+    scope.convert()
+    return scope.sources
 
 
 class _Scope:
@@ -97,6 +123,8 @@ class _Scope:
         self.halves = {v.name: v.name for v in graph.input if v.name in TYPED}
         self.fulls: dict[str, str | None] = dict.fromkeys(self.halves)
         self.nodes: list[NodeProto] = []
+        # Weights that lie beside the model, by the names that they have in the variant's type.
+        self.sources: dict[str, TensorProto] = {} if outer is None else outer.sources
         # A name of a loop's body must not be one of the graph around it.
         self.suffix: str = "" if outer is None else f"{outer.suffix}_inner"
 
@@ -187,8 +215,7 @@ class _Scope:
         holder = self._where(lambda scope: name in scope.weights)
         typed = f"{name}_{self.precision}{(holder or self).suffix}"
         if holder is not None:
-            tensor = _converted(holder.weights[name], typed, self.precision, self.emulated)
-            holder.graph.initializer.append(tensor)
+            holder.graph.initializer.append(self._converted(holder.weights[name], typed))
             holder.halves[name] = typed
             return typed
         if self.emulated:
@@ -197,6 +224,19 @@ class _Scope:
             self._cast(name, typed, ELEMENTS[self.precision])
         self.halves[name] = typed
         return typed
+
+    def _converted(self, tensor: TensorProto, name: str) -> TensorProto:
+        """Return a weight in the variant's type; one that lies beside the model is noted."""
+        if is_beside(tensor):
+            typed = TensorProto()
+            typed.CopyFrom(tensor)
+            typed.name = name
+            typed.data_type = TensorProto.FLOAT if self.emulated else ELEMENTS[self.precision]
+            self.sources[name] = tensor
+            return typed
+        array = numpy_helper.to_array(tensor)
+        rounded = _rounded(array, tensor.name, self.precision, self.emulated)
+        return numpy_helper.from_array(rounded, name)
 
     def full(self, name: str) -> str:
         """Return the name of a value in float32, or of what is no floating-point value."""
@@ -238,10 +278,22 @@ def _data_inputs(node: NodeProto) -> tuple[int, ...]:
     return tuple(range(len(node.input))) if indices is None else indices
 
 
-def _converted(tensor: TensorProto, name: str, precision: str, emulated: bool) -> TensorProto:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(ELEMENTS[precision])
-    array = numpy_helper.to_array(tensor).astype(dtype)
-    return numpy_helper.from_array(array.astype(np.float32) if emulated else array, name)
+def _rounded(values: Array, name: str, precision: str, emulated: bool) -> Array:
+    """Return float32 values of a weight in a precision, or rounded to it.
+
+    Raises:
+        ExportError: one is too large.
+    """
+    with np.errstate(over="ignore"):  # told below
+        typed = values.astype(onnx.helper.tensor_dtype_to_np_dtype(ELEMENTS[precision]))
+    full = typed.astype(np.float32)
+    if not np.isfinite(full).all():
+        most = float(np.abs(values).max())
+        raise ExportError(
+            f"{name} holds {most:.3g}, which {precision} has no number for: give --precision "
+            f"{'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
+        )
+    return full if emulated else typed
 
 
 def _names_used(graph: GraphProto) -> set[str]:

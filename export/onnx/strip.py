@@ -1,4 +1,4 @@
-"""ONNX files without what ties them to the machine that made them.
+"""ONNX models without what ties them to the machine that made them.
 
 PyTorch's exporter notes stack traces and scopes in its models: paths of the exporting machine, a
 third of a small graph's bytes, and other ones wherever the same weights are exported again.
@@ -7,32 +7,21 @@ third of a small graph's bytes, and other ones wherever the same weights are exp
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-import onnx
 from google.protobuf.message import Message
-from onnx import GraphProto, NodeProto
-
-from ...runtime.command.files import write_atomically
+from onnx import GraphProto, ModelProto, NodeProto
 
 # Fields of any message that hold notes for people.
 _NOTES = ("doc_string", "metadata_props")
 
 
-def strip_notes(path: Path) -> None:
-    """Take notes out of an ONNX file; data in other files stays where it is.
-
-    Raises:
-        OSError: it cannot be read or written.
-    """
-    model = onnx.load(path, load_external_data=False)
+def strip_notes(model: ModelProto) -> None:
+    """Take notes out of a model, in place."""
     _strip(model)
     _strip_graph(model.graph)
     for function in model.functions:
         _strip(function, *function.value_info)
         _strip_nodes(function.node)
-    with write_atomically(path) as stream:
-        stream.write(model.SerializeToString(deterministic=True))
 
 
 def _strip(*messages: Message) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch networks to ONNX files, and the check that both compute the same."""
+"""PyTorch networks to ONNX files."""
 
 from __future__ import annotations
 
@@ -10,27 +10,17 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import onnx_ir
 import onnxscript
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from ...runtime.backends import Graph
-from ...runtime.bundle.graph_tensors import TYPED
-from ...runtime.bundle.manifest import ParityResult
-from ...runtime.difference import Difference
 from ...runtime.errors import ExportError
 from .graphs import ExportGraph
-from .precision import EXTERNAL_DATA_BYTES
 from .strip import strip_notes
+from .weights import LEAST_BYTES, WeightsFile
 
 # The first with Gelu as one operator; TensorRT reads it from 10.0 on.
 OPSET = 20
-# Largest difference to PyTorch in float32, as a share of the largest output (at least 1): what a
-# graph's own rounding leaves, times a few (docs/rtx.md has what was seen).
-TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}
-
-_TORCH_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
@@ -38,6 +28,7 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
 
     Raises:
         ExportError: PyTorch cannot export it.
+        OSError: the disk is full.
     """
     # Nothing is known of an image at first; of everything else there is one at least.
     dims = {name: torch.export.Dim(name, min=0 if name == "V" else 1) for name in graph.dimensions}
@@ -62,12 +53,26 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
                 f"PyTorch cannot export {graph.name}: {lines[0] if lines else error}; install "
                 "the versions in constraints.txt"
             ) from error
-        assert program is not None
-        size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
-        external = size > EXTERNAL_DATA_BYTES
-        program.save(path, external_data=external)
-    strip_notes(path)
-    return [path, path.with_name(path.name + ".data")] if external else [path]
+    assert program is not None
+    return _save(program.model, path)
+
+
+def _save(model: onnx_ir.Model, path: Path) -> list[Path]:
+    """Write a model without notes, its weights tensor by tensor; they are not copied before."""
+    with WeightsFile(path) as file:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < LEAST_BYTES:
+                continue
+            start, length = file.add([tensor.numpy()])
+            value.const_value = onnx_ir.ExternalTensor(
+                file.path.name, start, length, tensor.dtype,
+                shape=onnx_ir.Shape(tensor.shape.numpy()), name=name,
+            )  # fmt: skip
+    proto = onnx_ir.serde.serialize_model(model)
+    strip_notes(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return [path, *file.files]
 
 
 def _attention(
@@ -90,56 +95,6 @@ def _attention(
     if attn_mask is not None:
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
-
-
-def check_parity(
-    graph: ExportGraph, loaded: Graph, precision: str = "fp32", *, emulated: bool = False
-) -> ParityResult:
-    """Compare a loaded graph with PyTorch in float32 at several sizes of its dynamic dimensions.
-
-    Args:
-        graph: what was exported.
-        loaded: what came of it.
-        precision: `fp32`, or that of the variant; its own typed inputs are not part of its error.
-        emulated: the variant keeps its tensors in float32 (`precision.typed_model`).
-    """
-    worst = Difference()
-    for index, sizes in enumerate(graph.trials):
-        args = graph.feeds(sizes, torch.Generator().manual_seed(index))
-        feeds, args = _typed_feeds(graph, args, precision, emulated)
-        with torch.inference_mode():
-            expected = graph.module(*args)
-        if isinstance(expected, Tensor):
-            expected = (expected,)
-        outputs = loaded.run(feeds)
-        for name, tensor in zip(graph.outputs, expected, strict=True):
-            worst = worst.or_worse(Difference.of(outputs[name], tensor.numpy()))
-    tolerance = TOLERANCES[precision]
-    return ParityResult(
-        parity_name(graph.name, precision, emulated), len(graph.trials), worst.absolute,
-        worst.relative, tolerance, worst.share <= tolerance,
-    )  # fmt: skip
-
-
-def parity_name(graph: str, precision: str, emulated: bool) -> str:
-    """Name of a graph in the parity report, as `target.head_step [fp16]`."""
-    if precision == "fp32":
-        return graph
-    return f"{graph} [{precision}{', emulated' if emulated else ''}]"
-
-
-def _typed_feeds(
-    graph: ExportGraph, args: tuple[Tensor, ...], precision: str, emulated: bool
-) -> tuple[dict[str, NDArray[Any]], tuple[Tensor, ...]]:
-    """Return a graph's feeds, and the same values for PyTorch."""
-    feeds: dict[str, NDArray[Any]] = {}
-    values: list[Tensor] = []
-    for name, arg in zip(graph.inputs, args, strict=True):
-        typed = precision != "fp32" and name in TYPED
-        held = arg.to(_TORCH_TYPES[precision]) if typed else arg
-        values.append(held.to(arg.dtype))
-        feeds[name] = (values[-1] if emulated else held).numpy()
-    return feeds, tuple(values)
 
 
 @contextlib.contextmanager

@@ -14,23 +14,25 @@ from pathlib import Path
 
 from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
 from ..bundle.manifest import Manifest, needed_graphs
-from ..bundle.manifest_checks import ENGINE_BACKENDS
+from ..bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS, PRECISIONS
 from ..command.text import shown
 from ..device import find_device
 from ..errors import BackendError, OptionError
 from .base import (
     Backend,
     BindableGraph,
+    Check,
     DeviceClock,
     DeviceTensor,
     Graph,
     GraphDemand,
     HeadRounds,
     Timed,
+    unchecked,
 )
-from .engines import PRECISIONS, EngineChoice, Machine, check_engines_exist
+from .engines import EngineChoice, Machine, check_engines_exist
 from .onnx_library import check_cuda_provider
-from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend
+from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend, graph_precision
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 # Best first.
@@ -63,7 +65,8 @@ class BackendOptions:
     Attributes:
         backend: `auto` or one of `BACKENDS`.
         threads: CPU threads.
-        precision: of engines: `fp16`, `bf16` or `fp32`; None takes the fastest there is.
+        precision: `fp16`, `bf16`, `fp32` or `int8`; None takes the fastest engines that there
+            are, and of graphs for ONNX Runtime float32, if the bundle has them.
         memory_limit: MB of device memory for weights, tensors and scratch of engines, or None.
         cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 
@@ -91,13 +94,16 @@ class BackendOptions:
             object.__setattr__(self, "memory_limit", limit)
 
 
-def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+def create_backend(
+    folder: Path, manifest: Manifest, options: BackendOptions, check: Check = unchecked
+) -> Backend:
     """Return the backend that was asked for; `auto` takes the best one that runs this bundle here.
 
     Args:
         folder: the bundle's directory.
         manifest: what is in it.
         options: which backend, and how.
+        check: called with the names of files before they are loaded.
 
     Raises:
         BackendError: the name is unknown, or the backend cannot run the bundle here: one line
@@ -108,11 +114,11 @@ def create_backend(folder: Path, manifest: Manifest, options: BackendOptions) ->
             raise BackendError(
                 f"backend is {options.backend!r}: give auto or one of {', '.join(BACKENDS)}"
             )
-        return _create(options.backend, folder, manifest, options)
+        return _create(options.backend, folder, manifest, options, check)
     errors: dict[str, BackendError] = {}
     for name in _AUTO:
         try:
-            return _create(name, folder, manifest, options)
+            return _create(name, folder, manifest, options, check)
         except BackendError as error:
             errors[name] = error
     # Who has built engines wants to know why they do not run.
@@ -125,32 +131,45 @@ def obstacles(folder: Path, manifest: Manifest, options: BackendOptions) -> dict
     reasons: dict[str, str | None] = {}
     for name in BACKENDS:
         try:
-            _create(name, folder, manifest, options).close()
+            _create(name, folder, manifest, options, unchecked).close()
             reasons[name] = None
         except BackendError as error:
             reasons[name] = str(error)
     return reasons
 
 
-def _create(name: str, folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+def _create(
+    name: str, folder: Path, manifest: Manifest, options: BackendOptions, check: Check
+) -> Backend:
     if name in ENGINE_BACKENDS:
-        return _create_engine_backend(name, folder, manifest, options)
-    for given, flag in ((options.precision not in (None, "fp32"), f"precision {options.precision}"),
-                        (options.memory_limit is not None, "memory-limit")):  # fmt: skip
-        if given:
+        return _create_engine_backend(name, folder, manifest, options, check)
+    if options.memory_limit is not None:
+        raise BackendError(
+            f"{name} has no --memory-limit: leave it out, or use engines (--backend tensorrt or "
+            "tensorrt_rtx)"
+        )
+    precision = graph_precision(manifest, folder, options.precision)
+    device = None
+    if name != "onnxruntime":
+        if precision == "int8":
             raise BackendError(
-                f"{name} has no --{flag}: leave it out, or use engines (--backend tensorrt or "
-                "tensorrt_rtx)"
+                f"{name} has no operators of int8 graphs: give --backend onnxruntime, or "
+                "--precision fp32 or fp16"
             )
-    if name == "onnxruntime":
-        return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads))
-    check_cuda_provider(CUDA_PROVIDER)  # first: it is quicker than asking the driver
-    return OnnxRuntimeBackend(folder, manifest, OnnxLoader(options.threads, find_device()))
+        check_cuda_provider(CUDA_PROVIDER)  # first: it is quicker than asking the driver
+        device = find_device()
+    loader = OnnxLoader(options.threads, device)
+    return OnnxRuntimeBackend(folder, manifest, loader, precision, check)
 
 
 def _create_engine_backend(
-    name: str, folder: Path, manifest: Manifest, options: BackendOptions
+    name: str, folder: Path, manifest: Manifest, options: BackendOptions, check: Check
 ) -> Backend:
+    if options.precision not in (None, *ENGINE_PRECISIONS):
+        raise BackendError(
+            f"{name} has no engines of {options.precision}: give --backend onnxruntime, or "
+            f"--precision {', '.join(ENGINE_PRECISIONS)}"
+        )
     check_engines_exist(manifest, folder, name)  # before anything is imported
     from .tensorrt import TensorRtBackend
     from .tensorrt.binding import Binding
@@ -163,5 +182,6 @@ def _create_engine_backend(
     engines.require(needed_graphs(manifest))
     limit = None if options.memory_limit is None else options.memory_limit << 20
     return TensorRtBackend(
-        folder, manifest, binding, engines, memory_limit=limit, cuda_graph=options.cuda_graph
-    )
+        folder, manifest, binding, engines, memory_limit=limit, cuda_graph=options.cuda_graph,
+        check=check,
+    )  # fmt: skip

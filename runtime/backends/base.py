@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...plugins.rounds import Finished, Start
@@ -13,6 +14,13 @@ from ...plugins.rounds import Finished, Start
 Array = NDArray[Any]
 # Sizes of the named dimensions of a call, as `{"B": 2, "V": 10, "P": 3}`.
 Dims = Mapping[str, int]
+# Checks files of a bundle, by name, before they are loaded.
+Check = Callable[[Iterable[str]], None]
+
+
+def unchecked(names: Iterable[str]) -> None:
+    """Take files as they are."""
+    del names
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ class Graph(Protocol):
 @runtime_checkable
 class BindableGraph(Graph, Protocol):
     """A graph of the host, for calls that repeat at the same addresses."""
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type of an input or output, which the arrays of `bind` must have."""
+        ...
 
     def bind(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int = 0

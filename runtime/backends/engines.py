@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...plugins.operators import GRAPH_PREFIX
 from ..bundle.manifest import EngineSpec, GraphSpec, Manifest
-from ..bundle.manifest_checks import PRECISIONS
+from ..bundle.manifest_checks import ENGINE_PRECISIONS
 from ..device import DeviceInfo, architecture
 from ..errors import BackendError
 
@@ -44,7 +44,7 @@ class Machine:
 def rebuild_command(folder: Path, backend: str, precision: str | None = None) -> str:
     """The command that builds a bundle's engines on this machine.
 
-    Without a precision it builds the first of `PRECISIONS` that the bundle has graphs for.
+    Without a precision it builds the first of `ENGINE_PRECISIONS` that the bundle has graphs for.
     """
     command = f"csd-export --rebuild {folder} --backend {backend}"
     return command if precision is None else f"{command} --precision {precision}"
@@ -66,9 +66,9 @@ def _for_device(backend: str, compute_capability: str | None) -> str:
 
 
 def graph_spec(manifest: Manifest, graph: str, precision: str) -> GraphSpec:
-    """The graph that an engine of that precision was built from."""
-    variants = manifest.variants.get(precision, {})
-    return variants.get(graph, manifest.graphs[graph])
+    """The graph in a precision; what has no variant, as an operator, computes in float32."""
+    typed = manifest.tables.get(precision, {})
+    return typed.get(graph) or manifest.every_graph[graph]
 
 
 def check_engines_exist(manifest: Manifest, folder: Path, backend: str) -> None:
@@ -112,7 +112,8 @@ def choose_engines(
         own.sort(key=lambda e: len(e.compute_capabilities), reverse=True)
         fitting = {(e.graph, e.precision): e for e in own if machine.runs(e)}
         strict = precision is not None and group[0].split(".")[0] in manifest.models
-        order = (precision, *(p for p in PRECISIONS if p != precision)) if precision else PRECISIONS
+        first = () if precision is None else (precision,)
+        order = tuple(dict.fromkeys((*first, *ENGINE_PRECISIONS)))
         for wanted in order[:1] if strict else order:
             if all((graph, wanted) in fitting for graph in group):
                 chosen.update({graph: fitting[graph, wanted] for graph in group})
@@ -209,7 +210,9 @@ def _misfit(
             f"engine of {graph} built by {library} {engine.library} for {targets}{where}; this "
             f"machine has {machine.library} on {device.architecture}{here}: {command}"
         )
-    common = [name for name in PRECISIONS if all((graph, name) in fitting for graph in group)]
+    common = [
+        name for name in ENGINE_PRECISIONS if all((graph, name) in fitting for graph in group)
+    ]
     role = group[0].split(".")[0]
     if precision is not None and common:
         return (

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import Manifest, needed_graphs
 from ..command.memory import first_line, is_memory_error, out_of_memory
 from ..device import DeviceInfo
 from ..errors import BackendError
-from .base import Array, Dims, Graph, GraphDemand, HeadRounds
+from .base import Array, Check, Dims, Graph, GraphDemand, HeadRounds, unchecked
+from .engines import graph_spec
 from .external_data import linked_weights
 from .onnx_library import load_onnxruntime
 
@@ -27,6 +28,12 @@ ONE_THREAD_BYTES = 8 << 20
 THREADED_WORK = 24_000_000
 _ON_THE_HOST = "export the bundle again"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+# Precisions that it has operators for, the one that is taken where nobody asks for another first.
+PRECISIONS = ("fp32", "fp16", "int8")
+_DTYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
+}  # fmt: skip
 
 
 class OnnxGraph:
@@ -42,6 +49,12 @@ class OnnxGraph:
         self._session, self._wide = session, wide
         self._wide_rows = THREADED_WORK / max(1, weight_bytes)
         self._outputs: list[str] = [output.name for output in session.get_outputs()]
+        tensors = (*session.get_inputs(), *session.get_outputs())
+        self._types: dict[str, str] = {tensor.name: tensor.type for tensor in tensors}
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """See `BindableGraph.dtype`."""
+        return np.dtype(_DTYPES[self._types[name]])
 
     def run(
         self, feeds: Mapping[str, Array], rows: int = 0, keep: Collection[str] = ()
@@ -137,14 +150,17 @@ class OnnxLoader:
     Args:
         threads: threads of one operator, in graphs of `ONE_THREAD_BYTES` and more, on the CPU.
         device: the CUDA device to run on, or None for the CPU.
+        lean: give memory of a call back at its end, in place of keeping it for the next.
 
     Raises:
         BackendError: onnxruntime cannot be imported.
     """
 
-    def __init__(self, threads: int, device: DeviceInfo | None = None) -> None:
+    def __init__(
+        self, threads: int, device: DeviceInfo | None = None, *, lean: bool = False
+    ) -> None:
         self._ort = load_onnxruntime()
-        self._threads, self._info = threads, device
+        self._threads, self._info, self._lean = threads, device, lean
         self._weights: list[dict[str, Any]] = []  # that sessions use where they lie
 
     def _session(self, path: Path, threads: int, *, spin: bool) -> Any:
@@ -152,6 +168,7 @@ class OnnxLoader:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what is an error is raised, and said once
+        options.enable_cpu_mem_arena = not self._lean
         # Several sessions take turns: a pool that spins after its turn slows the next one down.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -211,6 +228,49 @@ class OnnxLoader:
         return self._ort.__version__
 
 
+def graph_precision(manifest: Manifest, folder: Path, wanted: str | None) -> str:
+    """Return the precision of the graphs that ONNX Runtime runs of a bundle.
+
+    Args:
+        manifest: of the bundle.
+        folder: of the bundle, for messages.
+        wanted: what was asked for, or None.
+
+    Raises:
+        BackendError: the bundle has no such graphs.
+    """
+    needed = needed_graphs(manifest)
+    there = [
+        name
+        for name in PRECISIONS
+        if all(n in manifest.tables.get(name, {}) for n in needed)
+        and all(manifest.tables[name][n].files for n in needed)
+    ]
+    if not there and manifest.every_graph:
+        raise BackendError(
+            f"bundle {folder} has no graphs that onnxruntime runs, only {_what_else(manifest)}: "
+            "use the bundle that it was made from, or --backend tensorrt or tensorrt_rtx"
+        )
+    if wanted is None:
+        return there[0] if there else PRECISIONS[0]
+    if wanted not in PRECISIONS:
+        raise BackendError(
+            f"onnxruntime has no --precision {wanted}: give {' or '.join(there)}, or use engines "
+            "(--backend tensorrt or tensorrt_rtx)"
+        )
+    if wanted not in there:
+        raise BackendError(
+            f"bundle {folder} has no {wanted} graphs: give --precision {' or '.join(there)}, or "
+            f"export it with --precision {wanted}"
+        )
+    return wanted
+
+
+def _what_else(manifest: Manifest) -> str:
+    precisions = ", ".join(manifest.precisions)
+    return f"{precisions} engines" if manifest.engines else f"{precisions} graphs"
+
+
 class OnnxRuntimeBackend:
     """Runs the ONNX files of one bundle.
 
@@ -218,10 +278,20 @@ class OnnxRuntimeBackend:
         folder: the bundle's directory.
         manifest: what is in it.
         loader: loads them.
+        precision: of the graphs, one of `PRECISIONS`.
+        check: called with the names of files before they are loaded.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, loader: OnnxLoader) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        loader: OnnxLoader,
+        precision: str = "fp32",
+        check: Check = unchecked,
+    ) -> None:
         self._folder, self._manifest, self._loader = folder, manifest, loader
+        self._precision, self._check = precision, check
         self.name = "onnxruntime" if loader.device is None else "onnxruntime_cuda"
         self._graphs: dict[str, Graph] = {}
 
@@ -229,8 +299,9 @@ class OnnxRuntimeBackend:
         """See `Backend.open`; nothing is ever padded."""
         del padding
         if graph not in self._graphs:
-            path = self._folder / self._manifest.graphs[graph].onnx_file
-            self._graphs[graph] = self._loader.load(path)
+            spec = graph_spec(self._manifest, graph, self._precision)
+            self._check(spec.files)
+            self._graphs[graph] = self._loader.load(self._folder / spec.onnx_file)
         return self._graphs[graph]
 
     def head_rounds(self, graph: str) -> HeadRounds | None:
@@ -249,7 +320,8 @@ class OnnxRuntimeBackend:
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
-        versions, device = {"onnxruntime": self._loader.version}, self._loader.device
+        versions = {"onnxruntime": self._loader.version, "precision": self._precision}
+        device = self._loader.device
         if device is not None:
             versions |= {
                 "driver": device.driver,

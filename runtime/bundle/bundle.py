@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..arguments import one_of
 from ..backends.engines import renewal_command
 from ..command.text import plain
 from ..errors import BundleError
@@ -13,7 +14,8 @@ from ..head import AffineDraft, HeadCalibration
 from .calibration import read_head_draft
 from .checks import check_graphs, read_manifest
 from .folder import BundleFolder
-from .manifest import Manifest, file_sha256
+from .manifest import Manifest
+from .verification import POLICIES, FileCheck
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -25,59 +27,58 @@ class Bundle:
     Attributes:
         path: the directory.
         manifest: what is in it.
+        check: checks files before they are loaded.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, check: FileCheck | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.check = check or FileCheck(BundleFolder.at(path), manifest.file_hashes)
 
     def __repr__(self) -> str:
         models = " and ".join(self.manifest.models)
         return f"<Bundle {self.manifest.name} at {self.path}: {models}>"
 
     @classmethod
-    def open(cls, path: str | Path, *, check_files: bool = True, links: bool = False) -> Bundle:
-        """Read the manifest, and check every field and file of it.
+    def open(cls, path: str | Path, *, verify_files: str = "once", links: bool = False) -> Bundle:
+        """Read the manifest, and check every field of it, and that its files are there.
 
         Where files lie is checked before any of them is read: inside the folder, links followed,
-        or in the blobs of the model hub's cache that it is part of (`folder.py`).
+        or in the blobs of the model hub's cache that it is part of (`folder.py`). Graphs are held
+        against the manifest. The SHA-256 of a file is compared when it is loaded.
 
         Args:
             path: the directory.
-            check_files: compare the SHA-256 of each file; without it only presence is checked,
-                and that graphs are what the manifest says.
+            verify_files: `once` compares the SHA-256 of a file unless it was seen before and did
+                not change since (`verification.py`), `always` each time, `never` not at all.
             links: follow links to anywhere. They are read with your rights: only for a bundle
                 whose links you know.
 
         Raises:
             BundleError: names what is wrong and the command that mends it.
+            OptionError: an argument has a value that is not known.
         """
         path = Path(path)
+        policy = one_of("verify-files", verify_files, POLICIES)
         folder = BundleFolder.at(path, links=links)
         manifest = read_manifest(folder)
         remedies = {e.file: renewal_command(path, e) for e in manifest.engines}
-        for name, sha256 in manifest.file_hashes.items():
-            remedy = remedies.get(name, "export it again with csd-export")
-            if (file := folder.file(name)) is None:
-                raise BundleError(f"bundle {path} lacks {name}: {remedy}")
-            if check_files and file_sha256(file) != sha256:
-                raise BundleError(
-                    f"bundle {path}: {name} was altered (its SHA-256 is not the manifest's): "
-                    f"{remedy}"
-                )
-        check_graphs(folder, manifest)
-        return cls(path, manifest)
+        check = FileCheck(folder, manifest.file_hashes, remedies, policy)
+        check.require(manifest.file_hashes)
+        check_graphs(folder, manifest, check)
+        return cls(path, manifest, check)
 
     def head_draft(self, role: str) -> AffineDraft | None:
         """Return the fitted draft of a model's head, or None for a bundle without calibration.
 
         Raises:
-            BundleError: it cannot be read, or its arrays do not fit the model.
+            BundleError: it cannot be read or was altered, or its arrays do not fit the model.
         """
         calibration = self.manifest.calibration
         if calibration is None:
             return None
         config = self.manifest.models[role]
+        self.check([calibration.file])
         try:
             return read_head_draft(
                 self.path / calibration.file, role, config, calibration.head_steps
@@ -113,7 +114,8 @@ class Bundle:
         Args:
             backend: `auto`, `onnxruntime`, `onnxruntime_cuda`, `tensorrt` or `tensorrt_rtx`.
             threads: CPU threads.
-            precision: of engines: `fp16`, `bf16` or `fp32`; None takes the fastest there is.
+            precision: `fp16`, `bf16`, `fp32` or `int8`; None takes the fastest engines that there
+                are, and of graphs for ONNX Runtime float32, if the bundle has them.
             memory_limit: MB of device memory that engines may take, or None.
             cuda_graph: whether repeated calls of engines are recorded as CUDA graphs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ...plugins.build import MANIFEST as KERNELS_MANIFEST
 from ..command.text import plain, shown
@@ -69,24 +69,40 @@ def _unnamed(folder: BundleFolder) -> Iterator[str]:
             ) from error
 
 
-def check_graphs(folder: BundleFolder, manifest: Manifest) -> None:
+def check_graphs(
+    folder: BundleFolder, manifest: Manifest, check: Callable[[Iterable[str]], None]
+) -> None:
     """Check that ONNX files are what the manifest says, and take weights from files it names only.
+
+    Args:
+        folder: of the bundle.
+        manifest: what is in it.
+        check: compares files with their hashes: what is wrong may be that one was altered.
 
     Raises:
         BundleError: names the file.
     """
-    every = [("fp32", manifest.graphs), *manifest.variants.items()]
     seen: dict[str, OnnxFile] = {}
-    for precision, graphs in every:
+    for precision, graphs in manifest.tables.items():
         for name, spec in graphs.items():
-            file = spec.onnx_file
-            if file not in seen:
-                seen[file] = _read(folder, file)
-            label = f"bundle {folder.path}: {file}, graph {name}"
-            _check_weights(label, spec, seen[file])
-            for tensors, found in ((spec.inputs, seen[file].inputs),
-                                   (spec.outputs, seen[file].outputs)):  # fmt: skip
-                _check_tensors(label, tensors, found, dtypes=precision == "fp32")
+            if not spec.files:
+                continue
+            try:
+                if spec.onnx_file not in seen:
+                    seen[spec.onnx_file] = _read(folder, spec.onnx_file)
+                _check_graph(folder, name, spec, seen[spec.onnx_file], dtypes=precision == "fp32")
+            except BundleError:
+                check(spec.files)
+                raise
+
+
+def _check_graph(
+    folder: BundleFolder, name: str, spec: GraphSpec, found: OnnxFile, *, dtypes: bool
+) -> None:
+    label = f"bundle {folder.path}: {spec.onnx_file}, graph {name}"
+    _check_weights(folder, label, spec, found)
+    _check_tensors(label, spec.inputs, found.inputs, dtypes=dtypes)
+    _check_tensors(label, spec.outputs, found.outputs, dtypes=dtypes)
 
 
 def _read(folder: BundleFolder, name: str) -> OnnxFile:
@@ -101,7 +117,9 @@ def _read(folder: BundleFolder, name: str) -> OnnxFile:
         ) from error
 
 
-def _check_weights(label: str, spec: GraphSpec, found: OnnxFile) -> None:
+def _check_weights(folder: BundleFolder, label: str, spec: GraphSpec, found: OnnxFile) -> None:
+    """Check where weights beside a graph lie, and that their file is long enough for them."""
+    sizes: dict[str, int] = {}
     beside = posixpath.dirname(spec.onnx_file)
     others = set(list(spec.files)[1:])
     for tensor in found.external:
@@ -112,6 +130,14 @@ def _check_weights(label: str, spec: GraphSpec, found: OnnxFile) -> None:
             )
         if tensor.offset < 0 or (tensor.length or 0) < 0:
             raise BundleError(f"{label}: takes weights from before a file's start: {_AGAIN}")
+        if tensor.location not in sizes:
+            path = folder.file(posixpath.join(beside, tensor.location))
+            sizes[tensor.location] = 0 if path is None else path.stat().st_size
+        if tensor.offset + (tensor.length or 0) > sizes[tensor.location]:
+            raise BundleError(
+                f"{label}: {tensor.location} ends before the weights {plain(tensor.name, 80)}: it "
+                "was cut off; fetch the bundle again, or export it again with csd-export"
+            )
 
 
 def _check_tensors(

@@ -21,8 +21,8 @@ from ..config import MARConfig
 MODEL_GRAPHS = ("backbone", "head_modulation", "head_step")
 INTEGERS = frozenset({"visible", "query", "label", "step", "token", "timestep"})
 TYPED = frozenset({"mods"})
-# Names of the variants' element types.
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# Element types of `TYPED` tensors by precision; in int8 products alone have its type.
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
 
 # A dimension is a number or the name of a dynamic one.
 Shapes = dict[str, tuple[int | str, ...]]

@@ -11,12 +11,16 @@
 | `class_names` | names of the labels, or null |
 | `max_batch`, `max_gamma` | limits that the graphs were exported and checked for |
 | `graphs` | by name: files with SHA-256, inputs, outputs, ranges of the named dimensions |
-| `variants` | by precision (`fp16`, `bf16`): the same graphs in that precision, for engines |
+| `variants` | by precision (`fp16`, `bf16`): the same graphs in that precision |
 | `engines` | engines built from the graphs, each for a library version and compute capabilities |
 | `calibration` | file of the fitted head drafts, or null |
 | `parity` | largest differences to PyTorch seen at export |
 | `sources` | of weights: name and SHA-256 of the files, no folder, and which of theirs were taken |
 | `created_by` | versions of the libraries that wrote the bundle |
+
+A slim bundle (`csd-export --slim`, from schema 3 on) has the graphs of one precision only: none in
+`graphs` where that is not float32. For engines it has these in place of the graphs' files, so that
+a graph names none.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ from ..head.draft import ROW_COST
 from . import manifest_checks as checks
 from .graph_tensors import MODEL_GRAPHS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 
 
@@ -55,7 +59,8 @@ class TensorSpec:
 class GraphSpec:
     """A graph: its files, its tensors, and `[least, typical, most]` of each named dimension.
 
-    `files` maps names to SHA-256; the first is the ONNX file, others hold its weights.
+    `files` maps names to SHA-256; the first is the ONNX file, others hold its weights. There are
+    none where a slim bundle has an engine of the graph only.
     """
 
     files: Mapping[str, str]
@@ -63,13 +68,15 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
     profile: Mapping[str, tuple[int, int, int]]
 
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise ValueError("a graph has no files")
-
     @property
     def onnx_file(self) -> str:
-        """Name of the ONNX file."""
+        """Name of the ONNX file.
+
+        Raises:
+            ValueError: the graph has none.
+        """
+        if not self.files:
+            raise ValueError("the graph has no files")
         return next(iter(self.files))
 
 
@@ -180,9 +187,30 @@ class Manifest:
         return self.models["target"]
 
     @property
+    def tables(self) -> dict[str, Mapping[str, GraphSpec]]:
+        """The graphs by precision, float32 first."""
+        return {"fp32": self.graphs, **self.variants}
+
+    @property
+    def every_graph(self) -> dict[str, GraphSpec]:
+        """Every graph by name, in the first of the precisions that has it."""
+        every: dict[str, GraphSpec] = {}
+        for graphs in self.tables.values():
+            every = {**graphs, **every}
+        return every
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that all graphs of the models are there in, with files or engines."""
+        needed = needed_graphs(self)
+        return tuple(
+            name for name, graphs in self.tables.items() if all(n in graphs for n in needed)
+        )
+
+    @property
     def file_hashes(self) -> dict[str, str]:
         """SHA-256 of every file of the bundle but the manifest."""
-        every = [self.graphs, *self.variants.values()]
+        every = self.tables.values()
         hashes = {k: v for graphs in every for g in graphs.values() for k, v in g.files.items()}
         hashes.update({engine.file: engine.sha256 for engine in self.engines})
         if self.calibration is not None:
@@ -192,7 +220,7 @@ class Manifest:
     @property
     def makes_images(self) -> bool:
         """Whether latents can be turned into images."""
-        return self.target.image_kind == "pixel" or "decoder" in self.graphs
+        return self.target.image_kind == "pixel" or "decoder" in self.every_graph
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`. A difference that is not finite becomes null."""
@@ -261,7 +289,7 @@ def _graphs(values: dict[str, Any]) -> dict[str, GraphSpec]:
 def needed_graphs(manifest: Manifest) -> tuple[str, ...]:
     """Graphs that a session loads: three of each model, and the decoder where there is one."""
     graphs = [f"{role}.{name}" for role in manifest.models for name in MODEL_GRAPHS]
-    return (*graphs, "decoder") if "decoder" in manifest.graphs else tuple(graphs)
+    return (*graphs, "decoder") if "decoder" in manifest.every_graph else tuple(graphs)
 
 
 def file_sha256(path: Path) -> str:

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 16 << 20  # of the file; one with engines for ten devices has 100 kB
 MAX_BATCH = MAX_GAMMA = 1024
-PRECISIONS = ("fp16", "bf16", "fp32")  # by speed: half of the bytes first, then more digits
+# Of engines, by speed: half of the bytes first, then more digits.
+ENGINE_PRECISIONS = ("fp16", "bf16", "fp32")
+PRECISIONS = (*ENGINE_PRECISIONS, "int8")
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
 ROLES = ("target", "draft")
 
@@ -84,7 +86,7 @@ _TENSORS = list_of(
 _GRAPHS = mapping(
     _GRAPH,
     record({
-        "files": mapping(relative_name, _SHA256, most=64, least=1),
+        "files": mapping(relative_name, _SHA256, most=64),
         "inputs": _TENSORS,
         "outputs": _TENSORS,
         "profile": mapping(_DIMENSION_NAME, _range, most=26),
@@ -94,7 +96,7 @@ _GRAPHS = mapping(
 _ENGINE = record({
     "graph": _GRAPH,
     "backend": one_of(*ENGINE_BACKENDS),
-    "precision": one_of(*PRECISIONS),
+    "precision": one_of(*ENGINE_PRECISIONS),
     "file": relative_name,
     "sha256": _SHA256,
     "size": whole(0, 1 << 50),
@@ -142,7 +144,7 @@ MANIFEST: Reader[dict[str, Any]] = record(
         "max_gamma": whole(1, MAX_GAMMA),
         "graphs": _GRAPHS,
         "class_names": optional(list_of(text(), most=1 << 20)),
-        "variants": mapping(one_of("fp16", "bf16"), _GRAPHS, most=2),
+        "variants": mapping(one_of("fp16", "bf16", "int8"), _GRAPHS, most=3),
         "engines": list_of(_ENGINE, most=10_000),
         "calibration": optional(_CALIBRATION),
         "parity": list_of(_PARITY, most=1000),
@@ -182,18 +184,21 @@ def check_together(manifest: Manifest) -> None:
 
 
 def _every_graph(manifest: Manifest) -> Iterator[tuple[str, str, GraphSpec, str]]:
-    for name, graph in manifest.graphs.items():
-        yield f"graphs.{name}", name, graph, "fp32"
-    for precision, graphs in manifest.variants.items():
+    for precision, graphs in manifest.tables.items():
+        table = "graphs" if precision == "fp32" else f"variants.{precision}"
         for name, graph in graphs.items():
-            yield f"variants.{precision}.{name}", name, graph, precision
+            yield f"{table}.{name}", name, graph, precision
 
 
 def _check_graph(
     where: str, name: str, graph: GraphSpec, precision: str, manifest: Manifest
 ) -> None:
-    if name not in manifest.graphs:
+    if manifest.graphs and name not in manifest.graphs:
         raise ValueError(f"{where} is of no graph in graphs")
+    if not graph.files and not any(
+        (engine.graph, engine.precision) == (name, precision) for engine in manifest.engines
+    ):
+        raise ValueError(f"{where}.files is empty, and no engine is of that graph")
     tensors = (*graph.inputs, *graph.outputs)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ValueError(f"{where} has two tensors of one name")

@@ -62,6 +62,7 @@ class BoundHead:
     ) -> None:
         self.channels = channels
         self._modulation, self._step, self._width = modulation, step, width
+        self._dtype = step.dtype("mods")  # half of a variant's, where that is what runs
         self._arena = _Arena()
 
     def modulate(self, z: Float32, timesteps: Int64) -> None:
@@ -114,7 +115,7 @@ class BoundHead:
         call()
 
     def _modulations(self, steps: int, columns: int) -> Float32:
-        return self._arena.array("mods", (steps, columns, self._width))
+        return self._arena.array("mods", (steps, columns, self._width), self._dtype)
 
 
 class BoundEvaluator(HeadEvaluator, RowsEvaluate):
@@ -147,6 +148,11 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
         else:
             self._head.load(self._mods)
         self._rows = self._head.rows(self, capacity * (2 if self._guided else 1))
+        return self._rows
+
+    @property
+    def evaluated(self) -> HeadRows:
+        """The rows that `evaluate_rows` reads and writes."""
         return self._rows
 
     def evaluate_rows(self, count: int) -> None:

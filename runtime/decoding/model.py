@@ -57,9 +57,9 @@ class RuntimeModel:
         self.samplers = HeadSamplers(config.beta_schedule, config.token_dim, self.calibration)
         modulation, step = graphs["head_modulation"], graphs["head_step"]
         self.head_graphs = HeadGraphs(role, modulation, step, rounds)
-        self._bound: BoundHead | None = None
+        self.bound: BoundHead | None = None
         if isinstance(modulation, BindableGraph) and isinstance(step, BindableGraph):
-            self._bound = BoundHead(modulation, step, config.token_dim, config.modulation_dim)
+            self.bound = BoundHead(modulation, step, config.token_dim, config.modulation_dim)
 
     def condition(
         self,
@@ -195,4 +195,4 @@ class RuntimeModel:
             where: what is being sampled, for error messages.
         """
         given = self.head_graphs, conditions, timesteps, where
-        return HeadEvaluator(*given) if self._bound is None else BoundEvaluator(self._bound, *given)
+        return HeadEvaluator(*given) if self.bound is None else BoundEvaluator(self.bound, *given)

@@ -17,37 +17,33 @@ from ..helpers import DATA, ROOT, run_python
 EXPORT = textwrap.dedent("""
     import os, sys
     os.umask(0o027)
-    import csd.export.onnx.precision as precision, csd.export.onnx.to_onnx as to_onnx
-    if sys.argv.pop(1) == "beside":
-        precision.EXTERNAL_DATA_BYTES = to_onnx.EXTERNAL_DATA_BYTES = 1000
     from csd.export.cli import main
     raise SystemExit(main(sys.argv[1:]))
 """)
 
 
-OPTIONS = {"inside": ("--head-chain", "--plugins"), "beside": ("--precision", "fp16")}
+OPTIONS = ("--head-chain", "--plugins", "--precision", "fp16")
 
 
-def _export(home, weights, config_files, seed):
+def _export(home, config_files, seed):
     home.mkdir()
     (home / "w.pth").write_bytes((DATA / "draft.pth").read_bytes())
     argv = ["--target", home / "w.pth", "--target-config", config_files["draft"], "--max-batch", 1,
             "--max-gamma", 2, "--calibration-tokens", 64, "--out", home / "bundle",
-            *OPTIONS[weights]]  # fmt: skip
+            *OPTIONS]  # fmt: skip
     env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-    done = run_python(EXPORT, weights, *argv, cwd=home, env=env)
+    done = run_python(EXPORT, *argv, cwd=home, env=env)
     assert done.returncode == 0, done.stderr
     return home / "bundle"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", ["inside", "beside"])
-def test_two_exports_from_two_folders_are_the_same_files(weights, tmp_path, config_files):
-    one = _export(tmp_path / "home-of-one", weights, config_files, "1")
-    other = _export(tmp_path / "home-of-the-other", weights, config_files, "2")
+def test_two_exports_from_two_folders_are_the_same_files(tmp_path, config_files):
+    one = _export(tmp_path / "home-of-one", config_files, "1")
+    other = _export(tmp_path / "home-of-the-other", config_files, "2")
     hashes = Bundle.open(one).manifest.file_hashes
     assert hashes == Bundle.open(other).manifest.file_hashes
-    assert any(name.endswith(".onnx.data") for name in hashes) == (weights == "beside")
+    assert any(name.endswith(".onnx.data") for name in hashes)
     first, second = (json.loads((p / "manifest.json").read_bytes()) for p in (one, other))
     assert first == second
     for path in (one / name for name in (*hashes, "manifest.json")):

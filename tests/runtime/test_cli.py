@@ -295,7 +295,7 @@ def test_settings_of_engines_reach_the_session(tiny_bundle, out, monkeypatch, ca
     given = []
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: (
+        lambda folder, manifest, options, _: (
             given.append(options) or OnnxRuntimeBackend(folder, manifest, OnnxLoader(1))
         ),
     )

@@ -229,7 +229,7 @@ def other(tmp_path_factory):
     torch.save({"model": state}, folder / "weights.pth")
     model = load_mar(folder / "weights.pth", OTHER)
     request = ExportRequest(
-        name="other", target=model, draft=None, decoder=None, head_steps=13, max_batch=2,
+        name="other", target=lambda: model, draft=None, decoder=None, head_steps=13, max_batch=2,
         max_gamma=1, class_names=None, sources={}, calibration_tokens=0,
     )  # fmt: skip
     bundle = write_bundle(request, folder / "bundle", force=False, report=lambda _: None)
@@ -434,7 +434,7 @@ def test_numpys_numbers_are_taken(tiny_session):
 def test_sessions_take_bundles_and_options(tiny_bundle):
     with pytest.raises(OptionError, match=r"^bundle is .* \(str\): give what Bundle.open returns"):
         Session("bundle")
-    bundle = Bundle.open(tiny_bundle, check_files=False)
+    bundle = Bundle.open(tiny_bundle, verify_files="never")
     with pytest.raises(OptionError, match=r"^options is .* \(dict\): give BackendOptions"):
         Session(bundle, {"threads": 2})
     with pytest.raises(OptionError, match=r"^threads is 2.5 \(float\)"):
@@ -442,7 +442,7 @@ def test_sessions_take_bundles_and_options(tiny_bundle):
 
 
 def test_results_sessions_and_bundles_say_what_they_are(tiny_bundle, fixed):
-    bundle = Bundle.open(tiny_bundle, check_files=False)
+    bundle = Bundle.open(tiny_bundle, verify_files="never")
     with bundle.session(threads=1) as session:
         options = GenerateOptions(mode="csd", num_iter=4, head_steps=3, gamma=2)
         result = session.generate([1, 2], options, seed=3)
@@ -514,7 +514,7 @@ def test_a_lack_of_memory_for_graphs_is_one_line(tiny_bundle, monkeypatch):
 
     monkeypatch.setattr("csd.runtime.session.Session.graph", full)
     with pytest.raises(BackendError, match=r"^not enough memory: the graphs cannot be loaded"):
-        Bundle.open(tiny_bundle, check_files=False).session()
+        Bundle.open(tiny_bundle, verify_files="never").session()
 
 
 def test_tokens_that_are_not_finite_make_no_images(tiny_session, monkeypatch):

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--plot": args.plot}, inputs)
     if args.plot is not None:
         check_plot(args.plot)
-    bundle = Bundle.open(args.bundle)
+    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     progress = progress_report()
     with ExitStack() as opened:
         plan = _prepare(args, bundle, _fitting(sweep, args, bundle.manifest), options, opened)

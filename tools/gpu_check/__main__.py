@@ -31,9 +31,9 @@ from typing import Any
 
 from ...export.cli import main as export
 from ...runtime.backends import BackendOptions, obstacles
-from ...runtime.backends.engines import PRECISIONS
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS
+from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS
+from ...runtime.cli import add_verify_argument
 from ...runtime.command.files import partial_directory, write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.device import find_device
@@ -73,6 +73,7 @@ def build_parser() -> Parser:
         help="weights for the PyTorch baselines (default: the zoo's, or the file of their name "
         "that lies here)",
     )
+    add_verify_argument(parser)
     parser.add_argument("--repeats", type=COUNT, default=9, help="timed runs of each mode")
     parser.add_argument("--cfg", type=GUIDANCE, default=1.0, help="guidance scale of the bench")
     return parser
@@ -87,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the parts that were asked for, and write `gpu_check.json` after each."""
     wanted = parse_list("parts", args.parts, str, known=PARTS)
     if args.precision is not None:
-        parse_list("precision", args.precision, str, known=PRECISIONS)
-    bundle = Bundle.open(args.bundle)
+        parse_list("precision", args.precision, str, known=ENGINE_PRECISIONS)
+    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     (figures,) = result_files(args.out, ["gpu_check.json"], {"the bundle": args.bundle})
     console = results_console()
     does: dict[str, Callable[[], Outcome]] = {
@@ -154,7 +155,7 @@ def _own_copy(bundle: Bundle, out: Path) -> Bundle:
 
 def _graph_files(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
-    every = [manifest.graphs, *manifest.variants.values()]
+    every = manifest.tables.values()
     return {k: v for graphs in every for graph in graphs.values() for k, v in graph.files.items()}
 
 
@@ -164,7 +165,7 @@ def _engines(bundle: Bundle, out: Path, precision: str | None) -> Outcome:
     if not here:
         raise Skipped("neither library is installed: pip install tensorrt-rtx or tensorrt")
     copy = _own_copy(bundle, out)
-    wanted = precision or ",".join(["fp32", *copy.manifest.variants])
+    wanted = precision or ",".join(copy.manifest.precisions)
     codes = {
         name: export(["--rebuild", str(copy.path), "--backend", name, "--precision", wanted])
         for name in here

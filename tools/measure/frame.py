@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.cli import add_verify_argument
 from ...runtime.command.files import check_outputs, output_path, write_json
 from ...runtime.command.parser import Parser, run_command
 from ...runtime.head import native
@@ -65,6 +66,7 @@ def measuring_parser(
     if seed:
         parser.add_argument("--seed", type=SEED, default=0, help="of images, contexts and noise")
     parser.add_argument("--threads", type=THREADS, default=2, help="CPU threads")
+    add_verify_argument(parser)
     parser.add_argument(
         "--json",
         type=output_path,
@@ -96,7 +98,7 @@ def run_script(
 
     def run(args: argparse.Namespace) -> int:
         check_outputs({"--json": args.json, **outputs(args)}, {"the bundle": args.bundle})
-        bundle, idle = Bundle.open(args.bundle), idle_load()
+        bundle, idle = Bundle.open(args.bundle, verify_files=args.verify_files), idle_load()
         with bundle.session(backend, args.threads) as session:
             check(session, args)
             if warning := busy_warning(idle, None, args.threads, cores()):

@@ -98,6 +98,10 @@ class _TimedGraph:
         """See `Graph.run`."""
         return self._run(feeds, rows=rows, keep=keep)
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """See `BindableGraph.dtype`."""
+        return self._graph.dtype(name)
+
     def bind(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], rows: int = 0
     ) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from ....plugins.launch import LoadedKernels
 from ....plugins.operators import OPERATOR_OF
 from ...bundle.manifest import EngineSpec, Manifest
 from ...errors import BackendError
-from ..base import Dims, GraphDemand
+from ..base import Check, Dims, GraphDemand, unchecked
 from ..engines import EngineChoice, graph_spec, renewal_command
 from ..shapes import Limits, Range, check_calls
 from . import plugins
@@ -36,6 +36,7 @@ class TensorRtBackend:
         engines: says which engine runs a graph, and on which device.
         memory_limit: bytes of device memory for weights, tensors and scratch, or None.
         cuda_graph: whether repeated calls are recorded as CUDA graphs.
+        check: called with the names of files before they are loaded.
 
     Raises:
         BackendError: the CUDA bindings are missing, or the device fails.
@@ -50,9 +51,10 @@ class TensorRtBackend:
         *,
         memory_limit: int | None = None,
         cuda_graph: bool = True,
+        check: Check = unchecked,
     ) -> None:
         self.name = binding.backend
-        self._folder, self._manifest = folder, manifest
+        self._folder, self._manifest, self._check = folder, manifest, check
         self._binding, self._engines = binding, engines
         self._info = device = engines.machine.device
         self._capture = cuda_graph
@@ -88,6 +90,7 @@ class TensorRtBackend:
         spec = graph_spec(self._manifest, graph, engine_spec.precision)
         if graph in OPERATOR_OF:
             self._load_plugins()
+        self._check([engine_spec.file])
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:

@@ -1,23 +1,22 @@
 """Kernels that TensorRT-RTX compiles at the first run, kept in a file for later processes.
 
-The file lies in `$CSD_CACHE_DIR`, else in `$XDG_CACHE_HOME/csd`, else in `~/.cache/csd`, and may be
-deleted at any time. There is one for each library version, device and CUDA version of the driver.
-It begins with the SHA-256 of the rest, so that a damaged one never gets to the library; the library
-itself checks that the rest is for this machine. What cannot be read is ignored and replaced.
+The file lies in the user's cache (`command/cache.py`). There is one for each library version,
+device and CUDA version of the driver. It begins with the SHA-256 of the rest, so that a damaged one
+never gets to the library; the library itself checks that the rest is for this machine. What cannot
+be read is ignored and replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
+from ...command.cache import cache_folder
 from ...command.files import write_atomically
 from ...device import DeviceInfo
 
-VARIABLE = "CSD_CACHE_DIR"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -31,19 +30,8 @@ def cache_file(version: str, device: DeviceInfo) -> Path | None:
     # Devices of one architecture differ in what suits them, and names are no file names.
     own = hashlib.sha256(f"{device.name} {device.platform}".encode()).hexdigest()[:8]
     key = ("tensorrt_rtx", version, device.architecture, f"cuda{device.driver}", own)
-    folder = _folder()
+    folder = cache_folder()
     return None if folder is None else folder / f"{'-'.join(key)}.kernels"
-
-
-def _folder() -> Path | None:
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return Path(root) / "csd"
-    try:
-        return Path.home() / ".cache" / "csd"
-    except RuntimeError:
-        return None
 
 
 class KernelFile:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from csd.export.engines import builder as tensorrt_builder
 from csd.export.engines.builder import open_builder
-from csd.export.engines.progress import engine_progress, silent
+from csd.export.progress import shown_progress, silent
 from csd.runtime import Bundle
+from csd.runtime.command.frame import run_framed
 from csd.runtime.device import DeviceInfo, current_platform
 from csd.runtime.errors import BackendError, ExportError
 
@@ -198,14 +199,29 @@ def test_progress_is_told_where_the_library_tells_it(monitor, tiny_bundle, monke
     assert seen == (told if monitor else [])
 
 
-def test_ctrl_c_stops_a_build(tiny_bundle, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_a_build_and_is_told_as_what_it_was(
+    number, tiny_bundle, monkeypatch, capsys
+):
     library = install(monkeypatch, FakeLibrary("tensorrt_rtx"))
     builder = open_builder("tensorrt_rtx", (), ["fp16"])
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        build(builder, tiny_bundle, step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    during = []
+
+    def stop(*_):
+        during.append(signal.getsignal(number))
+        os.kill(os.getpid(), number)
+
+    def body():
+        before = signal.getsignal(number)
+        try:
+            build(builder, tiny_bundle, step=stop)
+        finally:
+            assert signal.getsignal(number) is before
+            assert during[0] is not before
+
+    assert run_framed("csd-export", body) == 128 + number
+    assert "interrupted" in capsys.readouterr().err
     assert len(library.builds) == 1
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_machine_without_a_device_is_told_to_build_there(monkeypatch):
@@ -223,7 +239,7 @@ def test_a_machine_without_a_device_is_told_to_build_there(monkeypatch):
 def test_a_bar_is_shown_on_a_terminal_only(terminal):
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=terminal)
-    with engine_progress(console)("head_step [fp16]") as step:
+    with shown_progress(console)("head_step [fp16]") as step:
         step("Building Engine", 1, 2)
     assert ("head_step [fp16]: Building Engine" in out.getvalue()) == terminal
     assert bool(out.getvalue()) == terminal

@@ -11,11 +11,11 @@ import torch
 
 from csd.export.cli import main
 from csd.export.engines.builder import open_builder
-from csd.export.engines.progress import silent
 from csd.export.onnx.graphs import model_graphs
 from csd.export.onnx.precision import write_variant
 from csd.export.onnx.to_onnx import export_onnx
 from csd.export.profiles import Limits, default_profiles
+from csd.export.progress import silent
 from csd.models import MAR
 from csd.runtime import Bundle, MARConfig
 from csd.runtime.bundle.manifest import GraphSpec, TensorSpec
@@ -175,7 +175,7 @@ def test_the_graphs_of_mar_base_build_at_its_widths_with_one_block_each(tmp_path
     assert len(graphs) == 4
     for graph in graphs:
         path = export_onnx(graph, tmp_path / f"{graph.name}.onnx")[0]
-        (typed,) = write_variant(path, tmp_path / f"{graph.name}.fp16.onnx", "fp16")
+        typed, *_ = write_variant(path, tmp_path / f"{graph.name}.fp16.onnx", "fp16")
         inputs = tuple(TensorSpec(name, "", shape) for name, shape in graph.inputs.items())
         spec = GraphSpec({typed.name: ""}, inputs, (), profiles[graph.name])
         engine = build(builder, typed, spec, builder.targets[0], f"{graph.name} [fp16]")

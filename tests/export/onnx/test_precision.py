@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import ml_dtypes
 import numpy as np
 import onnx
@@ -15,8 +13,10 @@ from csd.runtime import Bundle
 from csd.runtime.backends import OnnxLoader
 from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.bundle.manifest import Manifest
+from csd.runtime.bundle.onnx_file import read_onnx
+from csd.runtime.errors import ExportError
 
-from ...helpers import assert_parity, failure
+from ...helpers import DATA, assert_parity, copied_graph, failure
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -111,8 +111,9 @@ def test_products_are_typed_and_the_sensitive_layers_stay_float32(gpu_bundle, pr
 
 def test_a_variant_has_about_half_the_size(zoo_bundle, tmp_path):
     source = zoo_bundle / "target_backbone.onnx"
-    (path,) = write_variant(source, tmp_path / "half.onnx", "fp16")
-    share = path.stat().st_size / source.stat().st_size
+    made = write_variant(source, tmp_path / "half.onnx", "fp16")
+    whole = source.stat().st_size + source.with_name(f"{source.name}.data").stat().st_size
+    share = sum(path.stat().st_size for path in made) / whole
     print(f"share of the size {share:.2f}")
     assert 0.5 < share < 0.6
 
@@ -228,18 +229,13 @@ def test_a_loop_may_use_values_of_the_graph_around_it_in_both_types(order, preci
 def test_a_variant_that_differs_fails_the_export(
     config_files, tiny_bundle, tmp_path, monkeypatch, capsys
 ):
-    import shutil
-
-    from ...helpers import DATA
-
     def copied(graph, path):
-        shutil.copy(tiny_bundle / path.name, path)
-        return [path]
+        return copied_graph(tiny_bundle, path)
 
     def broken(source, path, precision, *, emulated=False):
         files = write_variant(source, path, precision, emulated=emulated)
         if "head_step" in path.name:
-            model = onnx.load(path)
+            model = onnx.load(path)  # with its weights, which then lie inside
             (bias,) = (w for w in model.graph.initializer if w.name == "head.input_proj.bias")
             values = numpy_helper.to_array(bias) + np.linspace(-1, 1, bias.dims[0])
             bias.CopyFrom(numpy_helper.from_array(values.astype(np.float32), bias.name))
@@ -260,12 +256,30 @@ def test_a_precision_that_is_not_known_is_one_line(tmp_path, capsys):
     assert failure(main, argv, capsys) == "precision has 'fp8': give some of fp16, bf16, fp32"
 
 
-def test_weights_beyond_protobufs_limit_lie_beside_the_graph(gpu_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("csd.export.onnx.precision.EXTERNAL_DATA_BYTES", 100_000)
+def test_the_weights_of_a_variant_lie_beside_it(gpu_bundle, tmp_path):
     source = gpu_bundle / "target_head_step.onnx"
     files = write_variant(source, tmp_path / "step.fp16.onnx", "fp16")
     assert [file.name for file in files] == ["step.fp16.onnx", "step.fp16.onnx.data"]
-    assert files[0].stat().st_size < files[1].stat().st_size
     OnnxLoader(1).load(files[0])
-    spec = Bundle.open(gpu_bundle).manifest.graphs["target.head_step"]
-    assert dataclasses.replace(spec, files={f.name: "" for f in files}).onnx_file == files[0].name
+    own, full = read_onnx(files[0]), read_onnx(source)
+    assert all(tensor.offset % 64 == 0 for tensor in own.external)
+    # The same numbers as of a model in memory.
+    inside = typed_model(onnx.load(source), "fp16")
+    beside = {t.name: numpy_helper.to_array(t) for t in onnx.load(files[0]).graph.initializer}
+    assert len(own.external) >= len(full.external) > 1
+    for tensor in inside.graph.initializer:
+        np.testing.assert_array_equal(beside[tensor.name], numpy_helper.to_array(tensor))
+
+
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_a_weight_that_float16_cannot_hold_is_named(place, gpu_bundle, tmp_path):
+    model = onnx.load(gpu_bundle / "target_head_step.onnx")
+    weight = next(w for w in model.graph.initializer if "mlp.0.weight" in w.name)
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] = 1e5
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    path = tmp_path / "x.onnx"
+    onnx.save_model(model, path, save_as_external_data=place == "beside", location="x.onnx.data")
+    with pytest.raises(ExportError, match=r"mlp.0.weight holds 1e\+05, which fp16 has no number"):
+        write_variant(path, tmp_path / "y.onnx", "fp16")
+    write_variant(path, tmp_path / "y.onnx", "bf16")

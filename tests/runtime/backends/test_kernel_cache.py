@@ -38,7 +38,7 @@ def generate(machine, make_bundle, folder):
         library = here.libraries[backend]
         for name, value in environment.items():
             setattr(library, name, value)
-        with Bundle.open(bundle, check_files=False).session(backend) as session:
+        with Bundle.open(bundle, verify_files="never").session(backend) as session:
             session.generate([3], OPTIONS)
             return library, session.versions()
 

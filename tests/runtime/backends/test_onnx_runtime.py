@@ -39,9 +39,9 @@ def test_bound_inputs_and_outputs_make_the_same_images(tiny_bundle, tiny_session
     wanted = tiny_session.generate([1, 2], OPTIONS, seed=4)
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, _: OnnxRuntimeBackend(folder, manifest, BoundLoader(1)),
+        lambda folder, manifest, *_: OnnxRuntimeBackend(folder, manifest, BoundLoader(1)),
     )
-    with Bundle.open(tiny_bundle, check_files=False).session() as session:
+    with Bundle.open(tiny_bundle, verify_files="never").session() as session:
         made = session.generate([1, 2], OPTIONS, seed=4)
     assert BoundLoader.kept > 20
     np.testing.assert_allclose(made.tokens, wanted.tokens, rtol=1e-5, atol=1e-6)
@@ -99,6 +99,19 @@ def test_a_failure_on_the_cpu_is_one_line_too(tiny_session):
         graph.run(inputs)
 
 
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("fp16", "has no fp16 graphs: give --precision fp32, or export it with --precision fp16"),
+        ("bf16", "onnxruntime has no --precision bf16: give fp32, or use engines"),
+    ],
+)
+def test_a_precision_that_is_not_there_is_one_line(precision, message, tiny_bundle):
+    for backend in ("onnxruntime", "auto"):
+        with pytest.raises(BackendError, match=message):
+            Bundle.open(tiny_bundle).session(backend, precision=precision)
+
+
 def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypatch):
     onnxruntime = load_onnxruntime()
 
@@ -108,7 +121,7 @@ def test_an_onnxruntime_without_cuda_says_what_to_install(tiny_bundle, monkeypat
         BackendError,
         match="has no CUDA: pip uninstall -y onnxruntime onnxru",
     ):
-        Bundle.open(tiny_bundle, check_files=False).session("onnxruntime_cuda")
+        Bundle.open(tiny_bundle, verify_files="never").session("onnxruntime_cuda")
 
 
 def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_bundle, monkeypatch):
@@ -123,7 +136,7 @@ def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_bundle, monkeypat
         lambda path, options, providers: real(path, options, providers=providers[1:]),
     )  # fmt: skip
     loader = OnnxLoader(1, DEVICE)
-    bundle = Bundle.open(tiny_bundle, check_files=False)
+    bundle = Bundle.open(tiny_bundle, verify_files="never")
     backend = OnnxRuntimeBackend(bundle.path, bundle.manifest, loader)
     assert backend.name == "onnxruntime_cuda"
     assert backend.versions()["device"] == "GeForce"

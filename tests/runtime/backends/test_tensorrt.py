@@ -100,7 +100,7 @@ def test_images_are_those_of_onnxruntime(machine, engines, expected, mode, captu
 
 
 def opened(engines, backend="tensorrt", **settings):
-    return Bundle.open(engines, check_files=False).session(backend, **settings)
+    return Bundle.open(engines, verify_files="never").session(backend, **settings)
 
 
 def refused(engines, backend, **settings):
@@ -190,7 +190,7 @@ def test_bindings_that_are_too_new_for_the_driver_are_named(machine, engines):
 
 def test_obstacles_are_listed_for_every_backend(machine, engines):
     machine("tensorrt")
-    bundle = Bundle.open(engines, check_files=False)
+    bundle = Bundle.open(engines, verify_files="never")
     reasons = obstacles(bundle.path, bundle.manifest, BackendOptions())
     assert set(reasons) == set(BACKENDS)
     assert reasons["tensorrt"] is reasons["onnxruntime"] is None
@@ -617,7 +617,7 @@ def test_bfloat16_values_come_out_as_float32(machine, make_bundle):
 class Rounded(OnnxRuntimeBackend):
     """ONNX Runtime with the tensors rounded that engines of bfloat16 have as such."""
 
-    def __init__(self, folder, manifest, _):
+    def __init__(self, folder, manifest, *_):
         super().__init__(folder, manifest, OnnxLoader(1))
 
     def open(self, graph, padding=None):
@@ -655,7 +655,7 @@ def test_a_run_of_bfloat16_engines_makes_what_rounded_tensors_make(
         results = [session.generate(LABELS, MODES[mode], seed=7) for _ in range(2)]
     assert here.cuda.launches > 0
     monkeypatch.setattr("csd.runtime.session.create_backend", Rounded)
-    with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
+    with Bundle.open(bfloat16_bundle, verify_files="never").session() as session:
         wanted = session.generate(LABELS, MODES[mode], seed=7)
     rounding = np.abs(wanted.tokens - expected(mode).tokens).mean()
     assert rounding > 0
@@ -798,7 +798,7 @@ def test_rounds_on_the_device_take_bfloat16_adaln_values_and_no_other_tensors(
         result = session.generate(LABELS, MODES["draft"], seed=7)
         where = session.versions()["head_rounds"]
     monkeypatch.setattr("csd.runtime.session.create_backend", Rounded)
-    with Bundle.open(bfloat16_bundle, check_files=False).session() as session:
+    with Bundle.open(bfloat16_bundle, verify_files="never").session() as session:
         wanted = session.generate(LABELS, MODES["draft"], seed=7).tokens
     far = np.abs(result.tokens - wanted) > 1e-3 * (1 + np.abs(wanted))
     share = far.any(axis=2).mean()

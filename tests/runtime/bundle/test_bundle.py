@@ -9,10 +9,17 @@ import numpy as np
 import onnx
 import pytest
 
-from csd.runtime import BackendError, Bundle, BundleError, CsdError, OptionError
+from csd.runtime import (
+    BackendError,
+    Bundle,
+    BundleError,
+    CsdError,
+    GenerateOptions,
+    OptionError,
+)
 from csd.runtime.bundle.manifest import SCHEMA_VERSION, EngineSpec, Manifest, file_sha256
 
-from ...helpers import NUM_ITER, forge_hashes, no_draft, tiny_config
+from ...helpers import NUM_ITER, edit_manifest, forge_hashes, no_draft, tiny_config
 
 
 def test_an_exported_bundle_opens_and_says_what_is_in_it(tiny_bundle):
@@ -49,6 +56,26 @@ def test_no_bundle_is_answered_with_the_command_that_writes_one(tmp_path):
         Bundle.open(tmp_path / "gone")
 
 
+def test_a_bundle_of_schema_2_with_weights_inside_its_graphs_is_read(make_bundle, tiny_session):
+    bundle = make_bundle()
+    for path in bundle.glob("*.onnx"):
+        model = onnx.load(path)
+        path.with_name(f"{path.name}.data").unlink()
+        onnx.save_model(model, path)
+
+    def change(values):
+        values["schema_version"] = 2
+        for graph in values["graphs"].values():
+            graph["files"] = {next(iter(graph["files"])): ""}
+
+    edit_manifest(bundle, change)
+    forge_hashes(bundle)
+    options = GenerateOptions(num_iter=3, head_steps=4)
+    with Bundle.open(bundle).session() as session:
+        made = session.generate([3], options, seed=1)
+    np.testing.assert_array_equal(made.tokens, tiny_session.generate([3], options, seed=1).tokens)
+
+
 def test_a_missing_file_is_named(make_bundle):
     bundle = make_bundle()
     (bundle / "draft_head_step.onnx").unlink()
@@ -62,18 +89,30 @@ def test_an_altered_file_is_named(make_bundle):
     raw = path.read_bytes()
     path.write_bytes(raw[:-99] + bytes([raw[-99] ^ 1]) + raw[-98:])
     with pytest.raises(BundleError, match=r"decoder\.onnx was altered .*: export it again"):
-        Bundle.open(bundle)
+        Bundle.open(bundle).session()
 
 
 def test_without_hashes_a_file_is_still_read_as_what_it_should_be(make_bundle):
     bundle = make_bundle()
     path = bundle / "calibration.npz"
     path.write_bytes(path.read_bytes() + b"more")
-    assert Bundle.open(bundle, check_files=False).path == bundle
+    assert Bundle.open(bundle, verify_files="never").path == bundle
     path = bundle / "decoder.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"decoder\.onnx is not an ONNX file .*export the bundle"):
-        Bundle.open(bundle, check_files=False)
+        Bundle.open(bundle, verify_files="never")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [("never", r"decoder\.onnx\.data ends before the weights"), ("once", "was altered")],
+)
+def test_weights_that_were_cut_off_are_found_when_a_bundle_is_opened(make_bundle, policy, message):
+    bundle = make_bundle()
+    path = bundle / "decoder.onnx.data"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(bundle, verify_files=policy)
 
 
 def test_an_engine_that_is_missing_or_altered_is_to_be_built_again(make_bundle):
@@ -87,7 +126,7 @@ def test_an_engine_that_is_missing_or_altered_is_to_be_built_again(make_bundle):
         Bundle.open(bundle)
     (bundle / "x.engine").write_bytes(b"other")
     with pytest.raises(BundleError, match=re.escape(f"not the manifest's): {command}")):
-        Bundle.open(bundle)
+        Bundle.open(bundle).check(["x.engine"])
 
 
 def test_a_future_schema_asks_for_a_newer_csd(make_bundle):
@@ -242,7 +281,13 @@ def test_a_bundle_without_a_decoder_makes_latents_only(make_bundle):
 
 def test_a_closed_session_says_so(tiny_bundle):
     with Bundle.open(tiny_bundle).session() as session:
-        assert set(session.versions()) == {"csd", "python", "numpy", "onnxruntime"}
+        assert set(session.versions()) == {
+            "csd",
+            "numpy",
+            "onnxruntime",
+            "precision",
+            "python",
+        }
     with pytest.raises(CsdError, match="closed"):
         session.generate([1])
 

@@ -118,7 +118,7 @@ def test_a_link_that_leaves_the_bundle_is_refused_before_anything_is_read(
             (bundle / name).mkdir()
         else:
             (bundle / name).symlink_to("/dev/zero" if kind == "device" else name)
-    monkeypatch.setattr("csd.runtime.bundle.bundle.file_sha256", _never)
+    monkeypatch.setattr("csd.runtime.bundle.verification.file_sha256", _never)
     monkeypatch.setattr("csd.runtime.bundle.checks.read_onnx", _never)
     message = {"file": "leaves the bundle", "device": "leaves the bundle", "loop": "cannot look at"}
     with pytest.raises(BundleError, match=message.get(kind, "is not a regular file")):

@@ -37,7 +37,7 @@ BAD = {
                     [*"abcdefghi", ""]],
     "graphs": [None, [], {"x y": {}}, {"\x1b": {}}, {"target.other": None}],
     DECODER: [None, [], {}],
-    f"{DECODER}.files": [None, [], {}, {"decoder.onnx": None}, {"decoder.onnx": "0"}, {"": "0"},
+    f"{DECODER}.files": [None, [], {"decoder.onnx": None}, {"decoder.onnx": "0"}, {"": "0"},
                          {"decoder.onnx": "g" * 64}, {"manifest.json": "0" * 64}],
     f"{DECODER}.inputs": [None, {}, [], [{}], [{"name": "latents"}], 5],
     f"{DECODER}.inputs.0.name": [None, "", "other", "a b", "\n"],

@@ -43,7 +43,7 @@ def twins(zoo_bundle, tmp_path_factory):
         values["calibration"]["sha256"] = file_sha256(file)
 
     edit_manifest(folder, change)
-    with Bundle.open(folder, check_files=False).session() as session:
+    with Bundle.open(folder, verify_files="never").session() as session:
         yield session
 
 

@@ -44,7 +44,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_no_call_is_larger_than_was_announced(tiny_bundle, monkeypatch, mode):
     seen: dict[str, dict[str, int]] = {}
-    bundle = Bundle.open(tiny_bundle, check_files=False)
+    bundle = Bundle.open(tiny_bundle, verify_files="never")
 
     def watch(name, feeds, outputs):
         name = name.replace("_", ".", 1) if name != "decoder" else name
@@ -55,7 +55,7 @@ def test_no_call_is_larger_than_was_announced(tiny_bundle, monkeypatch, mode):
 
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: WatchedBackend(folder, manifest, watch),
+        lambda folder, manifest, *_: WatchedBackend(folder, manifest, watch),
     )
     prepared, plain = [], WatchedBackend.prepare
     monkeypatch.setattr(
@@ -98,13 +98,13 @@ def test_tokens_are_sampled_in_the_chunks_that_a_backend_grants(tiny_bundle, mon
             changed = {"target.head_modulation": {**granted["target.head_modulation"], "N": 5}}
             return {**granted, **changed}
 
-    bundle = Bundle.open(tiny_bundle, check_files=False)
+    bundle = Bundle.open(tiny_bundle, verify_files="never")
     options = GenerateOptions(mode="target", num_iter=2, cfg=2.0, head="sequential")
     with bundle.session() as session:
         wanted = session.generate([1, 2], options, seed=3).tokens
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: Small(folder, manifest, watch),
+        lambda folder, manifest, *_: Small(folder, manifest, watch),
     )
     with bundle.session() as session:
         made = session.generate([1, 2], options, seed=3).tokens

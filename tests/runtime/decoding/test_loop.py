@@ -173,7 +173,7 @@ def watched(tiny_bundle, monkeypatch):
     def opened(watch, bundle=tiny_bundle):
         monkeypatch.setattr(
             "csd.runtime.session.create_backend",
-            lambda folder, manifest, options: WatchedBackend(
+            lambda folder, manifest, options, _: WatchedBackend(
                 folder, manifest, watch, options.threads
             ),
         )

@@ -1,0 +1,77 @@
+"""Float32 ONNX graphs with products of int8 weights, for ONNX Runtime on the CPU.
+
+`onnxruntime.quantization` does it: weights to int8 with a scale for each output column, before;
+the activations of a product to uint8 with one scale for the whole tensor, as they come. Sums,
+LayerNorm, softmax, attention's own products, those of a part of a weight (in a decoder's last
+block) and what lies between the graphs stay float32.
+
+| graph | products |
+| --- | --- |
+| `backbone`, `head_modulation` | int8 |
+| `head_step`, `decoder` | float32: the files of the float32 graphs, written once |
+
+Weights have 7 bits: processors without VNNI add pairs of uint8 x int8 products in 16 bits, and 8
+bits overflow there. So a graph computes the same integers on every processor.
+
+The scale of the activations is that of a whole call, so that in int8 the tokens of an image depend,
+within the rounding, on the images that are decoded with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+
+from .strip import strip_notes
+from .weights import pieces_of, save_beside
+
+NAME = "int8"
+# The head's steps take a token's state through up to a thousand times its error.
+_QUANTIZED = ("backbone", "head_modulation")
+_PRODUCTS = ["MatMul", "Gemm"]
+
+
+def has_int8(graph: str) -> bool:
+    """Whether a graph, as `target.backbone`, has int8 products in this precision."""
+    return graph.rpartition(".")[2] in _QUANTIZED
+
+
+def write_int8(source: Path, path: Path) -> list[Path]:
+    """Write a float32 ONNX file with int8 products and return its files, the `.onnx` first.
+
+    Args:
+        source: the float32 graph.
+        path: where to write.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    # Now and not before: it imports a good part of onnxruntime that nothing else needs.
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=path.parent) as folder:
+        rough = Path(folder) / path.name
+        with _without_advice():
+            quantize_dynamic(
+                source, rough, op_types_to_quantize=_PRODUCTS, per_channel=True, reduce_range=True,
+                weight_type=QuantType.QInt8, use_external_data_format=True,
+            )  # fmt: skip
+        model = onnx.load(rough, load_external_data=False)
+        strip_notes(model)
+        return save_beside(model, path, lambda tensor: pieces_of(tensor, rough.parent))
+
+
+@contextmanager
+def _without_advice() -> Generator[None]:
+    """The quantizer advises by the root logger to run its own optimizations first."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
