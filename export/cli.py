@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from ..models.families import load_config
 from ..runtime.bundle.manifest import Manifest, Source, file_sha256
 from ..runtime.command.parser import make_console, run_command
-from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError
-from .arguments import EngineOptions, build_parser, check_arguments, engine_options
+from .arguments import (
+    CALIBRATION_TOKENS,
+    EngineOptions,
+    build_parser,
+    check_arguments,
+    engine_options,
+)
 from .destination import check_destination
 from .engines.progress import engine_progress
 from .engines.rebuild import read_manifest, rebuild
@@ -96,9 +102,9 @@ def _request(
             sources[role] = Source(f"zoo:{args.zoo}", file_sha256(path))
     else:
         name, class_names = args.target.stem, None
-        files = {"target": (args.target, MARConfig.load(args.target_config))}
+        files = {"target": (args.target, load_config(args.target_config))}
         if args.draft:
-            files["draft"] = (args.draft, MARConfig.load(args.draft_config))
+            files["draft"] = (args.draft, load_config(args.draft_config))
     models = {role: load_mar(path, config) for role, (path, config) in files.items()}
     for role, (path, _) in files.items():
         sources.setdefault(role, Source(path.name, file_sha256(path)))
@@ -106,18 +112,21 @@ def _request(
     if args.decoder:
         decoder = load_kl_decoder(args.decoder)
         sources["decoder"] = Source(args.decoder.name, file_sha256(args.decoder))
-    default_steps = models["target"].config.num_sampling_steps
+    config = models["target"].config
+    calibration_tokens = args.calibration_tokens
+    if calibration_tokens is None:  # a solver has no use for them
+        calibration_tokens = 0 if config.solved else CALIBRATION_TOKENS
     return ExportRequest(
         name=name,
         target=models["target"],
         draft=models.get("draft"),
         decoder=decoder,
-        head_steps=default_steps if args.head_steps is None else args.head_steps,
+        head_steps=config.num_sampling_steps if args.head_steps is None else args.head_steps,
         max_batch=args.max_batch,
         max_gamma=args.max_gamma,
         class_names=class_names,
         sources=sources,
-        calibration_tokens=args.calibration_tokens,
+        calibration_tokens=calibration_tokens,
         row_cost=args.row_cost,
         precisions=tuple(name for name in options.precisions if name != "fp32"),
         head_chain=args.head_chain,

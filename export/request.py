@@ -12,6 +12,7 @@ from ..runtime.bundle.manifest_checks import MAX_BATCH, MAX_GAMMA
 from ..runtime.config import check_same_tokens
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
+from ..runtime.options import CHAIN_STEPS
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
 from .profiles import Limits, ProfileChange
@@ -99,6 +100,11 @@ class ExportRequest:
         """The models by role."""
         models = {"target": self.target}
         return models if self.draft is None else {**models, "draft": self.draft}
+
+    @property
+    def chain_steps(self) -> int:
+        """Head steps of the chain, which drafts are fitted for."""
+        return CHAIN_STEPS if self.target.config.solved else self.head_steps
 
     @property
     def limits(self) -> Limits:

@@ -116,7 +116,7 @@ def _calibrate(
         names = ("backbone", "head_modulation", "head_step")
         graphs = {name: loaded[f"{role}.{name}"] for name in names}
         fitted = calibrate(
-            RuntimeModel(role, model.config, graphs), steps=request.head_steps,
+            RuntimeModel(role, model.config, graphs), steps=request.chain_steps,
             tokens=request.calibration_tokens, batch=request.max_batch,
         )  # fmt: skip
         for field in dataclasses.fields(fitted):
@@ -126,4 +126,4 @@ def _calibrate(
     with write_atomically(path) as stream:
         np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
     tokens = request.calibration_tokens
-    return Calibration(path.name, file_sha256(path), request.head_steps, tokens, request.row_cost)
+    return Calibration(path.name, file_sha256(path), request.chain_steps, tokens, request.row_cost)

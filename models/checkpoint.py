@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..runtime.config import MARConfig
 from ..runtime.errors import WeightsError
+from .families import own_names
 from .mar import MAR
 
 _STATE_KEYS = ("model_ema", "model", "state_dict")
@@ -102,11 +103,12 @@ def load_mar(path: str | Path, config: MARConfig) -> MAR:
     Args:
         path: `.pth` with `{"model_ema": ...}` or `{"model": ...}`, or `.safetensors`, with
             official keys.
-        config: the architecture.
+        config: the architecture, and the family whose names the weights have.
 
     Raises:
+        ConfigError: the configuration is of no family.
         WeightsError: the file cannot be read, or a tensor does not fit the configuration.
     """
     model = MAR(config)
-    load_into(model, read_state_dict(path), path)
+    load_into(model, own_names(read_state_dict(path), config, path), path)
     return model.eval()

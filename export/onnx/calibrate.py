@@ -27,8 +27,8 @@ class _RecordingEvaluator(HeadEvaluator):
     """An evaluator that records calls, whose rows share one head step."""
 
     def __init__(
-        self, model: RuntimeModel, calls: _Calls, conditions: Conditions, timesteps: Int64,
-        where: str,
+        self, model: RuntimeModel, calls: _Calls, conditions: Conditions,
+        timesteps: Int64 | Float32, where: str,
     ) -> None:  # fmt: skip
         super().__init__(model.head_graphs, conditions, timesteps, where)
         self._calls = calls
@@ -47,7 +47,9 @@ class _RecordingModel(RuntimeModel):
         super().__init__(model.role, model.config, model.graphs)
         self.calls: _Calls = {}
 
-    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
+    def evaluator(
+        self, conditions: Conditions, timesteps: Int64 | Float32, where: str
+    ) -> HeadEvaluator:
         """See `RuntimeModel.evaluator`."""
         return _RecordingEvaluator(self, self.calls, conditions, timesteps, where)
 
@@ -70,6 +72,7 @@ def record_chains(
     options = GenerateOptions(
         mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps, head="sequential"
     )
+    options = options.resolved(config, steps)
     plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
     images = np.arange(count, dtype=np.int64)
     labels = np.random.default_rng(seed).integers(config.class_num, size=count)

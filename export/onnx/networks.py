@@ -113,11 +113,13 @@ def _megabytes(files: Sequence[Path]) -> float:
 def _spec(graph: ExportGraph, files: Sequence[Path], profile: Profile, precision: str) -> GraphSpec:
     hashes = {file.name: file_sha256(file) for file in files}
     return GraphSpec(
-        hashes, _tensors(graph.inputs, precision), _tensors(graph.outputs, precision), profile
-    )
+        hashes, _tensors(graph, graph.inputs, precision),
+        _tensors(graph, graph.outputs, precision), profile,
+    )  # fmt: skip
 
 
-def _tensors(tensors: Shapes, precision: str) -> tuple[TensorSpec, ...]:
+def _tensors(graph: ExportGraph, tensors: Shapes, precision: str) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, tensor_dtype(name, precision), shape) for name, shape in tensors.items()
+        TensorSpec(name, tensor_dtype(name, graph.integers, precision), shape)
+        for name, shape in tensors.items()
     )

@@ -38,7 +38,7 @@ from . import manifest_checks as checks
 from .graph_tensors import MODEL_GRAPHS
 from .schema import parse_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 
 
