@@ -74,7 +74,8 @@ def build_parser() -> Parser:
     add("--max-batch", type=int, help=f"images in one call at most {_default('max_batch')}")
     add("--max-gamma", type=int, help=f"AR steps drafted at most {_default('max_gamma')}")
     add("--calibration-tokens", type=int, help="tokens that the fast head samplers are fitted on, "
-        f"0 = none (default: {CALIBRATION_TOKENS}; none for a model whose head has a solver)")  # fmt: skip
+        f"0 = none (default: {CALIBRATION_TOKENS}; none for a model whose head has a "
+        "solver)")  # fmt: skip
     add("--row-cost", type=float, help="what a row of the head costs in units of a call where the "
         "bundle will run, less on a GPU: windows of the speculative head follow from it "
         f"{_default('row_cost')}")  # fmt: skip

@@ -15,7 +15,7 @@
 | | K, tokens of an image, or a window | 1 | 16 | the larger of L and head-steps |
 | | N, tokens; R, rows or tries | 1 | k; 16 | as N above; `MOST_ROWS` |
 
-k is the number of tokens of an AR step, L / min(num_iter, L) rounded up; 2 stands for the two branches
+k is the number of tokens of an AR step, L / min(num_iter, L) rounded up; 2 is for both branches
 of guidance; 16 is the window of the speculative sampler. Prefix verification decodes images one by
 one, so a backbone sees one image's max-gamma + 1 prefixes or all images' one. The runtime samples
 as many tokens at once as have their adaLN values in `MODULATION_BYTES`, and splits a call that has

@@ -381,6 +381,7 @@ class Session:
         """
         manifest = self.bundle.manifest
         instance_of("options", options, GenerateOptions, "GenerateOptions(...)")
+        options = options.resolved(manifest.target, manifest.head_steps)
         if options.mode != "target" and "draft" not in self._models:
             raise OptionError(
                 f"bundle {self.bundle.path} has no draft, so mode {options.mode} cannot run: use "

@@ -89,7 +89,7 @@ def test_a_mask_token_of_its_own_stays(tmp_path):
 def test_weights_of_another_family_are_refused_by_its_name():
     config = load_config(DATA / "emigm" / "config.json")
     config = dataclasses.replace(config, family="mar")
-    with pytest.raises(WeightsError, match='of the family emigm.*"family": "emigm"'):
+    with pytest.raises(WeightsError, match=r'of the family emigm.*"family": "emigm"'):
         load_mar(DATA / "emigm" / "weights.pth", config)
 
 

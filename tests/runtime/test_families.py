@@ -127,7 +127,7 @@ def test_a_bundle_says_how_its_model_samples(emigm_bundle):
 
 
 def test_a_solver_is_refused_by_a_model_that_has_none(tiny_session):
-    with pytest.raises(OptionError, match='target was exported for whole timesteps.*"dpm-solver"'):
+    with pytest.raises(OptionError, match=r'target was exported for whole timesteps.*"dpm-solver"'):
         tiny_session.generate([1], GenerateOptions(head="solver"))
 
 
