@@ -9,7 +9,8 @@ import torch
 from csd.models import load_mar
 from csd.models.families import FAMILIES, config_of, load_config, presets
 from csd.models.patches import patchify
-from csd.runtime import ConfigError, FixedNoise, GenerateOptions, WeightsError
+from csd.runtime import FixedNoise, GenerateOptions
+from csd.runtime.errors import ConfigError, WeightsError
 from csd.tools.bench.eager import EagerSampler
 
 from ..helpers import DATA, assert_parity

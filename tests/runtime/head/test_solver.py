@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def test_tokens_are_those_of_the_released_solver(emigm, steps, cfg):
     x = recorded["solver_x"]
     noise = x, np.zeros((len(x), steps, x.shape[1]), np.float32)
     tokens, report = sampler.sample(evaluate, n_tokens=6, channels=4, noise=noise)
-    assert_parity(tokens, recorded[f"solved_{steps}_{cfg}"], f"{steps} evaluations", 1e-3)
+    assert_parity(tokens, recorded[f"solved_{steps}_{cfg}"], f"{steps} evaluations")
     assert (report.rounds == steps).all()
     assert (report.evaluations, report.row_evaluations) == (steps, 6 * steps)
     np.testing.assert_array_equal(report.trajectory[steps], x)
@@ -67,17 +69,20 @@ def gaussian(schedule, mean, std):
     return evaluate
 
 
-def solved_gaussian(schedule, mean=0.8, std=0.5):
+def solved_gaussians(schedule, mean=0.8):
+    """Largest error over tokens of several standard deviations, between -2 and 2 at first."""
     x = np.linspace(-2, 2, 9, dtype=np.float32)[:, None]
     noise = x, np.zeros((9, schedule.steps, 1), np.float32)
-    tokens, _ = SolverSampler(schedule).sample(
-        gaussian(schedule, mean, std), n_tokens=9, channels=1, noise=noise
-    )
-    # Along the equation a Gaussian keeps its quantiles.
-    first, last = (np.array(solver_ends(which)) for which in (0, 1))
-    spread = [np.hypot(a * std, s) for a, s in (first, last)]
-    exact = last[0] * mean + spread[1] * (x - first[0] * mean) / spread[0]
-    return float(np.abs(tokens - exact).max())
+    worst = 0.0
+    for std in (0.2, 0.35, 0.5, 0.8, 1.3):
+        tokens, _ = SolverSampler(schedule).sample(
+            gaussian(schedule, mean, std), n_tokens=9, channels=1, noise=noise
+        )
+        # Along the equation a Gaussian keeps its quantiles.
+        (a, s), (b, t) = solver_ends(0), solver_ends(1)
+        exact = b * mean + np.hypot(b * std, t) * (x - a * mean) / np.hypot(a * std, s)
+        worst = max(worst, float(np.abs(tokens - exact).max()))
+    return worst
 
 
 def solver_ends(which):
@@ -90,21 +95,19 @@ def solver_ends(which):
 
 
 def test_the_error_falls_with_the_third_power_of_the_steps_length():
-    coarse, fine = (solved_gaussian(SolverSchedule.named("cosine", n)) for n in (31, 61))
-    print(f"largest error with 31 evaluations {coarse:.1e}, with 61 {fine:.1e}")
-    assert fine < 2e-3
-    assert coarse / fine > 5  # 8, but for the last steps of order 1
+    coarse, fine = (solved_gaussians(SolverSchedule.named("cosine", n)) for n in (14, 29))
+    print(f"largest error with 14 evaluations {coarse:.1e}, with 29 {fine:.1e}")
+    assert fine < 1e-3
+    assert coarse / fine > 8
 
 
 @pytest.mark.parametrize("field", ["from_first", "from_last", "from_state"])
 def test_a_wrong_coefficient_is_seen(field):
-    schedule = SolverSchedule.named("cosine", 61)
-    getattr(schedule.tables, field)[20] *= 1.05
-    wrong = SolverSchedule(schedule.tables)
-    try:
-        assert solved_gaussian(wrong) > 4e-3
-    finally:
-        getattr(schedule.tables, field)[20] /= 1.05  # tables are shared
+    tables = solver_tables("cosine", 29)
+    wrong = getattr(tables, field).copy()
+    wrong[14] *= 1.05
+    schedule = SolverSchedule(dataclasses.replace(tables, **{field: wrong}))
+    assert solved_gaussians(schedule) > 3e-3
 
 
 @pytest.mark.parametrize(
