@@ -143,8 +143,9 @@ class MARConfig:
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"{name} is {shown(value)}: give one of {', '.join(allowed)}")
-        if not isinstance(self.family, str) or not re.fullmatch(r"[a-z0-9_]{1,40}", self.family):
-            raise ConfigError(f"family is {shown(self.family)}: give a family's name, as mar")
+        family: Any = self.family
+        if not isinstance(family, str) or not re.fullmatch(r"[a-z0-9_]{1,40}", family):
+            raise ConfigError(f"family is {shown(family)}: give a family's name, as mar")
         times: tuple[Any, ...] = self.cfg_t_min, self.cfg_t_max
         if any(type(t) not in (int, float) for t in times) or not 0 <= times[0] < times[1] <= 1:
             raise ConfigError(
@@ -304,7 +305,7 @@ def _fashion_mnist(width: int, depth: int, heads: int, head_depth: int, head_wid
     )
 
 
-def _fashion_latent(**sizes: int) -> MARConfig:
+def _fashion_latent(**sizes: Any) -> MARConfig:
     return MARConfig(
         **sizes,
         img_size=32,

@@ -134,7 +134,9 @@ class RuntimeModel:
         steps, aligned = request.noise[1].shape[1], request.start is not None
         guided = conditions.unconditional is not None
         sampler = self.samplers.choose(options, steps, together, aligned=aligned, guided=guided)
-        timesteps = sampler.timesteps.astype(np.float32 if self.config.solved else np.int64)
+        timesteps: Int64 | Float32 = sampler.timesteps.astype(np.int64)
+        if self.config.solved:  # what its graph takes
+            timesteps = sampler.timesteps.astype(np.float32)
         reports: list[HeadReport] = []
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps, most_tokens):

@@ -85,7 +85,8 @@ class _Path:
     def __init__(self, beta_schedule: str) -> None:
         log_alpha = np.cumsum(np.log1p(-training_betas(beta_schedule))) / 2
         self._log_alpha = log_alpha[_lambda(log_alpha) >= LEAST_LAMBDA]
-        self.ends = _lambda(self._log_alpha)[[-1, 0]]
+        lambdas = _lambda(self._log_alpha)
+        self.ends = float(lambdas[-1]), float(lambdas[0])
 
     def at(self, lambdas: Float64) -> tuple[Float64, Float64, Float64]:
         """Return training timestep, alpha and sigma."""
