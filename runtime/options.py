@@ -199,7 +199,7 @@ _INTERVAL = "give two shares of the AR steps in ascending order, 0 to 1, as in 0
 
 
 def _cfg_interval(value: object) -> tuple[float, float]:
-    if not isinstance(value, tuple):
+    if not isinstance(value, tuple | list):  # a list is what JSON makes of it
         raise wrong_type("cfg-interval", value, "a tuple of two shares, as (0.1, 0.3)")
     if len(value) != 2:
         raise OptionError(f"cfg-interval is {shown(value)}: {_INTERVAL}")

@@ -39,7 +39,14 @@ def emigm(folder: Path) -> None:
 def one_token(folder: Path) -> None:
     """Export the recorded model of one-token images, as target and draft."""
     weights = DATA / "mar_one_token"
-    draft = ["--draft", weights / "weights.pth", "--draft-config", weights / "config.json"]
+    draft = [
+        "--calibration-tokens",
+        128,
+        "--draft",
+        weights / "weights.pth",
+        "--draft-config",
+        weights / "config.json",
+    ]
     _alone(folder, "mar_one_token", *draft)
 
 

@@ -15,7 +15,7 @@ from csd.runtime.options import parse_head_steps, parse_interval
         ("mode", "fast"), ("verify", "none"), ("acceptance", "always"), ("cfg_schedule", "cosine"),
         ("mask_schedule", "uniform"), ("cfg_interval", (0.3, 0.1)), ("cfg_interval", (0.1,)),
         ("cfg_interval", (-0.1, 0.3)), ("cfg_interval", (0.5, 1.1)), ("cfg_interval", (0.2, 0.2)),
-        ("cfg_interval", (math.nan, 1.0)), ("cfg_interval", [0.1, 0.3]),
+        ("cfg_interval", (math.nan, 1.0)), ("cfg_interval", 0.3), ("cfg_interval", "0:1"),
         ("gamma", 0), ("gamma", -1), ("num_iter", 0), ("num_iter", -4),
         ("head_steps", 0), ("head_steps", 1001), ("head_steps", (50, 0)), ("head_steps", (1001, 5)),
         ("head_steps", (50, 20, 5)), ("head_steps", ()),
