@@ -55,14 +55,19 @@ def config_of(values: Mapping[str, Any]) -> MARConfig:
         ConfigError: no such family, or not a valid configuration.
     """
     family = family_of(values.get("family", "mar"))
-    for name, wanted in family.needed.items():
-        if values.get(name, wanted) != wanted:
-            raise ConfigError(
-                f"{name} is {shown(values[name])}: models of the family {family.name} are read "
-                f"with {name} {shown(wanted)} only"
-            )
-    ours = {n: v for n, v in values.items() if n not in family.unused and n not in family.needed}
-    return MARConfig.from_dict({**family.defaults, **ours})
+    implied: dict[str, Any] = {}
+    for name, choices in family.choices.items():
+        if name in values:
+            value = values[name]
+            if not isinstance(value, str | bool) or value not in choices:
+                raise ConfigError(
+                    f"{name} is {shown(value)}: a model of the family {family.name} has "
+                    f"{', '.join(map(str, choices))}"
+                )
+            implied |= choices[value]
+    apart = {*family.unused, *family.choices}
+    ours = {name: value for name, value in values.items() if name not in apart}
+    return MARConfig.from_dict({**family.defaults, **implied, **ours})
 
 
 def own_names(state: State, config: MARConfig, path: str | Path) -> State:

@@ -53,20 +53,24 @@ _HEADS_256 = {
     "huge": (12, 1536),
 }
 _HEADS_512 = {"xsmall": (6, 1280), "small": (6, 1280), "base": (8, 1280), "large": (8, 1280)}
+_DC_AE_SCALE = 0.3189
 # Of a DC-AE of stride 32, whose decoder is no KL decoder: bundles make latents only.
 _LATENTS_512: dict[str, Any] = {
-    "img_size": 512, "vae_stride": 32, "vae_embed_dim": 32, "latent_scale": 0.3189,
+    "img_size": 512, "vae_stride": 32, "vae_embed_dim": 32, "latent_scale": _DC_AE_SCALE,
     "cfg_t_min": 0.15, "cfg_t_max": 0.35,
 }  # fmt: skip
 
 
-def _published(size: str, head: tuple[int, int], **changes: Any) -> MARConfig:
-    (width, depth, heads), (diffloss_d, diffloss_w) = _SIZES[size], head
-    values: dict[str, Any] = {
+def _sizes(size: str) -> dict[str, Any]:
+    width, depth, heads = _SIZES[size]
+    return {
         "encoder_embed_dim": width, "encoder_depth": depth, "encoder_num_heads": heads,
         "decoder_embed_dim": width, "decoder_depth": depth, "decoder_num_heads": heads,
-        "diffloss_d": diffloss_d, "diffloss_w": diffloss_w,
     }  # fmt: skip
+
+
+def _published(size: str, head: tuple[int, int], **changes: Any) -> MARConfig:
+    values: dict[str, Any] = {**_sizes(size), "diffloss_d": head[0], "diffloss_w": head[1]}
     return MARConfig(**{**values, **_SAMPLING, **changes})
 
 
@@ -99,9 +103,22 @@ FAMILY = Family(
     "emigm",
     _presets(),
     defaults=_SAMPLING,
-    # Weights show whether the mask token is tied; the others are of the loss.
-    unused=frozenset({"use_unsup_cfg", "use_weighted_loss", "clamp_t_min"}),
-    needed={"use_mae": True},  # without, the encoder sees mask tokens; none was published
+    unused=frozenset(
+        {
+            "use_unsup_cfg",  # weights show whether the mask token is tied
+            "use_weighted_loss",
+            "clamp_t_min",
+            "save_epoch_name",
+            "evaluate_multi",
+            "resume_epoch",
+            "distributed_launch",
+        }
+    ),
+    choices={
+        "use_mae": {True: {}},  # without, the encoder sees mask tokens; none was published
+        "use_dc_ae": {False: {}, True: {"latent_scale": _DC_AE_SCALE}},
+        "model": {f"emigm_{size}": _sizes(size) for size in _SIZES},
+    },
     own_names=_own_names,
     recognised=_is_tied,
 )

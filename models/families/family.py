@@ -31,8 +31,10 @@ class Family:
         name: value of `family` in a configuration.
         presets: published configurations by name.
         defaults: fields of a configuration whose value, where it is not given, is not MAR's.
-        unused: arguments of the released constructor that decide nothing here.
-        needed: arguments of the released constructor that must have a value, if they are given.
+        unused: arguments of the released constructor or scripts that decide nothing here, besides
+            MAR's.
+        choices: arguments of the same that are no fields of a configuration: by name and value, the
+            fields that they stand for, where those are not given. Other values are refused.
         own_names: tensors by released name -> tensors by the names of `csd.models.mar.MAR`.
         recognised: whether tensors by released name are this family's and no other's.
     """
@@ -41,6 +43,8 @@ class Family:
     presets: Mapping[str, MARConfig]
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     unused: frozenset[str] = frozenset()
-    needed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    choices: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[Any, Mapping[str, Any]]]
+    )
     own_names: Callable[[State], State] = _same
     recognised: Callable[[State], bool] = _never

@@ -102,6 +102,10 @@ def test_a_family_fills_in_how_its_released_code_samples():
     other = config_of({"family": "emigm", "sampling_algo": "ddpm", "num_sampling_steps": "100"})
     assert (other.solved, other.num_sampling_steps) == (False, 100)
     assert config_of(config.to_dict()) == config
+    released = config_of({"family": "emigm", "model": "emigm_small", "use_dc_ae": True,
+                          "evaluate_multi": False, "diffloss_d": 6})  # fmt: skip
+    assert (released.encoder_embed_dim, released.decoder_depth, released.diffloss_d) == (512, 12, 6)
+    assert released.latent_scale == 0.3189
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,9 @@ def test_a_family_fills_in_how_its_released_code_samples():
     [
         ({"family": "rar"}, "family is 'rar': give one of mar, emigm"),
         ({"family": ["mar"]}, "give one of mar, emigm"),
-        ({"family": "emigm", "use_mae": False}, "use_mae is False: .* use_mae True only"),
+        ({"family": "emigm", "use_mae": False}, "use_mae is False: .* family emigm has True"),
+        ({"family": "emigm", "use_dc_ae": 1}, "use_dc_ae is 1: .* has False, True"),
+        ({"family": "emigm", "model": "mar_base"}, "model is 'mar_base': .* has emigm_xsmall, "),
         ({"family": "emigm", "mask_strategy": "sin"}, "mask_strategy is 'sin': give one of"),
         ({"family": "emigm", "sampling_algo": "euler"}, "give one of ddpm, dpm-solver"),
         ({"cfg_t_min": 0.4, "cfg_t_max": 0.2}, "cfg_t_min and cfg_t_max are 0.4 and 0.2: give"),
