@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..models.families import presets
 from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
 from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.command.files import STDOUT, output_path
 from ..runtime.command.parser import Parser, parse_list
 from ..runtime.command.text import shown
-from ..runtime.config import PRESETS
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from .engines.builder import BACKENDS
@@ -32,9 +32,8 @@ _NOT_SLIMMED = ("precision", "sm", "profile", "rebuild")
 AUTO = "auto"
 _OWN = ("target_config", "draft", "draft_config", "decoder", "weights", "target_heads",
         "draft_heads", "class_names")  # fmt: skip
-DEFAULTS = {
-    "max_batch": 8, "max_gamma": 32, "calibration_tokens": 2048, "row_cost": ROW_COST,
-}  # fmt: skip
+DEFAULTS = {"max_batch": 8, "max_gamma": 32, "row_cost": ROW_COST}
+CALIBRATION_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def build_parser() -> Parser:
     )
     add = parser.group("models").add_argument
     add("--zoo", help="a shipped pair: fashion-mnist (default: the models of the options below)")
-    configs = f"JSON file, {AUTO} (read off the weights) or {', '.join(PRESETS)}"
+    configs = f"JSON file, {AUTO} (read off the weights) or {', '.join(presets())}"
     for role, none in (("target", "that of --zoo"), ("draft", "that of --zoo, or no draft")):
         add(f"--{role}", type=Path,
             help=f"weights of the {role}: .pth, .safetensors, an index of shards or a folder "
@@ -94,7 +93,8 @@ def build_parser() -> Parser:
     add("--max-batch", type=int, help=f"images in one call at most {_default('max_batch')}")
     add("--max-gamma", type=int, help=f"AR steps drafted at most {_default('max_gamma')}")
     add("--calibration-tokens", type=int, help="tokens that the fast head samplers are fitted on, "
-        f"0 = none {_default('calibration_tokens')}")  # fmt: skip
+        f"0 = none (default: {CALIBRATION_TOKENS}; none for a model whose head has a "
+        "solver)")  # fmt: skip
     add("--row-cost", type=float, help="what a row of the head costs in units of a call where the "
         "bundle will run, less on a GPU: windows of the speculative head follow from it "
         f"{_default('row_cost')}")  # fmt: skip

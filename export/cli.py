@@ -14,6 +14,7 @@ from ..runtime.bundle.manifest import Manifest
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
 from .arguments import (
+    CALIBRATION_TOKENS,
     EngineOptions,
     build_parser,
     check_arguments,
@@ -110,6 +111,9 @@ def _request(
     from .sources import find_models
 
     found = find_models(args, report)
+    calibration_tokens = args.calibration_tokens
+    if calibration_tokens is None:  # a solver has no use for them
+        calibration_tokens = 0 if found.config.solved else CALIBRATION_TOKENS
     return ExportRequest(
         name=found.name,
         target=found.models["target"],
@@ -120,7 +124,7 @@ def _request(
         max_gamma=args.max_gamma,
         class_names=found.class_names,
         sources=found.sources,
-        calibration_tokens=args.calibration_tokens,
+        calibration_tokens=calibration_tokens,
         row_cost=args.row_cost,
         precisions=tuple(name for name in options.precisions if name != "fp32"),
         head_chain=args.head_chain,

@@ -15,7 +15,7 @@
 | | K, tokens of an image, or a window | 1 | 16 | the larger of L and head-steps |
 | | N, tokens; R, rows or tries | 1 | k; 16 | as N above; `MOST_ROWS` |
 
-k is the number of tokens of an AR step, L / min(64, L) rounded up; 2 stands for the two branches
+k is the number of tokens of an AR step, L / min(num_iter, L) rounded up; 2 is for both branches
 of guidance; 16 is the window of the speculative sampler. Prefix verification decodes images one by
 one, so a backbone sees one image's max-gamma + 1 prefixes or all images' one. The runtime samples
 as many tokens at once as have their adaLN values in `MODULATION_BYTES`, and splits a call that has
@@ -37,7 +37,6 @@ from ..runtime.bundle.manifest import GraphSpec, Manifest
 from ..runtime.config import MARConfig
 from ..runtime.decoding.model import MODULATION_BYTES
 from ..runtime.errors import ExportError
-from ..runtime.options import MAX_NUM_ITER
 from ..runtime.schedule import TRAIN_STEPS
 
 MOST_ROWS = 1024
@@ -76,7 +75,7 @@ def default_profile(graph: str, config: MARConfig, limits: Limits) -> Profile:
         limits: what the bundle is exported for.
     """
     length, steps = config.seq_len, limits.head_steps
-    step_tokens = math.ceil(length / min(MAX_NUM_ITER, length))
+    step_tokens = math.ceil(length / min(config.num_iter, length))
     fitting = MODULATION_BYTES // (4 * steps * config.modulation_dim)
     count = max(2, min(fitting, 2 * limits.max_batch * length))
     rows = min(count * steps, MOST_ROWS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..models.checkpoint import Weights, build_mar, find_mar
 from ..models.checkpoint.files import WeightFiles
 from ..models.checkpoint.shape import Hints, Shape, check_config, infer_config
+from ..models.families import load_config
 from ..models.kl_decoder import KLDecoder, build_kl_decoder, decoder_shape, find_kl_decoder
 from ..models.mar import MAR
 from ..models.zoo import ZooEntry, zoo_entry
@@ -39,6 +40,7 @@ class FoundModels:
         decoder: what reads the decoder of latents, or None.
         class_names: of the labels, or None.
         sources: by role, where the weights came from.
+        config: of the target.
     """
 
     name: str
@@ -46,6 +48,7 @@ class FoundModels:
     decoder: Callable[[], KLDecoder] | None
     class_names: tuple[str, ...] | None
     sources: Mapping[str, Source]
+    config: MARConfig
 
 
 def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
@@ -74,7 +77,7 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
         path, asked = getattr(args, role), getattr(args, f"{role}_config")
         if not path:
             continue
-        config = None if asked == AUTO else MARConfig.load(asked)
+        config = None if asked == AUTO else load_config(asked)
         weights = found[role] = find_mar(path, wanted.get(role), config)
         shape = Shape.of(weights.tensors, path)
         if config is None:
@@ -98,6 +101,7 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
         decoder=None if decoder is None else partial(build_kl_decoder, decoder),
         class_names=class_names(args.class_names, target.class_num, report),
         sources={role: _source(weights) for role, weights in found.items()},
+        config=target,
     )
 
 
@@ -108,7 +112,7 @@ def _of_zoo(entry: ZooEntry) -> FoundModels:
         path, config = entry.weights(role), entry.config(role)
         models[role] = partial(build_mar, find_mar(path), config)
         sources[role] = Source(f"zoo:{entry.name}", file_sha256(path))
-    return FoundModels(entry.name, models, None, entry.class_names, sources)
+    return FoundModels(entry.name, models, None, entry.class_names, sources, entry.config("target"))
 
 
 def _hints(

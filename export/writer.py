@@ -19,6 +19,7 @@ from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Man
 from ..runtime.command.files import write_atomically
 from ..runtime.config import MARConfig
 from ..runtime.decoding.model import RuntimeModel
+from ..runtime.options import CHAIN_STEPS
 from ..runtime.version import version
 from .destination import new_bundle
 from .engines.update import jobs_of, update_engines
@@ -100,6 +101,8 @@ class _Export:
         config = found.configs["target"]
         steps = config.num_sampling_steps if request.head_steps is None else request.head_steps
         self._limits = Limits(request.max_batch, request.max_gamma, steps)
+        # Of the chain, which drafts are fitted for.
+        self._chain_steps = CHAIN_STEPS if config.solved else steps
         self._made = Networks(variants={name: {} for name in request.precisions})
         self._dimensions = self._graph_dimensions(config)
         self._profiles = self._graph_profiles(config)
@@ -188,7 +191,7 @@ class _Export:
         with self._progress(f"{role}: fitting the head's draft") as step:
             fitted = calibrate(
                 RuntimeModel(role, self._found.configs[role], graphs),
-                steps=self._limits.head_steps, tokens=request.calibration_tokens,
+                steps=self._chain_steps, tokens=request.calibration_tokens,
                 batch=request.max_batch, step=step,
             )  # fmt: skip
         graphs.clear()
@@ -205,6 +208,6 @@ class _Export:
         with write_atomically(path) as stream:
             np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
         return Calibration(
-            path.name, file_sha256(path), self._limits.head_steps, request.calibration_tokens,
+            path.name, file_sha256(path), self._chain_steps, request.calibration_tokens,
             request.row_cost,
         )  # fmt: skip

@@ -31,9 +31,17 @@ from .errors import OptionError
 from .images import check_sheet, load_pillow
 from .labels import class_name, read_labels
 from .noise import SeededNoise
-from .options import ACCEPTANCES, HEADS, MODES, VERIFICATIONS, GenerateOptions, parse_head_steps
+from .options import (
+    ACCEPTANCES,
+    HEADS,
+    MODES,
+    VERIFICATIONS,
+    GenerateOptions,
+    parse_head_steps,
+    parse_interval,
+)
 from .result import GenerateResult, image_names
-from .schedule import GUIDANCE_SCHEDULES
+from .schedule import GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from .session import Session
 from .stats import Progress
 
@@ -70,7 +78,12 @@ def add_decoding_arguments(parser: Parser) -> None:
     decoding.add_argument(
         "--num-iter",
         type=int,
-        help="AR steps (default: the smaller of 64 and the number of tokens)",
+        help="AR steps (default: the model's own number, as 64, at most the number of tokens)",
+    )
+    decoding.add_argument(
+        "--mask-schedule",
+        choices=MASK_SCHEDULES,
+        help="sizes of the AR steps (default: the model's)",
     )
     head.add_argument(
         "--head-steps",
@@ -89,8 +102,13 @@ def add_decoding_arguments(parser: Parser) -> None:
     decoding.add_argument(
         "--cfg-schedule",
         choices=GUIDANCE_SCHEDULES,
-        default=defaults.cfg_schedule,
-        help="guidance over the AR steps",
+        help="guidance over the AR steps (default: the model's)",
+    )
+    decoding.add_argument(
+        "--cfg-interval",
+        metavar="A:B",
+        help="guidance only in AR steps after which more than A and at most B of them are left, as "
+        "0.1:0.3; the others evaluate one branch (default: the model's; 0:1 is all)",
     )
     head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
@@ -145,7 +163,9 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
         "num_iter": args.num_iter,
         "head_steps": None if args.head_steps is None else parse_head_steps(args.head_steps),
         "cfg": args.cfg,
+        "mask_schedule": args.mask_schedule,
         "cfg_schedule": args.cfg_schedule,
+        "cfg_interval": None if args.cfg_interval is None else parse_interval(args.cfg_interval),
         "temperature": args.temperature,
         "head_tolerance": args.head_tolerance,
     }
@@ -181,7 +201,8 @@ def build_parser() -> Parser:
         "--head",
         choices=HEADS,
         default=defaults.head,
-        help="head sampler; speculative keeps the law, parallel the sample",
+        help="head sampler; speculative keeps the law, parallel the sample, solver is for models "
+        "exported for it",
     )
     parser.group("speculative decoding").add_argument(
         "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"

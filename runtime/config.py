@@ -2,14 +2,16 @@
 
 Field names and defaults are those of the released MAR constructor, so that a JSON file with
 that constructor's arguments is a configuration, or one with the training script's
-(`constructor.py`). Presets: `mar_base`, `mar_large`, `mar_huge` as published (Li et al., arXiv
-2406.11838) and the pair of the `fashion-mnist` zoo.
+(`constructor.py`); what other families of the same skeleton add has their names, and MAR's value by
+default (`models/families/`). Presets: `mar_base`, `mar_large`, `mar_huge` as published (Li et al.,
+arXiv 2406.11838) and the pair of the `fashion-mnist` zoo.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,18 @@ from .command.strict_json import parse_json
 from .command.text import plain, shown
 from .constructor import configuration_values
 from .errors import ConfigError
-from .schedule import BETA_SCHEDULES, TRAIN_STEPS
+from .schedule import BETA_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES, TRAIN_STEPS
 
 IMAGE_KINDS = ("latent", "pixel")
+SAMPLING_ALGORITHMS = ("ddpm", "dpm-solver")
+# Fields that are one of some words.
+_CHOICES = {
+    "beta_schedule": BETA_SCHEDULES,
+    "image_kind": IMAGE_KINDS,
+    "mask_strategy": MASK_SCHEDULES,
+    "cfg_schedule": GUIDANCE_SCHEDULES,
+    "sampling_algo": SAMPLING_ALGORITHMS,
+}
 # What no model of this kind comes near, and what still fits into a machine's integers: the largest
 # released one has 1,000 classes, 256 tokens and 0.9 billion parameters.
 MOST: dict[str, float] = {
@@ -29,6 +40,7 @@ MOST: dict[str, float] = {
     "decoder_embed_dim": 65536, "decoder_depth": 1024, "decoder_num_heads": 1024,
     "mlp_ratio": 64.0, "class_num": 1 << 20, "buffer_size": 4096, "diffloss_d": 1024,
     "diffloss_w": 65536, "num_sampling_steps": TRAIN_STEPS, "norm_eps": 1.0, "latent_scale": 1e6,
+    "num_iter": 16384,
 }  # fmt: skip
 MOST_TOKENS = 16384
 MOST_PARAMETERS = 20_000_000_000
@@ -47,6 +59,11 @@ class MARConfig:
     `norm_eps` is the epsilon of the LayerNorms inside and after the transformer blocks.
     `image_kind` says what a latent is: `latent` (needs a KL decoder, latents are divided by
     `latent_scale` first) or `pixel` (the latent is the image, in [-1, 1]).
+
+    How the model samples where a run does not say: `num_iter` AR steps (at most L), their sizes by
+    `mask_strategy`, guidance by `cfg_schedule` while more than `cfg_t_min` and at most `cfg_t_max`
+    of the AR steps are left, and the head's chain of `num_sampling_steps` steps (`ddpm`) or a
+    solver of its differential equation with as many evaluations (`dpm-solver`).
 
     Raises:
         ConfigError: a value is out of range, or two values do not fit each other.
@@ -72,6 +89,13 @@ class MARConfig:
     beta_schedule: str = "cosine"
     image_kind: str = "latent"
     latent_scale: float = 0.2325
+    family: str = "mar"
+    num_iter: int = 64
+    mask_strategy: str = "cosine"
+    cfg_schedule: str = "linear"
+    cfg_t_min: float = 0.0
+    cfg_t_max: float = 1.0
+    sampling_algo: str = "ddpm"
 
     def __post_init__(self) -> None:
         steps: Any = self.num_sampling_steps
@@ -90,7 +114,7 @@ class MARConfig:
                     raise ConfigError(
                         f"{field.name} is {shown(value)}: give a whole number from 1 to {most}"
                     )
-            elif field.type == "float":
+            elif field.type == "float" and field.name in MOST:
                 most = MOST[field.name]
                 if type(value) not in (int, float) or not 0 < value <= most:
                     raise ConfigError(
@@ -118,14 +142,17 @@ class MARConfig:
                 f"parameters: give smaller widths or depths, for at most "
                 f"{MOST_PARAMETERS / 1e9:.0f} billion"
             )
-        if self.beta_schedule not in BETA_SCHEDULES:
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"{name} is {shown(value)}: give one of {', '.join(allowed)}")
+        family: Any = self.family
+        if not isinstance(family, str) or not re.fullmatch(r"[a-z0-9_]{1,40}", family):
+            raise ConfigError(f"family is {shown(family)}: give a family's name, as mar")
+        times: tuple[Any, ...] = self.cfg_t_min, self.cfg_t_max
+        if any(type(t) not in (int, float) for t in times) or not 0 <= times[0] < times[1] <= 1:
             raise ConfigError(
-                f"beta_schedule is {shown(self.beta_schedule)}: give one of "
-                f"{', '.join(BETA_SCHEDULES)}"
-            )
-        if self.image_kind not in IMAGE_KINDS:
-            raise ConfigError(
-                f"image_kind is {shown(self.image_kind)}: give one of {', '.join(IMAGE_KINDS)}"
+                f"cfg_t_min and cfg_t_max are {shown(times[0])} and {shown(times[1])}: give two "
+                "shares of the AR steps in ascending order, 0 to 1"
             )
         if self.image_kind == "pixel" and self.vae_embed_dim not in (1, 3):
             raise ConfigError(
@@ -151,6 +178,14 @@ class MARConfig:
     def condition_dim(self) -> int:
         """Number D of channels of the condition z."""
         return self.decoder_embed_dim
+
+    @property
+    def solved(self) -> bool:
+        """Whether the head samples with a solver where a run does not say.
+
+        Its timesteps are no whole numbers: such a model's `head_modulation` takes float32 ones.
+        """
+        return self.sampling_algo == "dpm-solver"
 
     @property
     def modulation_dim(self) -> int:
@@ -197,21 +232,34 @@ class MARConfig:
         """
         if str(name_or_path) in PRESETS:
             return PRESETS[str(name_or_path)]
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ConfigError(
-                f"no configuration {str(path)!r}: give a JSON file or one of {', '.join(PRESETS)}"
-            )
-        try:
-            values = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot read configuration {path}: {plain(str(error))}; give a JSON object of "
-                "constructor arguments"
-            ) from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"configuration {path} is not a JSON object of constructor arguments")
-        return cls.from_dict(values)
+        return cls.from_dict(read_values(name_or_path, PRESETS))
+
+
+def read_values(path: str | Path, presets: Iterable[str]) -> dict[str, Any]:
+    """Read a JSON file of constructor arguments.
+
+    Args:
+        path: of the file.
+        presets: names that could have been given in its place, for the error.
+
+    Raises:
+        ConfigError: no such file, or not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"no configuration {str(path)!r}: give a JSON file or one of {', '.join(presets)}"
+        )
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read configuration {path}: {plain(str(error))}; give a JSON object of "
+            "constructor arguments"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration {path} is not a JSON object of constructor arguments")
+    return values
 
 
 def check_same_tokens(target: MARConfig, draft: MARConfig) -> None:
@@ -256,7 +304,7 @@ def _fashion_mnist(width: int, depth: int, heads: int, head_depth: int, head_wid
     )
 
 
-def _fashion_latent(**sizes: int) -> MARConfig:
+def _fashion_latent(**sizes: Any) -> MARConfig:
     return MARConfig(
         **sizes,
         img_size=32,

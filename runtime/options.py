@@ -17,13 +17,17 @@ from .arguments import (
 from .command.text import shown
 from .config import MARConfig
 from .errors import OptionError
-from .schedule import GUIDANCE_SCHEDULES, TRAIN_STEPS
+from .schedule import GUIDANCE_SCHEDULES, MASK_SCHEDULES, TRAIN_STEPS
 
 MODES = ("target", "draft", "csd")
 VERIFICATIONS = ("block", "prefix")
 ACCEPTANCES = ("paper", "relaxed")
-HEADS = ("sequential", "speculative", "parallel", "auto")
-MAX_NUM_ITER = 64
+# Head samplers of the chain; a solver is one for models that were exported for it.
+CHAIN_HEADS = ("sequential", "speculative", "parallel", "auto")
+SOLVER = "solver"
+HEADS = (*CHAIN_HEADS, SOLVER)
+# Head steps of the chain of a model whose own number counts a solver's evaluations.
+CHAIN_STEPS = 100
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,10 +36,13 @@ class GenerateOptions:
 
     Attributes:
         mode: `target`, `draft` (that model alone) or `csd`.
-        num_iter: AR steps, 1..L; default the smaller of 64 and L.
+        num_iter: AR steps, 1..L; default the model's own number, at most L.
+        mask_schedule: sizes of the AR steps, see `csd.runtime.schedule.masked_counts`.
         head_steps: S, or `(first, last)` to anneal it over the AR steps.
         cfg: guidance scale; 1 is no guidance.
         cfg_schedule: `linear` in the share of known tokens, or `constant`.
+        cfg_interval: `(low, high)`: guidance only where a share t of the AR steps is left after an
+            AR step, `low < t <= high`. `(0, 1)` is the whole run.
         temperature: factor of the noise in the head.
         gamma: AR steps drafted before one verification.
         verify: `block` or `prefix`.
@@ -43,8 +50,10 @@ class GenerateOptions:
         inner_temperature: T of the acceptance.
         prefill: share of AR steps that the target decodes first.
         head: head sampler: `sequential`, `speculative` (the same law in fewer evaluations),
-            `parallel` (the sequential sample within `head_tolerance`) or `auto` (speculative, and
-            for the target's aligned chains in CSD what should be fastest).
+            `parallel` (the sequential sample within `head_tolerance`), `solver` (of the chain's
+            differential equation, few evaluations and no noise, for models exported for it) or
+            `auto` (the solver where the model's own way is that; else speculative, and for the
+            target's aligned chains in CSD what should be fastest).
         head_tolerance: of the parallel sampler, as a share of each head step's std.
 
     Raises:
@@ -54,9 +63,11 @@ class GenerateOptions:
 
     mode: str = "target"
     num_iter: int | None = None
+    mask_schedule: str | None = None
     head_steps: int | tuple[int, int] | None = None
     cfg: float = 1.0
-    cfg_schedule: str = "linear"
+    cfg_schedule: str | None = None
+    cfg_interval: tuple[float, float] | None = None
     temperature: float = 1.0
     gamma: int = 8
     verify: str = "block"
@@ -69,7 +80,6 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "mode": one_of("mode", self.mode, MODES),
-            "cfg_schedule": one_of("cfg-schedule", self.cfg_schedule, GUIDANCE_SCHEDULES),
             "verify": one_of("verify", self.verify, VERIFICATIONS),
             "acceptance": one_of("acceptance", self.acceptance, ACCEPTANCES),
             "head": one_of("head", self.head, HEADS),
@@ -80,6 +90,14 @@ class GenerateOptions:
             "head_tolerance": number_from_zero("head-tolerance", self.head_tolerance),
             "prefill": real_number("prefill", self.prefill),
         }
+        if self.mask_schedule is not None:
+            given = self.mask_schedule
+            checked["mask_schedule"] = one_of("mask-schedule", given, MASK_SCHEDULES)
+        if self.cfg_schedule is not None:
+            given = self.cfg_schedule
+            checked["cfg_schedule"] = one_of("cfg-schedule", given, GUIDANCE_SCHEDULES)
+        if self.cfg_interval is not None:
+            checked["cfg_interval"] = _cfg_interval(self.cfg_interval)
         if self.num_iter is not None:
             checked["num_iter"] = whole_number_from("num-iter", self.num_iter, 1)
         if self.head_steps is not None:
@@ -99,9 +117,9 @@ class GenerateOptions:
         return f"GenerateOptions({', '.join(changed)})"
 
     @property
-    def guided(self) -> bool:
-        """Whether the unconditional branch is needed."""
-        return self.cfg != 1.0
+    def solved(self) -> bool:
+        """Whether the head's solver samples; of resolved options."""
+        return self.head == SOLVER
 
     def resolved(self, config: MARConfig, head_steps: int) -> GenerateOptions:
         """Return the options with the model's defaults filled in.
@@ -111,16 +129,41 @@ class GenerateOptions:
             head_steps: S that the bundle was exported with.
 
         Raises:
-            OptionError: the options do not fit the model.
+            OptionError: the options do not fit the model, or each other.
         """
-        num_iter = min(MAX_NUM_ITER, config.seq_len) if self.num_iter is None else self.num_iter
+        num_iter = min(config.num_iter, config.seq_len) if self.num_iter is None else self.num_iter
         if num_iter > config.seq_len:
             raise OptionError(
                 f"num-iter is {shown(num_iter)}: give 1 to {config.seq_len}, the number of tokens "
                 "of an image"
             )
-        given = head_steps if self.head_steps is None else self.head_steps
-        return dataclasses.replace(self, num_iter=num_iter, head_steps=given)
+        head = SOLVER if self.head == "auto" and config.solved else self.head
+        if head == SOLVER:
+            self._check_solver()
+        steps = head_steps if config.solved == (head == SOLVER) else CHAIN_STEPS
+        interval = config.cfg_t_min, config.cfg_t_max
+        return dataclasses.replace(
+            self,
+            num_iter=num_iter,
+            mask_schedule=self.mask_schedule or config.mask_strategy,
+            head=head,
+            head_steps=steps if self.head_steps is None else self.head_steps,
+            cfg_schedule=self.cfg_schedule or config.cfg_schedule,
+            cfg_interval=interval if self.cfg_interval is None else self.cfg_interval,
+        )
+
+    def _check_solver(self) -> None:
+        chain = f"give --head speculative (with --head-steps {CHAIN_STEPS})"
+        if self.mode == "csd":
+            raise OptionError(
+                f"mode csd accepts by densities, and the head's solver has none: {chain}, or "
+                "--mode target"
+            )
+        if self.temperature != 1:
+            raise OptionError(
+                f"temperature is {self.temperature} and the head's solver draws no noise that it "
+                f"could scale: leave it out, or {chain}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON values."""
@@ -137,6 +180,33 @@ def parse_head_steps(text: str) -> int | tuple[int, int]:
     if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise OptionError(f"head-steps is {text!r}: give N, or N:M to anneal, as in 50:5")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """Read `A:B`.
+
+    Raises:
+        OptionError: the text is no pair of numbers.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise OptionError(f"cfg-interval is {text!r}: {_INTERVAL}") from error
+    return low, high
+
+
+_INTERVAL = "give two shares of the AR steps in ascending order, 0 to 1, as in 0.1:0.3"
+
+
+def _cfg_interval(value: object) -> tuple[float, float]:
+    if not isinstance(value, tuple | list):  # a list is what JSON makes of it
+        raise wrong_type("cfg-interval", value, "a tuple of two shares, as (0.1, 0.3)")
+    if len(value) != 2:
+        raise OptionError(f"cfg-interval is {shown(value)}: {_INTERVAL}")
+    low, high = (real_number("cfg-interval", share) for share in value)
+    if not 0 <= low < high <= 1:
+        raise OptionError(f"cfg-interval is {low}:{high}: {_INTERVAL}")
+    return low, high
 
 
 def _head_steps(value: object) -> int | tuple[int, int]:

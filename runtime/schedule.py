@@ -1,7 +1,8 @@
 """Schedules: diffusion betas, the order of AR steps, guidance, annealed head steps.
 
 Diffusion tables follow section 3 of the design (Nichol & Dhariwal, arXiv 2102.09672, with
-learned-range variances); AR step sizes follow MaskGIT's cosine schedule as MAR uses it.
+learned-range variances); AR step sizes follow MaskGIT's cosine schedule as MAR uses it, or one of
+eMIGM's (You et al., arXiv 2503.07197).
 
 | notation | name |
 | --- | --- |
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +30,18 @@ from .errors import OptionError
 TRAIN_STEPS = 1000
 BETA_SCHEDULES = ("cosine", "linear")
 GUIDANCE_SCHEDULES = ("linear", "constant")
+# How many tokens are masked when a share t of the AR steps is left, as a share of all; `cosine` is
+# MAR's own count of them.
+_MASKED_SHARE: dict[str, Callable[[float], float]] = {
+    "linear": lambda t: t,
+    "poly-0.5": math.sqrt,
+    "exp": lambda t: -math.expm1(-5 * t),
+    "log": lambda t: math.log1p(math.expm1(5) * t) / 5,
+}
+MASK_SCHEDULES = ("cosine", *_MASKED_SHARE)
+WHOLE_RUN = (0.0, 1.0)
+# What eMIGM leaves of its time at the end, so that its curves can be divided by.
+_LAST_TIME = 1e-5
 
 
 def training_betas(name: str) -> Float64:
@@ -127,26 +141,31 @@ def tables_from_alpha_bar(alpha_bar: Float64, timesteps: NDArray[np.int64]) -> D
     )
 
 
-def masked_counts(seq_len: int, num_iter: int) -> list[int]:
-    """Return how many tokens are masked after each AR step, as MAR keeps the count.
+def masked_counts(seq_len: int, num_iter: int, kind: str = "cosine") -> list[int]:
+    """Return how many tokens are masked after each AR step; each step predicts at least one.
 
-    The cosine schedule `floor(L cos(pi/2 (k+1)/num_iter))`, held so that each step predicts at
-    least one token. MAR's last mask still counts one token, although that step predicts it.
+    `cosine` is `floor(L cos(pi/2 (k+1)/num_iter))`, as MAR keeps the count: its last mask still
+    counts one token, although that step predicts it. The others are eMIGM's, whose released code
+    unmasks every token with a probability, but at least one token: here each step predicts as many
+    as it does on average.
 
     Raises:
-        OptionError: `seq_len` is below 1, or `num_iter` is not in 1..seq_len.
+        OptionError: `seq_len` is below 1, `num_iter` is not in 1..seq_len, or `kind` is unknown.
     """
     seq_len = whole_number_from("seq-len", seq_len, 1)
     num_iter = whole_number("num-iter", num_iter)
+    kind = one_of("mask-schedule", kind, MASK_SCHEDULES)
     if not 1 <= num_iter <= seq_len:
         raise OptionError(
             f"num-iter is {shown(num_iter)}: give 1 to {seq_len}, the number of tokens of an image"
         )
-    return list(_masked_counts(seq_len, num_iter))
+    return list(_masked_counts(seq_len, num_iter, kind))
 
 
 @functools.cache
-def _masked_counts(seq_len: int, num_iter: int) -> tuple[int, ...]:
+def _masked_counts(seq_len: int, num_iter: int, kind: str) -> tuple[int, ...]:
+    if kind != "cosine":
+        return _average_counts(seq_len, num_iter, _MASKED_SHARE[kind])
     counts: list[int] = []
     masked = seq_len
     for step in range(num_iter):
@@ -156,24 +175,47 @@ def _masked_counts(seq_len: int, num_iter: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def _average_counts(
+    seq_len: int, num_iter: int, share: Callable[[float], float]
+) -> tuple[int, ...]:
+    times = [1.0, *_times_left(num_iter)]
+    counts, average, masked = list[int](), float(seq_len), seq_len
+    for step in range(num_iter - 1):
+        kept = share(times[step + 1]) / share(times[step])
+        # Binomial, and one token where none would be.
+        average = max(0.0, average * kept - kept**average)
+        masked = max(num_iter - 1 - step, min(masked - 1, math.floor(average + 0.5)))
+        counts.append(masked)
+    return (*counts, 0)
+
+
+def _times_left(num_iter: int) -> list[float]:
+    """Share of the AR steps that is left after each, as eMIGM has its time, `[num_iter]`."""
+    return [1 - (1 - _LAST_TIME) * (step + 1) / num_iter for step in range(num_iter)]
+
+
 @dataclass(frozen=True)
 class ARSchedule:
     """Which share of the generation order each AR step predicts.
 
     MAR keeps the first `masked` entries of an order masked, so step k predicts the entries
     `order[start(k) : stop(k)]`, from the order's end to its beginning.
+
+    Raises:
+        OptionError: see `masked_counts`.
     """
 
     seq_len: int
     num_iter: int
+    kind: str = "cosine"
 
     def __post_init__(self) -> None:
-        masked_counts(self.seq_len, self.num_iter)
+        masked_counts(self.seq_len, self.num_iter, self.kind)
 
     @property
     def masked(self) -> list[int]:
-        """Masked tokens after each step, as MAR counts them (see `masked_counts`)."""
-        return masked_counts(self.seq_len, self.num_iter)
+        """Masked tokens after each step (see `masked_counts`)."""
+        return masked_counts(self.seq_len, self.num_iter, self.kind)
 
     @functools.cached_property
     def bounds(self) -> list[tuple[int, int]]:
@@ -187,19 +229,26 @@ class ARSchedule:
         """Number of tokens that each AR step predicts."""
         return [stop - start for start, stop in self.bounds]
 
-    def guidance(self, cfg: float, kind: str) -> list[float]:
+    def guidance(
+        self, cfg: float, kind: str, interval: tuple[float, float] = WHOLE_RUN
+    ) -> list[float]:
         """Return the guidance scale of each AR step.
 
         `linear` grows with the share of known tokens, `1 + (cfg-1)(L - masked)/L`, and
-        `constant` is `cfg` throughout.
+        `constant` is `cfg` throughout. Outside of the interval it is 1, no guidance: an AR step is
+        in `(low, high)` if a share t of the AR steps is left after it, `low < t <= high`
+        (Kynkaanniemi et al., arXiv 2404.07724, over AR steps as eMIGM has it).
 
         Raises:
             OptionError: `kind` is neither, or `cfg` is no number.
         """
-        cfg = real_number("cfg", cfg)
+        cfg, (low, high) = real_number("cfg", cfg), interval
         if one_of("cfg-schedule", kind, GUIDANCE_SCHEDULES) == "constant":
-            return [cfg] * self.num_iter
-        return [1 + (cfg - 1) * (self.seq_len - m) / self.seq_len for m in self.masked]
+            scales = [cfg] * self.num_iter
+        else:
+            scales = [1 + (cfg - 1) * (self.seq_len - m) / self.seq_len for m in self.masked]
+        times = _times_left(self.num_iter)
+        return [s if low < left <= high else 1.0 for s, left in zip(scales, times, strict=True)]
 
 
 def annealed_head_steps(first: int, last: int, num_iter: int) -> list[int]:

@@ -28,7 +28,7 @@ from .errors import BundleError, NumericsError, OptionError
 from .images import to_uint8
 from .labels import resolve_labels
 from .noise import Noise, SeededNoise
-from .options import GenerateOptions
+from .options import CHAIN_HEADS, SOLVER, GenerateOptions
 from .origin import Origin, host_library
 from .result import GenerateResult
 from .stats import Progress, ProgressCallback, Stats
@@ -268,10 +268,18 @@ class Session:
         """
         manifest = self.bundle.manifest
         instance_of("options", options, GenerateOptions, "GenerateOptions(...)")
+        options = options.resolved(manifest.target, manifest.head_steps)
         if options.mode != "target" and "draft" not in self._models:
             raise OptionError(
                 f"bundle {self.bundle.path} has no draft, so mode {options.mode} cannot run: use "
                 "--mode target, or export with --draft"
+            )
+        role = "draft" if options.mode == "draft" else "target"
+        if options.head == SOLVER and not self._models[role].config.solved:
+            raise OptionError(
+                f"head is {SOLVER}, and the {role} was exported for whole timesteps only: give "
+                f'--head {CHAIN_HEADS[1]}, or export it with "sampling_algo": "dpm-solver" in '
+                "its configuration"
             )
         if options.mode == "csd" and options.gamma > manifest.max_gamma:
             fits = options.gamma <= MAX_GAMMA

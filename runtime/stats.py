@@ -51,6 +51,7 @@ class Stats:
             after it; None on a host, and where the backend has no such clock.
         parts: seconds by part (`PARTS`).
         ar_steps: AR steps decoded, prefix verification's repeated ones included.
+        guided_ar_steps: of them, those with guidance, whose networks ran for two branches.
         verifications: target verifications of a drafted block.
         drafted: draft tokens verified.
         accepted: of them, accepted.
@@ -74,6 +75,7 @@ class Stats:
     device_seconds: float | None = None
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     ar_steps: int = 0
+    guided_ar_steps: int = 0
     verifications: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -144,6 +146,7 @@ class Stats:
             "device_seconds": self.device_seconds,
             "seconds_by_part": dict(self.parts),
             "ar_steps": self.ar_steps,
+            "guided_ar_steps": self.guided_ar_steps,
             "verifications": self.verifications,
             "drafted": self.drafted,
             "accepted": self.accepted,

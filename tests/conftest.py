@@ -105,6 +105,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def emigm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the recorded eMIGM model, whose head has a solver."""
+    return exported_once(tmp_path_factory, "emigm", made.emigm) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def emigm_session(emigm_bundle: Path) -> Iterator[Session]:
+    with Bundle.open(emigm_bundle).session() as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
 def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the shipped pair."""
     return exported_once(tmp_path_factory, "zoo", made.zoo) / "bundle"

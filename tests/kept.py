@@ -32,7 +32,11 @@ FOLDERS = ("export", "models", "runtime", "plugins")
 SUFFIXES = {".py", ".h", ".cuh", ".cu", ".cpp", ".safetensors", ".json", ".onnx"}
 # What the exports of the tests are made with, beside the file of the function that makes one.
 HELPERS = "helpers.py"
-DATA = ("config.json", "target.pth", "draft.pth", "vae.ckpt")
+DATA = (
+    "config.json", "target.pth", "draft.pth", "vae.ckpt",
+    *(f"{family}/{name}" for family in ("emigm", "mar_one_token")
+      for name in ("config.json", "weights.pth")),
+)  # fmt: skip
 PACKAGES = (
     "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "tensorrt_rtx", "torch",
 )  # fmt: skip

@@ -31,6 +31,35 @@ def zoo(folder: Path) -> None:
         assert main(["--zoo", "fashion-mnist", "--out", str(folder / "bundle")]) == 0
 
 
+def emigm(folder: Path) -> None:
+    """Export the recorded model of the family eMIGM to `folder/bundle`, for half precision too."""
+    _alone(folder, "emigm", "--precision", "fp16")
+
+
+def one_token(folder: Path) -> None:
+    """Export the recorded model of one-token images, as target and draft."""
+    weights = DATA / "mar_one_token"
+    draft = [
+        "--calibration-tokens",
+        128,
+        "--draft",
+        weights / "weights.pth",
+        "--draft-config",
+        weights / "config.json",
+    ]
+    _alone(folder, "mar_one_token", *draft)
+
+
+def _alone(folder: Path, family: str, *argv: object) -> None:
+    from csd.export.cli import main
+
+    target = ["--target", DATA / family / "weights.pth"]
+    config = ["--target-config", DATA / family / "config.json"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        given = [*target, *config, *argv, "--out", folder / "bundle"]
+        assert main([str(part) for part in given]) == 0
+
+
 def write_config(folder: Path, role: str) -> Path:
     """Write the configuration of one of the fixtures' models and return its path."""
     path = folder / f"{role}.json"

@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..models.families import load_config, presets
 from ..runtime.command.files import write_atomically, write_json
 from ..runtime.command.parser import Parser, run_command
-from ..runtime.config import PRESETS, MARConfig
+from ..runtime.config import MARConfig
 from .arguments import SEED, real_number
 from .console import results_console
 from .needs import need
@@ -43,7 +44,7 @@ def build_parser() -> Parser:
         "weights are not at hand. They make no images.",
         example="python -m csd.tools.random_model --config mar_base --out random",
     )
-    parser.add_argument("--config", required=True, help=f"JSON file or {', '.join(PRESETS)}")
+    parser.add_argument("--config", required=True, help=f"JSON file or {', '.join(presets())}")
     parser.add_argument("--out", type=Path, required=True, help="directory for both files")
     parser.add_argument(
         "--roughness", type=real_number(0, 10), default=0.2, help="how much eps depends on t and z"
@@ -62,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     need("random_model", "torch", "safetensors")
     from safetensors.torch import save
 
-    config = dataclasses.replace(MARConfig.load(args.config), beta_schedule="linear")
+    config = dataclasses.replace(load_config(args.config), beta_schedule="linear")
     name = Path(args.config).stem
-    inputs = {} if args.config in PRESETS else {"the configuration": Path(args.config)}
+    inputs = {} if args.config in presets() else {"the configuration": Path(args.config)}
     weights, description = result_files(args.out, [f"{name}.safetensors", f"{name}.json"], inputs)
     model = random_model(config, args.roughness, args.seed)
     with write_atomically(weights) as stream:

@@ -37,7 +37,7 @@ class _RecordingEvaluator(BoundEvaluator):
         graphs: HeadGraphs,
         calls: _Calls,
         conditions: Conditions,
-        timesteps: Int64,
+        timesteps: Int64 | Float32,
         where: str,
     ) -> None:
         super().__init__(head, graphs, conditions, timesteps, where)
@@ -66,7 +66,9 @@ class _RecordingModel(RuntimeModel):
         super().__init__(model.role, model.config, model.graphs)
         self.calls: _Calls = {}
 
-    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
+    def evaluator(
+        self, conditions: Conditions, timesteps: Int64 | Float32, where: str
+    ) -> HeadEvaluator:
         """See `RuntimeModel.evaluator`."""
         assert self.bound is not None, "graphs of the host are recorded"
         return _RecordingEvaluator(
@@ -97,6 +99,7 @@ def record_chains(
     options = GenerateOptions(
         mode="target", num_iter=min(AR_STEPS, config.seq_len), head_steps=steps, head="sequential"
     )
+    options = options.resolved(config, steps)
     plan, noise = Plan.of(options, config.seq_len), SeededNoise(seed)
     images = np.arange(count, dtype=np.int64)
     labels = np.random.default_rng(seed).integers(config.class_num, size=count)

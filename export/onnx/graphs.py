@@ -46,20 +46,26 @@ class BackboneGraph(nn.Module):
 class HeadModulationGraph(nn.Module):
     """See the table at the head of this file.
 
-    Timesteps are embedded at export and looked up, and all adaLN layers are joined: two matrix
-    products are left for every AR step.
+    Whole timesteps are embedded at export and looked up, and all adaLN layers are joined: two
+    matrix products are left for every AR step. The timesteps of a solver lie between whole ones
+    and are embedded in the graph.
     """
 
-    def __init__(self, head: DiffusionMLP) -> None:
+    def __init__(self, head: DiffusionMLP, *, whole: bool = True) -> None:
         super().__init__()
         self.cond_embed = head.cond_embed
         self.joined = head.joined_modulation()
-        with torch.no_grad():
-            self.register_buffer("time", head.time_embed(torch.arange(TRAIN_STEPS)))
+        self.time_embed = None if whole else head.time_embed
+        if whole:
+            with torch.no_grad():
+                self.register_buffer("time", head.time_embed(torch.arange(TRAIN_STEPS)))
 
     def forward(self, z: Tensor, timestep: Tensor) -> Tensor:
         """adaLN values of every (head step, token)."""
-        time: Tensor = self.time[timestep]  # pyright: ignore[reportIndexIssue]
+        if self.time_embed is None:
+            time: Tensor = self.time[timestep]  # pyright: ignore[reportIndexIssue]
+        else:
+            time = self.time_embed(timestep)
         embedded = time.unsqueeze(1) + self.cond_embed(z).unsqueeze(0)
         steps, count, width = embedded.shape
         return self.joined(F.silu(embedded).reshape(-1, width)).reshape(steps, count, -1)
@@ -149,6 +155,7 @@ class ExportGraph:
         module: the network.
         inputs: names of the inputs; a dimension is a number or the name of a dynamic one.
         outputs: likewise.
+        integers: which of them are whole numbers.
         feeds: makes random inputs for given sizes of the dynamic dimensions.
         trials: sizes that parity is checked at; the first is the export's example, all above 1.
     """
@@ -157,6 +164,7 @@ class ExportGraph:
     module: nn.Module
     inputs: Shapes
     outputs: Shapes
+    integers: frozenset[str]
     feeds: Callable[[Sizes, torch.Generator], tuple[Tensor, ...]]
     trials: list[Sizes]
 
@@ -223,14 +231,18 @@ def _backbone(role: str, model: MAR) -> ExportGraph:
 
 def _head_modulation(role: str, model: MAR) -> ExportGraph:
     config = model.config
+
+    def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
+        z = torch.randn(sizes["N"], config.condition_dim, generator=rng)
+        if config.solved:
+            return z, torch.rand(sizes["S"], generator=rng) * (TRAIN_STEPS - 1)
+        return z, torch.randint(TRAIN_STEPS, (sizes["S"],), generator=rng)
+
     return ExportGraph(
         f"{role}.head_modulation",
-        HeadModulationGraph(model.head_net),
+        HeadModulationGraph(model.head_net, whole=not config.solved),
         *_tensors("head_modulation", config),
-        lambda s, g: (
-            torch.randn(s["N"], config.condition_dim, generator=g),
-            torch.randint(TRAIN_STEPS, (s["S"],), generator=g),
-        ),
+        feeds,
         [{"N": 3, "S": 7}, {"N": 1, "S": 1}, {"N": 2, "S": 20}],
     )
 

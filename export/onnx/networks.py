@@ -38,6 +38,7 @@ class Written:
         counter: its number among all of the export, for people.
         inputs: see `ExportGraph`.
         outputs: likewise.
+        integers: likewise.
         files: the `.onnx` first.
         references: what PyTorch computes, by precision.
     """
@@ -46,6 +47,7 @@ class Written:
     counter: str
     inputs: Shapes
     outputs: Shapes
+    integers: frozenset[str]
     files: list[Path]
     references: Mapping[str, Reference]
 
@@ -93,7 +95,11 @@ def export_networks(
         with progress(f"{graph.name}: exporting"):  # PyTorch does not say how far it is
             files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
             made = references(graph, tuple(precisions))
-        written.append(Written(graph.name, counter, graph.inputs, graph.outputs, files, made))
+        written.append(
+            Written(
+                graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made
+            )  # fmt: skip
+        )
     return written
 
 
@@ -233,11 +239,13 @@ def _megabytes(files: Sequence[Path]) -> float:
 def _spec(graph: Written, files: Sequence[Path], profile: Profile, precision: str) -> GraphSpec:
     hashes = {file.name: file_sha256(file) for file in files}
     return GraphSpec(
-        hashes, _tensors(graph.inputs, precision), _tensors(graph.outputs, precision), profile
-    )
+        hashes, _tensors(graph, graph.inputs, precision),
+        _tensors(graph, graph.outputs, precision), profile,
+    )  # fmt: skip
 
 
-def _tensors(tensors: Shapes, precision: str) -> tuple[TensorSpec, ...]:
+def _tensors(graph: Written, tensors: Shapes, precision: str) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, tensor_dtype(name, precision), shape) for name, shape in tensors.items()
+        TensorSpec(name, tensor_dtype(name, graph.integers, precision), shape)
+        for name, shape in tensors.items()
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ...runtime.config import MARConfig
+from ..families import own_names
 from ..mar import MAR
 from .fit import build
 from .reading import Weights, read_weights
@@ -42,11 +43,14 @@ def build_mar(weights: Weights, config: MARConfig) -> MAR:
     Tensors that are float32 in the file stay mapped.
 
     Raises:
-        WeightsError: a tensor does not fit the configuration, or is not finite.
+        WeightsError: a tensor does not fit the configuration, or is not finite, or the weights are
+            another family's.
+        ConfigError: the configuration is of no family.
         BackendError, OSError: as for `read_weights`.
     """
     check_config(Shape.of(weights.tensors, weights.path), config, weights.path)
-    return build(lambda: MAR(config), weights.float32(), weights.path)
+    state = own_names(weights.float32(), config, weights.path)
+    return build(lambda: MAR(config), state, weights.path)
 
 
 def load_mar(path: str | Path, config: MARConfig, weights: str | None = None) -> MAR:

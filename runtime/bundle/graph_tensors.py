@@ -8,7 +8,7 @@
 | `head_chain` | `x [N, C]`, `noise [S, N, C]`, `mods [S, T, M]`, `tables [S, 6]`, `scale [N]` | `tokens [N, C]`, `mean [N, C]`, `std [N, C]`, `sum_log_std [N, C]`, `trajectory [S + 1, N, C]` |
 | `decoder` | `latents [B, c, h, w]` | `image [B, 3, H, W]` |
 
-`INTEGERS` are int64, everything else float32; `TYPED` have the type of a variant.
+`integers` are int64, everything else float32; `TYPED` have the type of a variant.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..config import MARConfig
 
 # Those of a model that decoding runs.
 MODEL_GRAPHS = ("backbone", "head_modulation", "head_step")
-INTEGERS = frozenset({"visible", "query", "label", "step", "token", "timestep"})
+_INTEGERS = frozenset({"visible", "query", "label", "step", "token", "timestep"})
 TYPED = frozenset({"mods"})
 # Element types of `TYPED` tensors by precision; in int8 products alone have its type.
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
@@ -29,10 +29,11 @@ Shapes = dict[str, tuple[int | str, ...]]
 
 
 class GraphTensors(NamedTuple):
-    """Shapes of a graph's inputs and outputs by name."""
+    """Shapes of a graph's inputs and outputs by name, and which of them are whole numbers."""
 
     inputs: Shapes
     outputs: Shapes
+    integers: frozenset[str] = _INTEGERS
 
 
 def graph_tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensors | None:
@@ -55,7 +56,8 @@ def graph_tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensor
             {"z": ("B", "P", condition)},
         ),
         "head_modulation": GraphTensors(
-            {"z": ("N", condition), "timestep": ("S",)}, {"mods": ("S", "N", modulation)}
+            {"z": ("N", condition), "timestep": ("S",)}, {"mods": ("S", "N", modulation)},
+            _INTEGERS - {"timestep"} if config.solved else _INTEGERS,
         ),
         "head_step": GraphTensors(
             {
@@ -81,8 +83,8 @@ def graph_tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensor
     }.get(kind)  # fmt: skip
 
 
-def tensor_dtype(name: str, precision: str) -> str:
-    """Element type of a tensor in a precision."""
-    if name in INTEGERS:
+def tensor_dtype(name: str, integers: frozenset[str], precision: str) -> str:
+    """Element type of a tensor in a precision, given the graph's integers."""
+    if name in integers:
         return "int64"
     return DTYPES[precision] if name in TYPED else "float32"

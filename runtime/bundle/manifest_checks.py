@@ -15,7 +15,7 @@ from ..config import MARConfig, check_same_tokens
 from ..errors import ConfigError
 from ..head.draft import ROW_COST
 from ..schedule import TRAIN_STEPS
-from .graph_tensors import DTYPES, INTEGERS, Shapes, graph_tensors
+from .graph_tensors import DTYPES, GraphTensors, graph_tensors
 from .schema import (
     FieldError,
     Reader,
@@ -216,8 +216,8 @@ def _check_graph(
     wanted = graph_tensors(kind, manifest.models[role], _upscale(graph, manifest.target))
     if wanted is None:
         raise ValueError(f"{where} is no graph of a model")
-    _check_tensors(f"{where}.inputs", graph.inputs, wanted.inputs, precision)
-    _check_tensors(f"{where}.outputs", graph.outputs, wanted.outputs, precision)
+    for side in ("inputs", "outputs"):
+        _check_tensors(f"{where}.{side}", getattr(graph, side), side, wanted, precision)
 
 
 def _upscale(graph: GraphSpec, config: MARConfig) -> int:
@@ -228,19 +228,20 @@ def _upscale(graph: GraphSpec, config: MARConfig) -> int:
 
 
 def _check_tensors(
-    where: str, tensors: tuple[TensorSpec, ...], wanted: Shapes, precision: str
+    where: str, tensors: tuple[TensorSpec, ...], side: str, wanted: GraphTensors, precision: str
 ) -> None:
     found = {tensor.name: tensor for tensor in tensors}
-    if set(found) != set(wanted):
-        raise FieldError(where, sorted(found), f"tensors {', '.join(wanted)}")
-    for name, shape in wanted.items():
+    shapes = wanted.inputs if side == "inputs" else wanted.outputs
+    if set(found) != set(shapes):
+        raise FieldError(where, sorted(found), f"tensors {', '.join(shapes)}")
+    for name, shape in shapes.items():
         if found[name].shape != shape:
             raise FieldError(
                 f"{where}.{name}", list(found[name].shape),
                 f"{list(shape)} as the model's configuration has it",
             )  # fmt: skip
         # Which floating-point tensors of a variant have its type is the variant's own affair.
-        types = {"int64"} if name in INTEGERS else {"float32", DTYPES[precision]}
+        types = {"int64"} if name in wanted.integers else {"float32", DTYPES[precision]}
         if found[name].dtype not in types:
             raise FieldError(f"{where}.{name}", found[name].dtype, " or ".join(sorted(types)))
 

@@ -65,11 +65,11 @@ class BoundHead:
         self._dtype = step.dtype("mods")  # half of a variant's, where that is what runs
         self._arena = _Arena()
 
-    def modulate(self, z: Float32, timesteps: Int64) -> None:
+    def modulate(self, z: Float32, timesteps: Int64 | Float32) -> None:
         """Compute the adaLN values of `z [T, D]`, which hold until others take their place."""
         arena, shape = self._arena, (len(timesteps), len(z))
         bound_z = arena.array("z", z.shape)
-        bound_timesteps = arena.array("timestep", timesteps.shape, np.int64)
+        bound_timesteps = arena.array("timestep", timesteps.shape, timesteps.dtype)
         mods = self._modulations(*shape)
         bound_z[:], bound_timesteps[:] = z, timesteps
         call = arena.calls.get(shape)
@@ -134,7 +134,7 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
         head: BoundHead,
         graphs: HeadGraphs,
         conditions: Conditions,
-        timesteps: Int64,
+        timesteps: Int64 | Float32,
         where: str,
     ) -> None:
         super().__init__(graphs, conditions, timesteps, where)

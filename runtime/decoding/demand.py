@@ -55,7 +55,6 @@ class _Calls:
     def __init__(self, plan: Plan, models: Mapping[str, RuntimeModel]) -> None:
         self._sizes_of: dict[str, dict[str, int]] = {}
         self._plan, self._models = plan, models
-        self._branches = 2 if plan.options.guided else 1
         self._sizes = plan.schedule.sizes
         self._known = [plan.schedule.seq_len - stop for _, stop in plan.schedule.bounds]
 
@@ -72,8 +71,9 @@ class _Calls:
         alike = {"S": heads, "N": heads}
         if kind == "head_step":
             return GraphDemand(sizes, shrinks="R", on_device=_ON_DEVICE, alike=alike)
+        least = self._branches(range(self._plan.num_iter))
         return GraphDemand(
-            sizes, shrinks="N", least=self._branches, on_device=_ON_DEVICE, alike=alike,
+            sizes, shrinks="N", least=least, on_device=_ON_DEVICE, alike=alike,
             reader=f"{role}.head_step",
         )  # fmt: skip
 
@@ -81,29 +81,35 @@ class _Calls:
         """Each block predicted in one backbone call, given what was known before it."""
         for block in blocks:
             wanted = sum(self._sizes[block.start : block.stop])
-            self._backbone(role, batch, self._known[block.start], wanted)
+            self._backbone(role, batch, block, self._known[block.start], wanted)
             self._head(role, batch, block, aligned=aligned)
 
     def add_prefixes(self, blocks: Iterable[range]) -> None:
         """Each AR step of a block given its prefix, and the step after it, in one call."""
         for block in blocks:
             stop = min(block.stop + 1, len(self._sizes))
+            steps = range(block.start, stop)
             sizes = self._sizes[block.start : stop]
-            self._backbone("target", len(sizes), self._known[stop - 1], max(sizes))
+            self._backbone("target", len(sizes), steps, self._known[stop - 1], max(sizes))
             self._head("target", 1, block, aligned=True)
 
-    def _backbone(self, role: str, batch: int, known: int, wanted: int) -> None:
-        self._join(f"{role}.backbone", B=self._branches * batch, V=known, P=wanted)
+    def _branches(self, steps: range) -> int:
+        return 2 if self._plan.guided(steps) else 1
+
+    def _backbone(self, role: str, batch: int, steps: range, known: int, wanted: int) -> None:
+        self._join(f"{role}.backbone", B=self._branches(steps) * batch, V=known, P=wanted)
 
     def _head(self, role: str, batch: int, block: range, *, aligned: bool) -> None:
         model, tokens_of = self._models[role], dict[int, int]()
+        branches = self._branches(block)
         for step in block:  # those that differ in head steps are sampled apart
             steps = int(self._plan.head_steps[step])
             tokens_of[steps] = tokens_of.get(steps, 0) + batch * self._sizes[step]
         for steps, tokens in tokens_of.items():
-            rows = model.chunk_tokens(tokens, steps, self._branches) * self._branches
-            together = tokens // batch
-            window = model.largest_window(self._plan.options, steps, together, aligned=aligned)
+            rows = model.chunk_tokens(tokens, steps, branches) * branches
+            window = model.largest_window(
+                self._plan.options, steps, tokens // batch, aligned=aligned, guided=branches == 2
+            )
             self._join(f"{role}.head_modulation", N=rows, S=steps)
             self._join(f"{role}.head_step", N=rows, S=steps, R=rows * window)
 

@@ -43,6 +43,10 @@ class Conditions:
     def __len__(self) -> int:
         return len(self.z)
 
+    def conditional(self) -> Conditions:
+        """The same tokens without guidance."""
+        return Conditions(self.z, None, self.scale)
+
     @property
     def columns(self) -> Float32:
         """Conditions of the columns of `mods`: conditional ones, then unconditional ones."""
@@ -74,12 +78,12 @@ class HeadEvaluator(DeviceEvaluate):
     Args:
         graphs: of the head.
         conditions: of N tokens; their adaLN values are computed once, when first needed.
-        timesteps: training timestep of each head step, `[S]`.
+        timesteps: training timestep of each head step, `[S]`, as the graph takes them.
         where: what is being sampled, for error messages.
     """
 
     def __init__(
-        self, graphs: HeadGraphs, conditions: Conditions, timesteps: Int64, where: str
+        self, graphs: HeadGraphs, conditions: Conditions, timesteps: Int64 | Float32, where: str
     ) -> None:
         self._graphs, self._where = graphs, where
         self._conditions, self._timesteps = conditions, timesteps

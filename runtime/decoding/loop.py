@@ -95,8 +95,7 @@ class Decoder:
     def alone(self, model: RuntimeModel, steps: range) -> None:
         """Decode AR steps with one model."""
         for step in steps:
-            prediction = self._predict(model, range(step, step + 1))
-            self._put(prediction)
+            self._put(self._predict(model, range(step, step + 1)), step)
             self._advanced(1)
 
     def speculate_block(self, target: RuntimeModel, draft: RuntimeModel) -> None:
@@ -128,7 +127,7 @@ class Decoder:
             self._count(block, verdict.accepted, kept=step_of < step)
             self._advanced(step - block.start)
             if bonus is not None and not len(rejected):
-                self._put(self._sample(target, bonus, range(step, step + 1)))
+                self._put(self._sample(target, bonus, range(step, step + 1)), step)
                 step += 1
                 self._advanced(1)
 
@@ -137,7 +136,7 @@ class Decoder:
         parts: list[Prediction] = []
         for step in block:
             parts.append(self._predict(draft, range(step, step + 1)))
-            self._put(parts[-1])
+            self._put(parts[-1], step)
         return _joined(parts)
 
     def _verify(self, drafted: Prediction, aligned: Prediction) -> Verdict:
@@ -159,10 +158,11 @@ class Decoder:
         """AR step of each token of a block, `[B * P]`."""
         return self.canvas.rows(self.plan.per_token(np.arange(self.plan.num_iter), block))
 
-    def _put(self, prediction: Prediction) -> None:
+    def _put(self, prediction: Prediction, step: int) -> None:
         """Take the tokens of one AR step."""
         self.canvas.put(prediction.positions, prediction.chains.tokens)
         self.stats.ar_steps += 1
+        self.stats.guided_ar_steps += self.plan.guided(range(step, step + 1))
 
     def _predict(
         self, model: RuntimeModel, block: range, aligned_with: Prediction | None = None
@@ -174,7 +174,7 @@ class Decoder:
             arrays.gather(canvas.tokens, visible), visible,
             canvas.positions(plan.schedule, block), canvas.labels,
             canvas.rows(plan.per_token(plan.guidance, block)),
-            guided=plan.options.guided, where=f"AR step {block.start}", stats=self.stats,
+            guided=plan.guided(block), where=f"AR step {block.start}", stats=self.stats,
         )  # fmt: skip
         return self._sample(model, conditions, block, aligned_with)
 
@@ -197,7 +197,7 @@ class Decoder:
             arrays.gather_padded(canvas.tokens[0], visible), visible, query,
             np.repeat(canvas.labels, len(steps)),
             np.repeat(plan.guidance[steps.start : steps.stop], query.shape[1]),
-            guided=plan.options.guided, where=f"AR step {block.start}", stats=self.stats,
+            guided=plan.guided(steps), where=f"AR step {block.start}", stats=self.stats,
         )[np.flatnonzero(valid)]  # fmt: skip
         size = drafted.positions.shape[1]
         bonus = conditions[slice(size, None)] if len(steps) > len(block) else None
@@ -215,6 +215,8 @@ class Decoder:
         `aligned_with` gives the noise, and the trajectories that a parallel sampler starts from.
         """
         canvas, plan = self.canvas, self.plan
+        if not plan.guided(block):  # though a step beside them in the backbone's call may be
+            conditions = conditions.conditional()
         positions = canvas.positions(plan.schedule, block)
         images, flat = canvas.pairs(positions)
         steps_of = canvas.rows(plan.per_token(plan.head_steps, block))
@@ -243,6 +245,9 @@ class Decoder:
 
         temperature = self.plan.options.temperature
         initial = self.noise.initial(images, positions, channels)
+        if self.plan.options.solved:  # one noise and no other
+            nothing = np.broadcast_to(np.float32(0), (len(initial), steps, channels))
+            return HeadRequest((initial, nothing), temperature, streams)
         if leader is None:
             per_step = self.noise.per_step(images, positions, steps, channels)
             return HeadRequest((initial, per_step), temperature, streams)

@@ -3,7 +3,7 @@
 | graph | inputs | outputs |
 | --- | --- | --- |
 | `<model>.backbone` | `tokens [B, V, C]` float32, `visible [B, V]` int64 (L = padding), `query [B, P]` int64, `label [B]` int64 (class_num = unconditional) | `z [B, P, D]` |
-| `<model>.head_modulation` | `z [N, D]`, `timestep [S]` int64 in 0..999 | `mods [S, N, M]` |
+| `<model>.head_modulation` | `z [N, D]`, `timestep [S]` in 0..999, int64, or float32 for a model that is `solved` | `mods [S, N, M]` |
 | `<model>.head_step` | `x [R, C]`, `step [R]` int64 in 0..S-1, `token [R]` int64 in 0..N-1, `mods` | `eps [R, C]`, `v [R, C]` |
 
 With guidance the rows of `head_step` come in pairs, conditional then unconditional.
@@ -124,7 +124,7 @@ class RuntimeModel:
         Args:
             conditions: of N tokens.
             request: of N chains; those with a start are aligned with others.
-            options: head sampler, tolerance and guidance.
+            options: head sampler and tolerance.
             together: how many of the tokens belong to one image.
             most_tokens: rows of z in one call of `head_modulation`, guidance's included; None is
                 no limit.
@@ -132,8 +132,11 @@ class RuntimeModel:
             stats: where time and evaluations are counted.
         """
         steps, aligned = request.noise[1].shape[1], request.start is not None
-        timesteps = self.samplers.schedule(steps).timesteps
-        sampler = self.samplers.choose(options, steps, together, aligned=aligned)
+        guided = conditions.unconditional is not None
+        sampler = self.samplers.choose(options, steps, together, aligned=aligned, guided=guided)
+        timesteps: Int64 | Float32 = sampler.timesteps.astype(np.int64)
+        if self.config.solved:  # what its graph takes
+            timesteps = sampler.timesteps.astype(np.float32)
         reports: list[HeadReport] = []
         with stats.timed(f"{self.role} head"):
             for rows in self._chunks(conditions, steps, most_tokens):
@@ -142,10 +145,7 @@ class RuntimeModel:
                     reports.append(sampler.run(evaluate, request[rows]))
                 except NumericsError as error:
                     raise self._located(error, evaluate, where) from error
-                stats.count_head(
-                    self.role, reports[-1],
-                    guided=conditions.unconditional is not None, aligned=aligned,
-                )  # fmt: skip
+                stats.count_head(self.role, reports[-1], guided=guided, aligned=aligned)
         return Chains.of(HeadReport.joined(reports))
 
     def _located(self, error: NumericsError, evaluate: HeadEvaluator, where: str) -> NumericsError:
@@ -160,10 +160,11 @@ class RuntimeModel:
         return error if graph in str(error) else NumericsError(f"{graph} at {where}: {error}")
 
     def largest_window(
-        self, options: GenerateOptions, steps: int, together: int, *, aligned: bool
+        self, options: GenerateOptions, steps: int, together: int, *, aligned: bool, guided: bool
     ) -> int:
         """Rows that a token may have in one evaluation; arguments as for `HeadSamplers.choose`."""
-        return self.samplers.choose(options, steps, together, aligned=aligned).largest_window
+        sampler = self.samplers.choose(options, steps, together, aligned=aligned, guided=guided)
+        return sampler.largest_window
 
     def chunk_tokens(self, tokens: int, steps: int, branches: int) -> int:
         """How many of some tokens are sampled together: as many as their adaLN values allow.
@@ -186,12 +187,14 @@ class RuntimeModel:
         for start in range(0, len(conditions), size):
             yield slice(start, start + size)
 
-    def evaluator(self, conditions: Conditions, timesteps: Int64, where: str) -> HeadEvaluator:
+    def evaluator(
+        self, conditions: Conditions, timesteps: Int64 | Float32, where: str
+    ) -> HeadEvaluator:
         """Return the head as `evaluate(x, step, token)`, guidance applied.
 
         Args:
             conditions: of N tokens; their adaLN values are computed once, when first needed.
-            timesteps: training timestep of each head step, `[S]`.
+            timesteps: training timestep of each head step, `[S]`, as the graph takes them.
             where: what is being sampled, for error messages.
         """
         given = self.head_graphs, conditions, timesteps, where

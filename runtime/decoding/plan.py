@@ -24,7 +24,7 @@ class Plan:
     Attributes:
         options: resolved.
         schedule: which tokens each AR step predicts.
-        guidance: scale of each AR step, `[num_iter]`.
+        guidance: scale of each AR step, `[num_iter]`; 1 is none.
         head_steps: S of each AR step, `[num_iter]`.
     """
 
@@ -43,8 +43,11 @@ class Plan:
             if isinstance(options.head_steps, int)
             else options.head_steps
         )
-        schedule = ARSchedule(seq_len, options.num_iter)
-        guidance = schedule.guidance(options.cfg, options.cfg_schedule)
+        assert options.mask_schedule is not None
+        assert options.cfg_schedule is not None
+        assert options.cfg_interval is not None
+        schedule = ARSchedule(seq_len, options.num_iter, options.mask_schedule)
+        guidance = schedule.guidance(options.cfg, options.cfg_schedule, options.cfg_interval)
         head_steps = annealed_head_steps(first, last, options.num_iter)
         return cls(
             options,
@@ -62,6 +65,10 @@ class Plan:
     def prefilled_steps(self) -> int:
         """AR steps that the target decodes before the draft takes over."""
         return math.ceil(self.options.prefill * self.num_iter)
+
+    def guided(self, steps: range) -> bool:
+        """Whether one of some AR steps has guidance: all of them then have both branches."""
+        return bool((self.guidance[steps.start : steps.stop] != 1).any())
 
     def block(self, start: int) -> range:
         """AR steps that are drafted together from `start` on."""

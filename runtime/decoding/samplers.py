@@ -9,9 +9,11 @@ from ..head import (
     HeadSchedule,
     ParallelSampler,
     SequentialSampler,
+    SolverSampler,
+    SolverSchedule,
     SpeculativeSampler,
 )
-from ..options import GenerateOptions
+from ..options import SOLVER, GenerateOptions
 from ..schedule import diffusion_tables
 
 # Below this number of head steps `auto` samples sequentially: most drafts are rejected there.
@@ -24,11 +26,13 @@ def sampler_kind(head: str, steps: int, cost: float, *, aligned: bool) -> str:
     """Return the head sampler for an option `head`.
 
     Args:
-        head: `sequential`, `speculative`, `parallel` or `auto`.
+        head: one of `csd.runtime.options.HEADS`; `auto` has been resolved where it is the solver.
         steps: S.
         cost: of a row of every token, in units of a call.
         aligned: whether a chain follows another one's noise and trajectory.
     """
+    if head == SOLVER:
+        return SOLVER
     if head == "auto" and steps < FEW_HEAD_STEPS:
         return "sequential"
     if not aligned:
@@ -60,19 +64,20 @@ class HeadSamplers:
         return self._schedules[steps]
 
     def choose(
-        self, options: GenerateOptions, steps: int, together: int, *, aligned: bool
+        self, options: GenerateOptions, steps: int, together: int, *, aligned: bool, guided: bool
     ) -> HeadSampler:
         """Return the sampler of a call.
 
         Args:
-            options: head sampler, guidance and tolerance.
+            options: head sampler and tolerance.
             steps: S.
             together: tokens of one image that are sampled together. The choice depends on this
                 number and not on the batch, so that an image does not either.
             aligned: whether the chains follow others' noise and trajectories.
+            guided: whether a row is evaluated twice.
         """
         # What one more transition of every token costs, in units of a call.
-        cost = self._calibration.row_cost * together * (2 if options.guided else 1)
+        cost = self._calibration.row_cost * together * (2 if guided else 1)
         kind = sampler_kind(options.head, steps, cost, aligned=aligned)
         setting = cost if kind == "speculative" else options.head_tolerance
         key = kind, steps, setting
@@ -82,6 +87,8 @@ class HeadSamplers:
 
     def _make(self, kind: str, steps: int, setting: float) -> HeadSampler:
         """Return a sampler; `setting` is a tolerance, or what a transition costs."""
+        if kind == SOLVER:
+            return SolverSampler(SolverSchedule.named(self._beta_schedule, steps))
         schedule, draft = self.schedule(steps), self._calibration.draft
         fitted = draft if draft is not None and draft.steps == steps else None
         if kind == "sequential":

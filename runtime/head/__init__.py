@@ -6,6 +6,7 @@ from .request import Evaluate, HeadNoise, HeadReport, HeadRequest
 from .sampler import HeadSampler
 from .schedule import HeadSchedule
 from .sequential import SequentialSampler
+from .solver import SolverSampler, SolverSchedule
 from .speculative import SpeculativeSampler
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "HeadSchedule",
     "ParallelSampler",
     "SequentialSampler",
+    "SolverSampler",
+    "SolverSchedule",
     "SpeculativeSampler",
     "Trajectories",
     "fit_affine_draft",

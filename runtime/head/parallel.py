@@ -24,7 +24,7 @@ from ..errors import OptionError
 from . import native
 from .draft import AffineDraft, Rollout
 from .request import Evaluate, HeadNoise, HeadReport, HeadRequest, evaluated
-from .sampler import HeadSampler
+from .sampler import ChainSampler
 from .schedule import HeadSchedule
 from .slopes import Slopes, tokens_at_once
 
@@ -41,7 +41,7 @@ class _Drive:
         return self._temperature * std * self._normals[token, index]
 
 
-class ParallelSampler(HeadSampler):
+class ParallelSampler(ChainSampler):
     """The sequential sample within a tolerance, in a few batched sweeps.
 
     Args:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,15 @@ from .schedule import HeadSchedule, Transition
 
 Evaluate = Callable[[Float32, Int64, Int64], tuple[Float32, Float32]]
 HeadNoise = tuple[Float32, Float32]
+
+
+class Stepped(Protocol):
+    """A schedule of any sampler."""
+
+    @property
+    def steps(self) -> int:
+        """Number S of head steps."""
+        ...
 
 
 class HeadRows(NamedTuple):
@@ -108,7 +117,7 @@ class HeadRequest:
     @classmethod
     def drawn(
         cls,
-        schedule: HeadSchedule,
+        schedule: Stepped,
         n_tokens: int,
         channels: int,
         rng: np.random.Generator | None,
@@ -217,7 +226,7 @@ class HeadReport:
 
 
 def draw_noise(
-    schedule: HeadSchedule,
+    schedule: Stepped,
     n_tokens: int,
     channels: int,
     rng: np.random.Generator | None,

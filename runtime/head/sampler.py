@@ -1,9 +1,13 @@
-"""What every head sampler is, and where it runs."""
+"""What every head sampler is, and where it runs.
+
+A `ChainSampler` draws from the chain of head steps; others (`solver`) have timesteps of their own.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from ..arrays import Float32, Int64
 from . import native
 from .request import DeviceEvaluate, Evaluate, HeadReport, HeadRequest
 from .schedule import HeadSchedule
@@ -17,13 +21,12 @@ class HeadSampler(ABC):
     | `_on_device` | beside the network | the network offers it (`DeviceEvaluate`) |
     | `_compiled` | in C++ on the host | the host library was built |
     | `_plain` | in NumPy | anywhere |
-
-    Args:
-        schedule: the head schedule.
     """
 
-    def __init__(self, schedule: HeadSchedule) -> None:
-        self.schedule = schedule
+    @property
+    @abstractmethod
+    def timesteps(self) -> Int64 | Float32:
+        """Training timestep of each head step, `[S]` in 0..999."""
 
     def run(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
         """Draw tokens. This is where it is decided which code does it.
@@ -56,3 +59,19 @@ class HeadSampler(ABC):
     @abstractmethod
     def _plain(self, evaluate: Evaluate, request: HeadRequest) -> HeadReport:
         """Sample in NumPy."""
+
+
+class ChainSampler(HeadSampler):
+    """Draws from the chain of reverse transitions.
+
+    Args:
+        schedule: the head schedule.
+    """
+
+    def __init__(self, schedule: HeadSchedule) -> None:
+        self.schedule = schedule
+
+    @property
+    def timesteps(self) -> Int64:
+        """See `HeadSampler.timesteps`."""
+        return self.schedule.timesteps

@@ -7,10 +7,10 @@ import numpy as np
 from ..arrays import Float32
 from . import native
 from .request import Evaluate, HeadNoise, HeadReport, HeadRequest, evaluated
-from .sampler import HeadSampler
+from .sampler import ChainSampler
 
 
-class SequentialSampler(HeadSampler):
+class SequentialSampler(ChainSampler):
     """The plain chain: S evaluations, one after another (ancestral DDPM sampling)."""
 
     @property

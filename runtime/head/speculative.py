@@ -43,7 +43,7 @@ from .request import (
     evaluated,
     log_uniforms_of,
 )
-from .sampler import HeadSampler
+from .sampler import ChainSampler
 from .schedule import HeadSchedule
 
 
@@ -82,7 +82,7 @@ class _Chains:
     calls: int = 0
 
 
-class SpeculativeSampler(HeadSampler):
+class SpeculativeSampler(ChainSampler):
     """Exact sampling with drafted transitions.
 
     Args:

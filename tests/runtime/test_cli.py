@@ -280,12 +280,12 @@ def test_the_help_shows_defaults_and_an_example(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "example: csd-generate bundle --labels 3,7,9" in text
     assert "(default: grid.png, or none with --out-dir)" in text
-    for default in ("target", "auto", "8", "block", "paper", "42.0", "0.05", "linear", "1.0", "2"):
+    for default in ("target", "auto", "8", "block", "paper", "42.0", "0.05", "1.0", "2"):
         assert f"(default: {default})" in text
     for option in ("--labels", "--seed", "--mode", "--gamma", "--verify", "--acceptance",
                    "--inner-temperature", "--prefill", "--num-iter", "--head-steps", "--cfg",
-                   "--cfg-schedule", "--temperature", "--threads", "--out", "--save-latents",
-                   "--stats"):  # fmt: skip
+                   "--cfg-schedule", "--cfg-interval", "--mask-schedule", "--temperature",
+                   "--threads", "--out", "--save-latents", "--stats"):  # fmt: skip
         assert option in text
 
 

@@ -5,14 +5,17 @@ import math
 
 import pytest
 
-from csd.runtime import GenerateOptions, OptionError
-from csd.runtime.options import parse_head_steps
+from csd.runtime import GenerateOptions, MARConfig, OptionError
+from csd.runtime.options import parse_head_steps, parse_interval
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("mode", "fast"), ("verify", "none"), ("acceptance", "always"), ("cfg_schedule", "cosine"),
+        ("mask_schedule", "uniform"), ("cfg_interval", (0.3, 0.1)), ("cfg_interval", (0.1,)),
+        ("cfg_interval", (-0.1, 0.3)), ("cfg_interval", (0.5, 1.1)), ("cfg_interval", (0.2, 0.2)),
+        ("cfg_interval", (math.nan, 1.0)), ("cfg_interval", 0.3), ("cfg_interval", "0:1"),
         ("gamma", 0), ("gamma", -1), ("num_iter", 0), ("num_iter", -4),
         ("head_steps", 0), ("head_steps", 1001), ("head_steps", (50, 0)), ("head_steps", (1001, 5)),
         ("head_steps", (50, 20, 5)), ("head_steps", ()),
@@ -50,8 +53,50 @@ def test_the_defaults_are_those_of_the_documentation():
     assert (options.mode, options.head) == ("target", "auto")
     assert (options.verify, options.acceptance) == ("block", "paper")
     assert (options.gamma, options.inner_temperature, options.prefill) == (8, 42.0, 0.05)
-    assert (options.cfg, options.cfg_schedule, options.temperature) == (1.0, "linear", 1.0)
-    assert not options.guided
+    assert (options.cfg, options.temperature) == (1.0, 1.0)
+    full = options.resolved(MARConfig(), 100)
+    assert (full.num_iter, full.head_steps, full.head) == (64, 100, "auto")
+    assert (full.mask_schedule, full.cfg_schedule) == ("cosine", "linear")
+    assert full.cfg_interval == (0.0, 1.0)
+    assert full.resolved(MARConfig(), 100) == full
+
+
+def test_what_a_run_does_not_say_is_as_the_model_samples():
+    config = MARConfig(
+        img_size=64, num_iter=32, mask_strategy="exp", cfg_schedule="constant", cfg_t_min=0.1,
+        cfg_t_max=0.3, sampling_algo="dpm-solver", num_sampling_steps=8,
+    )  # fmt: skip
+    full = GenerateOptions().resolved(config, 8)
+    assert (full.num_iter, full.mask_schedule, full.cfg_schedule) == (16, "exp", "constant")
+    assert (full.cfg_interval, full.head, full.head_steps) == ((0.1, 0.3), "solver", 8)
+    given = GenerateOptions(
+        num_iter=4, mask_schedule="cosine", cfg_schedule="linear", cfg_interval=(0, 1),
+        head="speculative",
+    ).resolved(config, 8)  # fmt: skip
+    assert (given.num_iter, given.mask_schedule, given.cfg_schedule) == (4, "cosine", "linear")
+    # The chain has other numbers of steps than the solver has evaluations.
+    assert (given.cfg_interval, given.head, given.head_steps) == ((0.0, 1.0), "speculative", 100)
+
+
+@pytest.mark.parametrize("head", ["auto", "solver"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mode": "csd"}, "mode csd accepts by densities, .* give --head speculative"),
+        ({"temperature": 0.9}, "temperature is 0.9 and the head's solver draws no noise"),
+    ],
+)
+def test_what_a_solver_cannot_do_is_refused_with_a_head_that_can(head, values, message):
+    config = MARConfig(sampling_algo="dpm-solver", num_sampling_steps=8)
+    with pytest.raises(OptionError, match=message):
+        GenerateOptions(head=head, **values).resolved(config, 8)
+    GenerateOptions(head="speculative", **values).resolved(config, 8)
+
+
+@pytest.mark.parametrize("text", ["", ":", "0.1", "0.1:", "0:1:2", "a:b", "0.1,0.3"])
+def test_intervals_that_are_no_pair_are_refused_with_an_example(text):
+    with pytest.raises(OptionError, match=r"ascending order, 0 to 1, as in 0.1:0.3"):
+        parse_interval(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("7", 7), ("50:5", (50, 5)), ("5:50", (5, 50))])

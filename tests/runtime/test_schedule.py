@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from csd.runtime import OptionError
 from csd.runtime.schedule import (
+    MASK_SCHEDULES,
     ARSchedule,
     annealed_head_steps,
     diffusion_tables,
@@ -18,7 +19,7 @@ from csd.runtime.schedule import (
     training_betas,
 )
 
-from ..helpers import NUM_ITER
+from ..helpers import DATA, NUM_ITER
 from ..mar_reference import masked_after, respaced
 
 
@@ -74,6 +75,45 @@ def test_guidance_grows_with_the_share_of_known_tokens():
     assert schedule.guidance(1.0, "linear") == [1.0] * 5
     with pytest.raises(OptionError, match="cfg-schedule is 'cubic'"):
         schedule.guidance(3.0, "cubic")
+
+
+def test_guidance_is_left_out_where_too_much_or_too_little_is_left():
+    # After the steps are left 3/4, 1/2, 1/4 and nothing.
+    scales = ARSchedule(64, 4).guidance(3.0, "constant", (0.25, 0.6))
+    assert scales == [1.0, 3.0, 3.0, 1.0]
+    whole = ARSchedule(64, 4).guidance(3.0, "linear", (0.0, 1.0))
+    assert whole == ARSchedule(64, 4).guidance(3.0, "linear")
+
+
+@settings(derandomize=True)
+@given(
+    st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
+    st.sampled_from(MASK_SCHEDULES),
+)
+def test_every_mask_schedule_predicts_all_tokens_and_some_in_each_step(sizes, kind):
+    length, num_iter = sizes
+    schedule = ARSchedule(length, num_iter, kind)
+    assert len(schedule.sizes) == num_iter
+    assert min(schedule.sizes) >= 1
+    assert sum(schedule.sizes) == length
+
+
+@pytest.mark.parametrize("kind", ["linear", "poly-0.5", "exp", "log"])
+@pytest.mark.parametrize("num_iter", [16, 40])
+def test_mask_schedules_are_the_released_sampler_on_average(kind, num_iter):
+    """It unmasks at random; recorded are means of 600 runs before each step but the first."""
+    with np.load(DATA / "emigm" / "reference.npz") as arrays:
+        average = arrays[f"average_masked_{kind}_{num_iter}"]
+    masked = np.array(ARSchedule(64, num_iter, kind).masked[:-1])
+    print(f"{kind}, {num_iter} AR steps: at most {np.abs(masked - average).max():.2f} tokens off")
+    # Half a token of rounding, a standard error of 0.16, and those that each later step must have.
+    held = np.arange(num_iter - 1, 0, -1)
+    assert (np.abs(masked - np.maximum(average, held)) <= 1.0).all()
+
+
+def test_an_unknown_mask_schedule_is_refused_with_the_known_ones():
+    with pytest.raises(OptionError, match="mask-schedule is 'arccos': give one of cosine, linear"):
+        ARSchedule(16, 4, "arccos")
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])

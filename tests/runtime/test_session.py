@@ -459,7 +459,7 @@ def test_results_sessions_and_bundles_say_what_they_are(tiny_bundle, fixed):
     ):  # fmt: skip
         assert all(part in text for part in parts), text
         assert len(text) < 250
-    assert "cfg" not in shown[4]  # a default
+    assert "verify" not in shown[4]  # a default
     assert eval(shown[4], {"GenerateOptions": GenerateOptions}) == result.options
     assert "seed None" in repr(other)
 

@@ -167,7 +167,8 @@ def _fitting(sweep: Sweep, args: argparse.Namespace, manifest: Manifest) -> Swee
     if args.gammas == DEFAULT_GAMMAS:
         fitting = [gamma for gamma in sweep.gammas if gamma <= manifest.max_gamma]
         sweep = dataclasses.replace(sweep, gammas=fitting or [1])
-    if "draft" not in manifest.models and args.modes == DEFAULT_MODES:
+    solved = manifest.target.solved and sweep.heads == ["auto"]
+    if ("draft" not in manifest.models or solved) and args.modes == DEFAULT_MODES:
         sweep = dataclasses.replace(sweep, modes=[mode for mode in sweep.modes if mode != "csd"])
     return sweep
 
@@ -200,7 +201,8 @@ def _prepare(
 ) -> _Plan:
     """Open sessions, baselines and classifier, and check that they can do what is asked."""
     idle = idle_load()
-    resolved = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
+    defaults = bundle.manifest.target, bundle.manifest.head_steps
+    resolved = options.resolved(*defaults)
     names, most = sweep.baselines, max(sweep.threads)
     if names and not isinstance(resolved.head_steps, int):
         raise OptionError(f"{names[0]} has no annealed head steps: leave {names[0]} out of --modes")
@@ -227,7 +229,11 @@ def _prepare(
         baseline_threads=sweep.threads if device == "cpu" else [most],
     )
     assert resolved.num_iter is not None
-    cases = make_cases(sweep, resolved, resolved.num_iter)
+    cases = [
+        # Each with its own head's steps.
+        dataclasses.replace(case, options=case.options.resolved(*defaults))
+        for case in make_cases(sweep, options, resolved.num_iter)
+    ]
     for case in cases:
         if not case.baseline:
             sessions[most].check([0], case.options)

@@ -1,9 +1,9 @@
 """The baseline: MAR sampling in PyTorch, step for step as the released code does it.
 
-Each AR step runs the backbone on all tokens with a mask and a chain of head steps; each head step
-evaluates the whole diffusion head, timestep embedding and adaLN layers included, and looks up its
-coefficients in float64 tables. Nothing is hoisted, cached or drafted. With the same noise it
-makes the runtime's `target` images.
+Each AR step runs the backbone on all tokens with a mask and a chain of head steps, or the head's
+solver where the options ask for it; each head step evaluates the whole diffusion head, timestep
+embedding and adaLN layers included, and looks up its coefficients in float64 tables. Nothing is
+hoisted, cached or drafted. With the same noise it makes the runtime's `target` images.
 
 | baseline | arithmetic |
 | --- | --- |
@@ -25,10 +25,12 @@ from torch import Tensor
 
 from ...models.mar import MAR
 from ...models.patches import unpatchify
+from ...runtime.decoding.plan import Plan
 from ...runtime.errors import NumericsError
+from ...runtime.head import SolverSchedule
 from ...runtime.noise import Noise
 from ...runtime.options import GenerateOptions
-from ...runtime.schedule import ARSchedule, DiffusionTables, diffusion_tables
+from ...runtime.schedule import DiffusionTables, diffusion_tables
 
 
 class EagerSampler:
@@ -70,13 +72,14 @@ class EagerSampler:
 
         Args:
             labels: `[B]`.
-            options: resolved options; mode and CSD's own ones are ignored.
+            options: mode and CSD's own ones are ignored.
             noise: orders and normals, drawn beforehand.
 
         Raises:
             NumericsError: latents are not finite.
         """
-        assert options.num_iter is not None
+        config = self.model.config
+        options = options.resolved(config, config.num_sampling_steps)
         assert isinstance(options.head_steps, int)
         torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -85,17 +88,18 @@ class EagerSampler:
             torch.cuda.reset_peak_memory_stats(self.device)
         clock = _Clock(self.device)
         clock.mark("run")
-        config, steps = self.model.config, options.head_steps
+        steps = options.head_steps
         batch, length, channels = len(labels), config.seq_len, config.token_dim
         images = np.repeat(np.arange(batch), length)
         positions = np.tile(np.arange(length), batch)
         initial = noise.initial(images, positions, channels).reshape(batch, length, channels)
-        per_step = noise.per_step(images, positions, steps, channels)
+        drawn_steps = 0 if options.solved else steps
+        per_step = noise.per_step(images, positions, drawn_steps, channels)
         drawn = (
             torch.from_numpy(array).to(self.device)
             for array in (
                 labels, noise.orders(np.arange(batch), length), initial,
-                per_step.reshape(batch, length, steps, channels),
+                per_step.reshape(batch, length, drawn_steps, channels),
             )
         )  # fmt: skip
         half = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half)
@@ -121,17 +125,19 @@ class EagerSampler:
         per_step: Tensor,
     ) -> Tensor:
         config = self.model.config
-        assert options.num_iter is not None
+        assert isinstance(options.head_steps, int)
         batch, length = orders.shape
-        tables = diffusion_tables(config.beta_schedule, per_step.shape[2])
-        schedule = ARSchedule(length, options.num_iter)
-        guidance = schedule.guidance(options.cfg, options.cfg_schedule)
+        tables = diffusion_tables(config.beta_schedule, options.head_steps)
+        solver = SolverSchedule.named(config.beta_schedule, options.head_steps)
+        plan = Plan.of(options, length)
+        schedule = plan.schedule
         tokens = torch.zeros(batch, length, config.token_dim, device=self.device)
         mask = torch.ones(batch, length, device=self.device)
         clock = _Clock(self.device)
         for step, masked in enumerate(schedule.masked):
             given_tokens, given_mask, given_labels = tokens, mask, labels
-            if options.guided:
+            guided, scale = plan.guided(range(step, step + 1)), float(plan.guidance[step])
+            if guided:
                 nobody = torch.full_like(labels, config.class_num)
                 given_tokens = torch.cat([tokens, tokens])
                 given_mask = torch.cat([mask, mask])
@@ -140,14 +146,16 @@ class EagerSampler:
             z = self._condition(given_tokens, given_mask, given_labels).float()
             clock.mark("target head")
 
-            remaining = masked if step < options.num_iter - 1 else 0
+            remaining = masked if step < plan.num_iter - 1 else 0
             mask_next = torch.zeros_like(mask).scatter(1, orders[:, :remaining], 1.0)
             wanted = torch.logical_xor(mask.bool(), mask_next.bool())
             mask = mask_next
-            chosen = torch.cat([wanted, wanted]) if options.guided else wanted
-            sampled = self._chain(
-                z[chosen], initial[wanted], per_step[wanted], tables, guidance[step], options
-            )
+            chosen = torch.cat([wanted, wanted]) if guided else wanted
+            given = z[chosen], initial[wanted], scale if guided else None
+            if options.solved:
+                sampled = self._solve(*given, solver)
+            else:
+                sampled = self._chain(*given, per_step[wanted], tables, options.temperature)
             tokens = tokens.clone()
             tokens[wanted] = sampled
         self.parts = clock.stop()
@@ -157,30 +165,48 @@ class EagerSampler:
         self,
         z: Tensor,
         x: Tensor,
+        scale: float | None,
         noise: Tensor,
         tables: DiffusionTables,
-        scale: float,
-        options: GenerateOptions,
+        temperature: float,
     ) -> Tensor:
         """Ancestral sampling of the head: `x [N, C]`, `noise [N, S, C]` -> `[N, C]`."""
-        timesteps = torch.from_numpy(tables.timesteps).to(self.device)
         for i in range(tables.steps - 1, -1, -1):
-            at = torch.full((len(z),), i, dtype=torch.int64, device=self.device)
-            rows = torch.cat([x, x]) if options.guided else x
-            eps, v = (out.float() for out in self._head(rows, timesteps[at], z))
-            if options.guided:
-                conditional, unconditional = eps.chunk(2)
-                eps = unconditional + scale * (conditional - unconditional)
-                v = v[: len(x)]
-            at = at[: len(x)]
+            eps, v = self._evaluate(x, int(tables.timesteps[i]), z, scale)
+            at = torch.full((len(x),), i, dtype=torch.int64, device=self.device)
             x0hat = _look_up(tables.recip, at) * x - _look_up(tables.recipm1, at) * eps
             mean = _look_up(tables.coef_x0, at) * x0hat + _look_up(tables.coef_x, at) * x
             share = (v + 1) / 2
             lowest, highest = _look_up(tables.log_posterior, at), _look_up(tables.log_beta, at)
             logvar = share * highest + (1 - share) * lowest
             nonzero = (at != 0).float().unsqueeze(1)
-            x = mean + nonzero * torch.exp(0.5 * logvar) * noise[:, i] * options.temperature
+            x = mean + nonzero * torch.exp(0.5 * logvar) * noise[:, i] * temperature
         return x
+
+    def _solve(self, z: Tensor, x: Tensor, scale: float | None, schedule: SolverSchedule) -> Tensor:
+        """The solver of the head: `x [N, C]` -> `[N, C]`."""
+        tables = schedule.tables
+        begin = clean = x
+        for i in range(schedule.steps - 1, -1, -1):
+            eps, _ = self._evaluate(x, float(tables.timesteps[i]), z, scale)
+            last = (x - float(tables.sigma[i]) * eps) / float(tables.alpha[i])
+            if tables.first[i]:
+                begin, clean = x, last
+            x = float(tables.from_state[i]) * begin + float(tables.from_first[i]) * clean
+            x = x + float(tables.from_last[i]) * last
+        return x
+
+    def _evaluate(
+        self, x: Tensor, timestep: float, z: Tensor, scale: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """The head at one timestep, guided with a scale: `x [N, C]`, `z [N, D]` or `[2 N, D]`."""
+        rows = x if scale is None else torch.cat([x, x])
+        at = torch.full((len(z),), timestep, device=self.device)
+        eps, v = (out.float() for out in self._head(rows, at, z))
+        if scale is not None:
+            conditional, unconditional = eps.chunk(2)
+            eps = unconditional + scale * (conditional - unconditional)
+        return eps, v[: len(x)]
 
 
 def _look_up(table: NDArray[np.float64], index: Tensor) -> Tensor:

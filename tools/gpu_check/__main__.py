@@ -187,6 +187,9 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
     modes = [*(BASELINES if weights else ()), "target"]
     if "draft" in manifest.models:
         modes += ["draft", "csd"]
+    heads = "sequential,auto"
+    if manifest.target.solved:  # no densities to accept by, and engines for a solver's few steps
+        modes, heads = [mode for mode in modes if mode != "csd"], "auto"
     gamma = min(GenerateOptions().gamma, manifest.max_gamma)
     details: dict[str, Any] = {"obstacles": found, "modes": modes, "exit_codes": {}}
     if obstacle:
@@ -196,7 +199,7 @@ def _bench(bundle: Bundle, args: argparse.Namespace) -> Outcome:
         argv = [
             str(bundle.path), "--backend", backend, "--repeats", str(args.repeats),
             "--warm-ups", str(WARM_UPS), "--modes", ",".join(modes),
-            "--heads", "sequential,auto", "--gammas", str(gamma),
+            "--heads", heads, "--gammas", str(gamma),
             "--cfg", str(args.cfg), "--eager-device", "cuda", "--json", str(file),
         ]  # fmt: skip
         argv += ["--target-weights", str(weights)] if weights else []

@@ -105,6 +105,8 @@ def random_feeds(
             feeds[tensor.name] = order[:, -shape[1] :] if last else order[:, : shape[1]]
         elif tensor.dtype == "int64":
             feeds[tensor.name] = rng.integers(below[tensor.name], size=shape)
+        elif tensor.name == "timestep":  # of a solver
+            feeds[tensor.name] = rng.uniform(0, TRAIN_STEPS - 1, shape).astype(np.float32)
         else:
             feeds[tensor.name] = 0.5 * rng.standard_normal(shape, dtype=np.float32)
     return feeds

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...runtime.command.parser import Parser
 from ...runtime.errors import CsdError
-from ...runtime.options import HEADS, GenerateOptions
+from ...runtime.options import CHAIN_HEADS, GenerateOptions
 from ...runtime.session import Session
 from ..quality import balanced_labels
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def option_sets() -> list[tuple[int, GenerateOptions]]:
     """Images at once and options of every set."""
     sets: list[tuple[int, GenerateOptions]] = []
-    for head in HEADS:
+    for head in CHAIN_HEADS:
         for batch, changes in _SETS:
             values: dict[str, Any] = {"mode": "csd", "head": head, **changes}
             sets.append((batch, GenerateOptions(**values)))

@@ -150,6 +150,19 @@ def test_a_draft_that_is_the_target_is_verified_in_one_evaluation_and_reproduces
     np.testing.assert_allclose(made.tokens, wanted.tokens, rtol=1e-3, atol=1e-3)
 
 
+def test_a_block_that_is_guided_in_part_is_aligned(twins):
+    case = Case("sequential", "prefix", cfg=3.0, head_steps=20, gamma=4)
+    options = dataclasses.replace(case.options, cfg_interval=(0.3, 0.7))
+    made = twins.generate(LABELS, options, seed=SEED)
+    assert made.stats.acceptance_rate == 1
+    alone = dataclasses.replace(options, mode="target")
+    wanted = twins.generate(LABELS, alone, seed=SEED)
+    np.testing.assert_allclose(made.tokens, wanted.tokens, rtol=1e-3, atol=1e-3)
+    assert wanted.stats.guided_ar_steps == 3  # after which 5/8, 4/8 and 3/8 are left
+    everywhere = dataclasses.replace(alone, cfg_interval=None)
+    assert np.abs(twins.generate(LABELS, everywhere, seed=SEED).tokens - wanted.tokens).max() > 0.01
+
+
 def test_an_accepted_token_is_the_draft_s_and_not_the_aligned_chain_s(twins):
     case = Case("speculative", "block")
     drafted = dataclasses.replace(case.options, mode="draft")

@@ -34,6 +34,19 @@ MODES = {
         head="parallel",
         inner_temperature=1.0,
     ),
+    "guided in the middle": GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, cfg=2.0, cfg_interval=(0.3, 0.7), head="auto"
+    ),
+    "prefix guided in the middle": GenerateOptions(
+        mode="csd",
+        num_iter=NUM_ITER,
+        gamma=2,
+        verify="prefix",
+        cfg=2.0,
+        cfg_interval=(0.3, 0.7),
+        head="speculative",
+        inner_temperature=1e6,
+    ),
     "all prefilled": GenerateOptions(mode="csd", num_iter=NUM_ITER, prefill=1.0, head="sequential"),
     "annealed": GenerateOptions(
         mode="csd", num_iter=NUM_ITER, gamma=3, head_steps=(20, 12), head="auto"

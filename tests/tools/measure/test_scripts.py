@@ -68,7 +68,7 @@ def test_the_profile_accounts_for_the_whole_time(tiny_bundle, tmp_path, head):
 def test_option_sets_are_the_same_tokens_twice_and_others_with_another_seed(
     tiny_bundle, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(option_sets, "HEADS", ("auto",))
+    monkeypatch.setattr(option_sets, "CHAIN_HEADS", ("auto",))
     monkeypatch.setattr(option_sets, "_SETS", option_sets._SETS[::3])
     first, again = tmp_path / "first.json", tmp_path / "again.json"
     argv = [str(tiny_bundle), "--threads", "1", "--json"]
