@@ -66,8 +66,12 @@ TESTS = (
     "tests/runtime/decoding",
     "tests/runtime/test_session.py",
 )
-# Without tests of tests, and without those that export a bundle of their own.
-KEYWORDS = "not is_found and not detects and not another_configuration"
+# Without tests of tests, without those that export a bundle of their own, and without the laws of
+# the head samplers: what they would find is found sooner where NumPy makes other chains than C++.
+KEYWORDS = (
+    "not is_found and not detects and not another_configuration and not test_the_law "
+    "and not test_laws and not zoo_law and not standard_normal and not threads"
+)
 # Imported once; a mutant's process inherits them.
 _LIBRARIES = ("numpy", "scipy.stats", "onnxruntime", "PIL.Image", "rich", "torch", "coverage")
 
@@ -279,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--all", action="store_true", help="equivalent ones too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of tests for a mutant at most")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of tests for a mutant at most")
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "mutation.jsonl")
     parser.add_argument("--resume", action="store_true", help="keep what the log says")
     args = parser.parse_args(argv)

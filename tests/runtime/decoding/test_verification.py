@@ -42,7 +42,7 @@ def judged(p, q, acceptance="paper", temperature=1.0, rows=slice(None)):
 def test_drafts_are_accepted_by_the_density_ratio_and_the_token_s_own_uniform(
     acceptance, temperature
 ):
-    p, q = some_densities(1.0, log_sigma=0.7)
+    p, q = some_densities(1.5 * temperature, log_sigma=0.7)
     x, verdict = judged(p, q, acceptance, temperature)
     sign = 1 if acceptance == "paper" else -1
     near, far = ((x - d.mean) / d.std / temperature for d in (p, q))

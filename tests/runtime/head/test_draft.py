@@ -176,9 +176,14 @@ def test_a_fit_finds_the_maps_that_chains_follow():
     draft = some_draft()
     recorded = chains_of(draft, 600, seed=3, spread=0.3)
     fitted = fit_affine_draft(SCHEDULE, recorded, ridge=1e-10)
-    np.testing.assert_allclose(fitted.weight[1:], draft.weight[1:], atol=2e-2)
-    np.testing.assert_allclose(fitted.bias[1:], draft.bias[1:], atol=2e-2)
-    np.testing.assert_allclose(fitted.start, draft.start, atol=1e-3)
+    np.testing.assert_allclose(fitted.start, draft.start, atol=1e-4)
+    # The first prediction is a map of the first state, so that the weights of both are not told
+    # apart: what counts is where they lead.
+    others = chains_of(draft, 50, seed=4, spread=0.3)
+    for i in range(1, STEPS):
+        innovation = others.x[i - 1] - others.mean[i]
+        known = np.full(50, i), innovation, others.x[i], others.x0hat[i], others.v[i]
+        np.testing.assert_allclose(fitted.move(*known)[0], others.x0hat[i - 1], atol=1e-3)
     np.testing.assert_allclose(fitted.share, recorded.v[:, :480].mean(axis=1), atol=1e-5)
     assert (fitted.weight[0] == 0).all()
     assert (fitted.bias[0] == 0).all()
@@ -192,12 +197,12 @@ def test_tokens_that_are_held_out_are_the_last_ones_and_teach_nothing(share):
     recorded = joined(chains_of(draft, kept, 3), chains_of(other, 500 - kept, 4))
     how = {} if share is None else {"held_out": share}
     fitted = fit_affine_draft(SCHEDULE, recorded, ridge=1e-10, **how)
-    np.testing.assert_allclose(fitted.start, draft.start, atol=1e-3)
+    np.testing.assert_allclose(fitted.start, draft.start, atol=1e-4)
     # One more token of the other kind spoils it, and one fewer of its own does not.
     spoiled = joined(chains_of(draft, kept - 1, 3), chains_of(other, 501 - kept, 4))
     assert np.abs(fit_affine_draft(SCHEDULE, spoiled, ridge=1e-10, **how).start
-                  - draft.start).max() > 5e-3  # fmt: skip
-    assert (fitted.acceptance[1:] < 0.9).all()
+                  - draft.start).max() > 1e-3  # fmt: skip
+    assert fitted.acceptance[1] < 0.5  # of the other kind
 
 
 def test_one_token_is_fitted_and_nothing_is_held_out():

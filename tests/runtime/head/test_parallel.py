@@ -166,6 +166,30 @@ def test_moves_of_the_size_of_rounding_teach_nothing():
     np.testing.assert_array_equal(learned.value, first)
 
 
+def test_as_many_tokens_are_iterated_at_once_as_their_slopes_leave_room_for(monkeypatch):
+    monkeypatch.setattr(slopes, "MOST_NUMBERS", 1000)
+    assert slopes.tokens_at_once(steps=5, channels=4) == 1000 // (5 * 4 * 4)
+    assert slopes.tokens_at_once(steps=100, channels=16) == 1  # at least
+
+
+def test_slopes_start_from_the_jacobian_of_the_prediction():
+    schedule = linear(3)
+    jacobian = np.random.default_rng(0).standard_normal((3, 2, 2)).astype(np.float32)
+    made = slopes.Slopes.of(schedule, jacobian, tokens=4, channels=2)
+    tables = schedule.tables
+    for i in range(3):
+        wanted = tables.coef_x[i] * np.eye(2) + tables.coef_x0[i] * jacobian[i]
+        for token in range(4):
+            np.testing.assert_allclose(made.value[i, token], wanted, rtol=1e-5, atol=1e-6)
+    assert np.isnan(made.x).all()
+    assert np.isnan(made.mean).all()
+    assert not np.shares_memory(made.x, made.mean)
+    plain = slopes.Slopes.of(schedule, None, tokens=1, channels=2)
+    np.testing.assert_allclose(
+        plain.value[:, 0], tables.coef_x[:, None, None] * np.eye(2), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_started_at_the_truth_it_needs_one_sweep(case):
     schedule, evaluate, _, report, _ = case
     _, made = ParallelSampler(schedule, 0.01).sample(
@@ -209,3 +233,60 @@ def test_bad_arguments_are_refused(case):
             evaluate, n_tokens=COUNT, channels=CHANNELS, noise=report.noise,
             start=np.zeros((STEPS, COUNT, CHANNELS), dtype=np.float32),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"tolerance": "x"}, r"^tolerance is 'x' \(str\): give a number$"),
+        ({"tolerance": -0.5}, r"^tolerance is -0.5: give 0 or more$"),
+        ({"window": 0}, r"^window is 0: give at least 1$"),
+        ({"window": 1.5}, r"^window is 1.5 \(float\): give a whole number$"),
+        ({"jacobian": np.zeros((STEPS, 2))}, r"^jacobian is \(24, 2\), not \[24, C, C\]$"),
+        ({"jacobian": np.zeros((3, 2, 2))}, r"^jacobian is \(3, 2, 2\), not \[24, C, C\]$"),
+    ],
+)
+def test_what_it_cannot_be_made_with_is_named(how, said):
+    with pytest.raises(ValueError, match=said):
+        ParallelSampler(linear(STEPS), **how)
+
+
+def test_a_sweep_has_a_window_of_rows_for_each_token_at_most(case):
+    schedule, evaluate, _, report, _ = case
+    for window, most in ((None, STEPS), (1, 1), (5, 5), (STEPS, STEPS), (1000, STEPS)):
+        seen: list[int] = []
+
+        def watched(x, step, token, seen=seen):
+            seen.append(int(np.bincount(token).max()))
+            return evaluate(x, step, token)
+
+        sampler = ParallelSampler(schedule, window=window)
+        assert sampler.largest_window == most
+        sampler.sample(watched, n_tokens=COUNT, channels=CHANNELS, noise=report.noise)
+        assert max(seen) == most
+    assert SequentialSampler(schedule).largest_window == 1
+
+
+def test_the_jacobian_is_the_draft_s_unless_one_is_given(case):
+    schedule, evaluate, _, report, fitted = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    start = report.trajectory * 1.1
+
+    def rounds(*args, **kwargs):
+        sampler = ParallelSampler(schedule, 0.01, *args, **kwargs)
+        return sampler.sample(evaluate, **how, start=start)[1].rounds.tolist()
+
+    none = np.zeros_like(fitted.jacobian)
+    assert rounds(draft=fitted) == rounds(fitted.jacobian) != rounds()
+    assert rounds(none, draft=fitted) == rounds(none) == rounds()
+
+
+def test_a_start_is_not_written_to_and_begins_with_the_noise(case):
+    schedule, evaluate, _, report, _ = case
+    start = report.trajectory * 1.1
+    kept = start.copy()
+    _, made = ParallelSampler(schedule, 0.01).sample(
+        evaluate, n_tokens=COUNT, channels=CHANNELS, noise=report.noise, start=start
+    )
+    np.testing.assert_array_equal(start, kept)
+    np.testing.assert_array_equal(made.trajectory[STEPS], report.noise[0])
