@@ -15,7 +15,7 @@ import pytest
 
 from .log import Log, digest
 from .mutants import Mutant
-from .patch import ROOT, forget
+from .patch import ROOT, keepers
 from .trials import Trial, key_of, passes, say, use_folder
 
 # Tests whose lines are recorded by one process.
@@ -30,7 +30,7 @@ class Test:
         name: pytest's.
         place: in the order of collection.
         key: hash of its text.
-        seconds: that it takes with all its fixtures.
+        seconds: of a processor that it takes with all its fixtures.
         lines: of each file that it runs.
     """
 
@@ -86,14 +86,16 @@ def _recorded(batch: Sequence[pytest.Item], files: Sequence[str], base: Path) ->
     def run(folder: Path) -> None:
         use_folder(batch[0].session, folder)
         made, found = tracer(files), {}
+        caches = keepers()
         made.start()
         for item in batch:
-            forget()
+            for cache in caches:
+                cache.cache_clear()
             made.switch_context(item.nodeid)
-            began = time.perf_counter()
+            began = time.process_time()
             # All fixtures are torn down, so that each test shows what it needs by itself.
             failed = not passes(item, None)
-            seconds = round(time.perf_counter() - began, 3)
+            seconds = round(time.process_time() - began, 3)
             found[item.nodeid] = {"seconds": seconds, "failed": failed}
         made.stop()
         lines = lines_of(made, files)

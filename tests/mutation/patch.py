@@ -68,10 +68,12 @@ def _function(place: Any, scope: Sequence[str]) -> FunctionType:
     raise LookupError(f"no function in {'.'.join(scope)}")
 
 
-def forget() -> None:
-    """Empty what functions of csd and of its tests have kept of earlier calls."""
-    for kept in gc.get_objects():
-        if isinstance(kept, functools._lru_cache_wrapper):
-            module = getattr(kept, "__module__", None) or ""
-            if module.split(".")[0] in ("csd", "tests") and module != "tests.kept":
-                kept.cache_clear()
+def keepers() -> list[Any]:
+    """Functions of csd and of its tests that keep what they returned."""
+    return [
+        kept
+        for kept in gc.get_objects()
+        if isinstance(kept, functools._lru_cache_wrapper)
+        and (module := getattr(kept, "__module__", None) or "") != "tests.kept"
+        and module.split(".")[0] in ("csd", "tests")
+    ]

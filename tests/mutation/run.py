@@ -14,7 +14,9 @@ change nothing that anybody gets are in `equivalent.py`, each with its reason.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import gc
 import importlib
 import os
 import pickle
@@ -34,8 +36,8 @@ from .covering import Selection, Test, covering, lines_of, tracer
 from .equivalent import EQUIVALENT, KNOWN
 from .log import Log, digest
 from .mutants import Mutant, mutants
-from .patch import ROOT, Replaced, forget, patch_function
-from .trials import ERROR, Trial, first_failure, say, use_folder, with_tests
+from .patch import ROOT, Replaced, keepers, patch_function
+from .trials import ERROR, Trial, first_failure, say, share_library, use_folder, with_tests
 
 FILES = (
     "runtime/noise.py",
@@ -70,7 +72,8 @@ TESTS = (
 # the head samplers: what they would find is found sooner where NumPy makes other chains than C++.
 KEYWORDS = (
     "not is_found and not detects and not another_configuration and not test_the_law "
-    "and not test_laws and not zoo_law and not standard_normal and not threads"
+    "and not test_laws and not zoo_law and not standard_normal and not threads "
+    "and not no_call_is_larger and not brute_force and not test_evaluator"
 )
 # Imported once; a mutant's process inherits them.
 _LIBRARIES = ("numpy", "scipy.stats", "onnxruntime", "PIL.Image", "rich", "torch", "coverage")
@@ -92,12 +95,25 @@ class Tries:
 
     def __init__(self, work: Work, selection: Selection) -> None:
         self._work, self._selection = work, selection
-        self._running: dict[int, tuple[str, Mutant, list[Test], Trial, float]] = {}
+        self.later: list[tuple[str, Mutant]] = []  # those that take an import
+        self._running: dict[int, tuple[str, Mutant, list[Test], Trial, float, bool]] = {}
 
-    def run(self, file: str, mutant: Mutant, start: Callable[[Path, list[Test]], str | None]):
-        """Try a mutant unless the log has it; waits while there are as many as may be."""
+    def run(
+        self,
+        file: str,
+        mutant: Mutant,
+        start: Callable[[Path, list[Test]], str | None],
+        imported: bool = False,
+    ) -> None:
+        """Try a mutant unless the log has it; waits while there are as many as may be.
+
+        Where its line ran at the import too, one that survives goes to `later`.
+        """
         tests = self._selection.of(file, mutant)
         if self._known(file, mutant, tests):
+            return
+        if imported and not tests:
+            self._put_off(file, mutant)
             return
         if not tests:
             self._write(file, mutant, tests, None, 0.0)
@@ -105,7 +121,8 @@ class Tries:
         while len(self._running) >= self._work.jobs:
             self._wait()
         trial = Trial.start(self._work.base, lambda folder: start(folder, tests))
-        self._running[trial.child] = file, mutant, tests, trial, time.perf_counter()
+        began = time.perf_counter()
+        self._running[trial.child] = file, mutant, tests, trial, began, imported
 
     def finish(self) -> None:
         """Wait for all."""
@@ -114,13 +131,20 @@ class Tries:
 
     def _wait(self) -> None:
         child, status = os.wait()
-        file, mutant, tests, trial, began = self._running.pop(child)
+        file, mutant, tests, trial, began, imported = self._running.pop(child)
         killer = trial.end(status)
         if killer == ERROR:
             raise RuntimeError(f"{file}:{mutant.line} cannot be tried: {mutant.name}")
         if killer is not None:
             self._selection.found(file, mutant, killer)
+        elif imported:
+            self._put_off(file, mutant)
+            return
         self._write(file, mutant, tests, killer, time.perf_counter() - began)
+
+    def _put_off(self, file: str, mutant: Mutant) -> None:
+        # Any test of the file may notice what its import does.
+        self.later.append((file, dataclasses.replace(mutant, lines=None)))
 
     def _known(self, file: str, mutant: Mutant, tests: list[Test]) -> bool:
         fact = self._work.log.get("mutant", f"{file}: {mutant.name}")
@@ -178,19 +202,25 @@ def _try_all(work: Work) -> None:
 def _warm(work: Work, session: pytest.Session, imported: coverage.Coverage, found: Path) -> None:
     imported.stop()
     at_import = lines_of(imported, FILES).get("", {})
+    share_library(work.base)
     tests = covering(session.items, FILES, work.log, work.base)
     tries = Tries(work, Selection(tests, work.seconds))
     items = {item.nodeid: item for item in session.items}
-    later: list[tuple[str, Mutant]] = []
+    for cache in keepers():
+        cache.cache_clear()
+    gc.collect()
+    gc.freeze()
     for file, every in work.mutants.items():
         say(f"{file}: {len(every)} mutants")
         for mutant in every:
-            if mutant.lines is None or set(mutant.lines) & set(at_import.get(file, ())):
-                later.append((file, mutant))
-            else:
-                tries.run(file, mutant, functools.partial(_patched, session, items, file, mutant))
+            if mutant.lines is None:
+                tries.later.append((file, mutant))
+                continue
+            imported = not set(mutant.lines).isdisjoint(at_import.get(file, ()))
+            patched = functools.partial(_patched, session, items, file, mutant)
+            tries.run(file, mutant, patched, imported)
         tries.finish()
-    found.write_bytes(pickle.dumps((tests, later)))
+    found.write_bytes(pickle.dumps((tests, tries.later)))
 
 
 def _patched(
@@ -199,7 +229,6 @@ def _patched(
 ) -> str | None:  # fmt: skip
     """Run tests with another function in the place of one."""
     use_folder(session, folder)
-    forget()
     source = (ROOT / file).read_text(encoding="utf-8")
     patch_function(ROOT / file, mutant.tree(source), mutant.scope)
     return _first_failure(items, tests)
@@ -213,6 +242,7 @@ def _imported(file: str, mutant: Mutant, folder: Path, tests: list[Test]) -> str
 
     def work(session: pytest.Session) -> None:
         use_folder(session, folder)
+        share_library(folder.parent)
         items = {item.nodeid: item for item in session.items}
         answers.append(_first_failure(items, tests))
 

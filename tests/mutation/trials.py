@@ -150,12 +150,27 @@ def use_folder(session: pytest.Session, folder: Path) -> None:
     session.config._tmp_path_factory._basetemp = folder  # type: ignore[attr-defined]
 
 
+def share_library(base: Path) -> None:
+    """Let tests that compile the host library take one that is compiled once."""
+    from csd.plugins import build
+
+    library, compiled = base / build.HOST_LIBRARY, build.build_host
+
+    def build_once(path: Path) -> Path:
+        if not library.exists():
+            compiled(library)
+        return Path(shutil.copy(library, path))
+
+    build.build_host = build_once
+
+
 def key_of(item: pytest.Item) -> str:
-    """Hash of what a test is made of: itself, the rest of its file, and what tests share."""
+    """Hash of what a test is made of: itself, the rest of its file, and what that imports."""
     function = item.function  # type: ignore[attr-defined]
-    digest = hashlib.sha256(f"{item.nodeid}\n{_shared()}\n".encode())
-    digest.update(_around(item.path).encode())
+    digest = hashlib.sha256(f"{item.nodeid}\n{_around(item.path)}\n".encode())
     digest.update(inspect.getsource(function).encode())
+    for path in sorted(_helpers(item.path) - {item.path}):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -168,10 +183,18 @@ def _around(path: Path) -> str:
 
 
 @functools.cache
-def _shared() -> str:
-    """Hash of the files beside those of the tests."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "tests").rglob("*.py")):
-        if not path.name.startswith("test_") and "mutation" not in path.parts:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _helpers(path: Path) -> frozenset[Path]:
+    """A file of tests, and those that it is made with."""
+    found, waiting = set[Path](), [path, *(folder / "conftest.py" for folder in path.parents)]
+    while waiting:
+        path = waiting.pop()
+        if path in found or ROOT not in path.parents or not path.is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                module = (node.module or "").split(".") if node.module else []
+                folder = path.parents[node.level - 1].joinpath(*module)
+                waiting.append(folder.with_suffix(".py"))
+                waiting += [folder / f"{alias.name}.py" for alias in node.names]
+    return frozenset(found)
