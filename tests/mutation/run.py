@@ -133,8 +133,9 @@ class Tries:
         child, status = os.wait()
         file, mutant, tests, trial, began, imported = self._running.pop(child)
         killer = trial.end(status)
-        if killer == ERROR:
-            raise RuntimeError(f"{file}:{mutant.line} cannot be tried: {mutant.name}")
+        if killer == ERROR:  # a function that no longer asks for its class, say
+            self.later.append((file, mutant))
+            return
         if killer is not None:
             self._selection.found(file, mutant, killer)
         elif imported:
@@ -197,6 +198,8 @@ def _try_all(work: Work) -> None:
     for file, mutant in later:
         tries.run(file, mutant, functools.partial(_imported, file, mutant))
     tries.finish()
+    for file, mutant in tries.later:
+        raise SystemExit(f"{file}:{mutant.line} cannot be tried: {mutant.name}")
 
 
 def _warm(work: Work, session: pytest.Session, imported: coverage.Coverage, found: Path) -> None:

@@ -209,6 +209,8 @@ def test_one_token_is_fitted_and_nothing_is_held_out():
     fitted = fit_affine_draft(SCHEDULE, chains_of(some_draft(), 1, 3), held_out=1.0)
     assert all(np.isfinite(array).all() for array in vars(fitted).values())
     assert (fitted.survival == 0).all()
+    # Of two, the last one may be.
+    assert fit_affine_draft(SCHEDULE, chains_of(some_draft(), 2, 3), held_out=1.0).survival.any()
 
 
 @pytest.mark.parametrize("ridge", [None, 0.1])

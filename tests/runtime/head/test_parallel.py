@@ -281,6 +281,14 @@ def test_the_jacobian_is_the_draft_s_unless_one_is_given(case):
     assert rounds(none, draft=fitted) == rounds(none) == rounds()
 
 
+def test_a_transition_is_settled_within_a_hundredth_of_its_std_unless_told_otherwise(case):
+    schedule, evaluate, _, report, _ = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    plain, _ = ParallelSampler(schedule).sample(evaluate, **how)
+    np.testing.assert_array_equal(ParallelSampler(schedule, 0.01).sample(evaluate, **how)[0], plain)
+    assert (ParallelSampler(schedule, 0.02).sample(evaluate, **how)[0] != plain).any()
+
+
 def test_a_start_is_not_written_to_and_begins_with_the_noise(case):
     schedule, evaluate, _, report, _ = case
     start = report.trajectory * 1.1
