@@ -137,3 +137,17 @@ def test_a_residual_out_of_reach_is_given_up_after_some_hundred_tries():
     q = Density(q.mean, p.std, q.sum_log_std)  # not empty: far out r is above 1
     _, verdict = judged(p, q)
     assert verdict.unreachable == (~verdict.accepted).sum() == COUNT
+
+
+def test_a_residual_that_is_hardly_ever_hit_is_given_up_too():
+    # One draw in some ten thousands lies where r is above 1: a longer search would find it.
+    zeros, ones = np.zeros((COUNT, CHANNELS)), np.ones((COUNT, CHANNELS))
+    p, q = Density(zeros, ones, zeros), Density(ones, ones, zeros - 7 / CHANNELS)
+    _, verdict = judged(p, q)
+    rejected = (~verdict.accepted).sum()
+    assert rejected >= COUNT - 1
+    assert verdict.unreachable > rejected / 2
+    found = [
+        reference.continue_residual(p[row], q[row], np.random.default_rng(row)) for row in range(2)
+    ]
+    assert all(sample is not None for sample in found)

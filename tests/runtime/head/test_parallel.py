@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from csd.plugins import host
+from csd.plugins import build, host
 from csd.runtime.head import ParallelSampler, SequentialSampler, fit_affine_draft, slopes
 
 from .analytic import Mixture, linear, record
@@ -184,6 +186,7 @@ def test_slopes_start_from_the_jacobian_of_the_prediction():
     assert np.isnan(made.x).all()
     assert np.isnan(made.mean).all()
     assert not np.shares_memory(made.x, made.mean)
+    assert {array.dtype for array in vars(made).values()} == {np.dtype(np.float32)}
     plain = slopes.Slopes.of(schedule, None, tokens=1, channels=2)
     np.testing.assert_allclose(
         plain.value[:, 0], tables.coef_x[:, None, None] * np.eye(2), rtol=1e-5, atol=1e-7
@@ -298,3 +301,54 @@ def test_a_start_is_not_written_to_and_begins_with_the_noise(case):
     )
     np.testing.assert_array_equal(start, kept)
     np.testing.assert_array_equal(made.trajectory[STEPS], report.noise[0])
+
+
+def test_a_start_may_be_of_any_type_and_order(case):
+    schedule, evaluate, _, report, _ = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    start = (report.trajectory * 1.1).astype(np.float32)
+    plain, _ = ParallelSampler(schedule, 0.01).sample(evaluate, **how, start=start)
+    for same in (start.astype(np.float64), np.asfortranarray(start)):
+        made, _ = ParallelSampler(schedule, 0.01).sample(evaluate, **how, start=same)
+        np.testing.assert_array_equal(made, plain)
+
+
+def test_one_token_at_a_time_is_as_many_tokens(case, monkeypatch):
+    schedule, evaluate, _, report, _ = case
+    monkeypatch.setattr(slopes, "MOST_NUMBERS", 1)
+    for count in (0, 1, 3):
+        noise = report.noise[0][:count], report.noise[1][:count]
+        tokens, made = ParallelSampler(schedule, 0.01).sample(
+            evaluate, n_tokens=count, channels=CHANNELS, noise=noise
+        )
+        assert tokens.shape == (count, CHANNELS)
+        assert len(made.rounds) == count
+        np.testing.assert_allclose(tokens, report.trajectory[0, :count], atol=0.05)
+
+
+def test_where_nothing_moves_at_all_a_tolerance_of_zero_is_satisfied(case):
+    schedule, evaluate, _, report, _ = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    _, exact = SequentialSampler(schedule).sample(evaluate, **how)
+    _, made = ParallelSampler(schedule, 0.0).sample(evaluate, **how, start=exact.trajectory)
+    assert np.median(made.rounds) == 1
+
+
+def test_what_is_of_the_size_of_rounding_is_seen_token_by_token():
+    learned = slopes.Slopes.of(linear(4), None, tokens=2, channels=2)
+    first, step, token = learned.value.copy(), np.array([2, 2]), np.array([0, 1])
+    x = np.array([[1e4, 1e4], [1.0, 1.0]], dtype=np.float32)
+    learned.improve(step, token, x, x)
+    learned.improve(step, token, x + np.float32(0.05), x + 1)
+    np.testing.assert_array_equal(learned.value[2, 0], first[2, 0])  # of the size of rounding there
+    assert (learned.value[2, 1] != first[2, 1]).any()
+    nothing = np.zeros_like(x)
+    learned.improve(step, token, nothing, nothing)
+    learned.improve(step, token, nothing, nothing)
+    assert np.isfinite(learned.value).all()
+
+
+def test_compiled_code_takes_the_same_moves_for_rounding():
+    text = (build.SOURCES / "head.cpp").read_text(encoding="utf-8")
+    (number,) = re.findall(r"CSD_SLOPE_ROUNDING = ([0-9.e-]+)f;", text)
+    assert np.float32(number) == slopes.ROUNDING

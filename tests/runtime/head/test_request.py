@@ -82,11 +82,14 @@ def test_a_part_of_a_request_is_the_request_of_some_tokens():
     ("how", "said"),
     [
         ({"rng": None}, "^give rng or noise$"),
-        ({"rng": 3}, r"^rng is 3 \(int\): give a NumPy generator"),
+        ({"rng": 3}, r"^rng is 3 \(int\): give a NumPy generator \(numpy.random.default_rng\)$"),
         ({"tokens": -1}, "^n_tokens is -1: give at least 0$"),
         ({"channels": 0}, "^channels is 0: give at least 1$"),
         ({"temperature": 0.0}, "^temperature is 0.0"),
-        ({"noise": "fixed"}, "^noise is 'fixed' .*: give a pair"),
+        (
+            {"noise": "fixed"},
+            r"^noise is 'fixed' \(str\): give a pair \(initial \[N, C\], per_step \[N, S, C\]\)$",
+        ),
         ({"noise": (*some_noise(), 1)}, "^noise is .*: give a pair"),
         ({"noise": some_noise()[:1]}, "^noise is .*: give a pair"),
         ({"noise": ("a", "b")}, "^noise is an array of .*: give one of numbers"),
@@ -168,14 +171,10 @@ def test_the_head_step_of_a_bad_output_is_named_without_a_warning(output, bad):
 
 
 def test_large_outputs_whose_sum_overflows_are_no_error():
-    x = np.zeros((3, CHANNELS), dtype=np.float32)
-    eps = np.full_like(x, -1e38)
-    eps[:, 1] = 1e38
+    x = np.full((3, CHANNELS), 3e38, dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made, v = evaluated(
-            SCHEDULE, lambda *_: (3 * eps, 0 * x), x, np.zeros(3, int), np.arange(3)
-        )
+        made, v = evaluated(SCHEDULE, lambda *_: (0 * x, 0 * x), x, np.zeros(3, int), np.arange(3))
     assert np.isfinite(made.mean).all()
     np.testing.assert_array_equal(v, 0 * x)
 
@@ -204,3 +203,18 @@ def test_no_tokens_are_no_work_for_any_sampler(sampler):
         lambda x, step, token: (x, x), n_tokens=0, channels=CHANNELS, rng=np.random.default_rng(0)
     )
     assert (tokens.shape, report.row_evaluations) == ((0, CHANNELS), 0)
+
+
+def test_infinities_of_both_signs_are_no_warning_but_the_error():
+    x = np.ones((2, CHANNELS), dtype=np.float32)
+    eps = np.array([[np.inf, 0], [-np.inf, 0]], dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NumericsError, match="at head step 3"):
+            evaluated(SCHEDULE, lambda *_: (eps, 0 * x), x, np.array([3, 3]), np.arange(2))
+
+
+def test_two_parts_are_joined_and_one_is_itself():
+    parts = [report_of(2, 1), report_of(1, 2)]
+    assert len(HeadReport.joined(parts).rounds) == 3
+    assert HeadReport.joined(parts[:1]) is parts[0]

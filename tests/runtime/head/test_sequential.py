@@ -136,3 +136,17 @@ def test_the_report_of_any_sampler_adds_up(sampler):
             np.testing.assert_allclose(report.noise[1][:, i], innovation / std, atol=0.05)
     np.testing.assert_allclose(report.sum_log_std, total, atol=0.05)
     np.testing.assert_array_equal(report.trajectory[12], report.noise[0])
+    arrays = (tokens, report.std, report.sum_log_std, report.trajectory, *report.noise)
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_has_its_own_size_unless_a_temperature_is_given(sampler):
+    schedule, evaluate = linear(6), Mixture(2).evaluate(linear(6))
+
+    def tokens(**how):
+        rng = np.random.default_rng(0)
+        return sampler(schedule).sample(evaluate, n_tokens=2, channels=2, rng=rng, **how)[0]
+
+    np.testing.assert_array_equal(tokens(), tokens(temperature=1.0))
+    assert (tokens() != tokens(temperature=0.5)).any()
