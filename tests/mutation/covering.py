@@ -120,12 +120,14 @@ class Selection:
 
     def of(self, file: str, mutant: Mutant) -> list[Test]:
         """Tests that run a mutant, as many of the quickest as take `seconds` together."""
-        lines = None if mutant.lines is None else frozenset(mutant.lines)
-        able = [
-            test
-            for test in self.tests
-            if (numbers := test.lines.get(file)) and (lines is None or numbers & lines)
-        ]
+        if mutant.lines is None:
+            # What an import makes shows in the tests of the file, whatever they run.
+            place = Path(file)
+            mirror = f"tests/{place.parent}/test_{place.stem}.py::"
+            able = [t for t in self.tests if t.lines.get(file) or t.name.startswith(mirror)]
+        else:
+            lines = frozenset(mutant.lines)
+            able = [test for test in self.tests if test.lines.get(file, lines - lines) & lines]
         chosen, total = list[Test](), 0.0
         for test in sorted(able, key=lambda test: test.seconds):
             total += test.seconds

@@ -25,6 +25,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_PassingGenerator.__init__: 4 -> 5": "4 and more say that the buffer is used up",
         "FixedNoise.__init__: np.sort(self._orders, axis=1) -> np.sort(self._orders)": _LAST,
     },
+    "runtime/schedule.py": {
+        "respaced_timesteps: 1.0 -> 2.0": "one step has no next one that the stride would lead to",
+        "respaced_timesteps: np.array(chosen, dtype=np.int64) -> np.array(chosen)": _INTEGER,
+        "_diffusion_tables: np.cumprod(1 - training_betas(beta_schedule), dtype=np.float64) -> np.cumprod(1 - training_betas(beta_schedule))": _WIDE,
+    },
+    "runtime/decoding/chains.py": {
+        "Chains.scattered: 0 -> 1 (#2)": "all parts have as many channels, and there are two or more",
+    },
+    "runtime/decoding/loop.py": {
+        "Decoder._predict_prefixes: 0 -> 1 (#3)": "what is predicted where a row is padded is left out",
+        "_joined: 1 -> 2 (#3)": _UNKNOWN,
+    },
     "runtime/decoding/plan.py": {
         "Plan.of: np.array(head_steps, dtype=np.int64) -> np.array(head_steps)": _INTEGER,
     },

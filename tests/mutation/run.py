@@ -110,10 +110,10 @@ class Tries:
         Where its line ran at the import too, one that survives goes to `later`.
         """
         tests = self._selection.of(file, mutant)
-        if self._known(file, mutant, tests):
-            return
         if imported and not tests:
             self._put_off(file, mutant)
+            return
+        if self._known(file, mutant, tests):
             return
         if not tests:
             self._write(file, mutant, tests, None, 0.0)

@@ -270,3 +270,11 @@ def test_equal_densities_have_a_log_acceptance_of_zero_however_small_they_are():
                                      mean, log_std)  # fmt: skip
     assert (ratio == 0).all()
     np.testing.assert_array_equal(standard, normals)
+
+
+def test_drafts_of_bundles_that_exist_are_taken():
+    """They hold survival for 64 transitions, and rows that cost a sixteenth of a call."""
+    held = dataclasses.replace(some_draft(), survival=np.zeros((STEPS, 64), dtype=np.float32))
+    assert held.acceptance.shape == (STEPS,)
+    assert ROW_COST == 1 / 16
+    assert FROZEN_ACCEPTANCE == 0.9  # windows, and with them the images of a seed, follow from both

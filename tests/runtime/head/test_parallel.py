@@ -352,3 +352,20 @@ def test_compiled_code_takes_the_same_moves_for_rounding():
     text = (build.SOURCES / "head.cpp").read_text(encoding="utf-8")
     (number,) = re.findall(r"CSD_SLOPE_ROUNDING = ([0-9.e-]+)f;", text)
     assert np.float32(number) == slopes.ROUNDING
+
+
+def test_tokens_keep_their_numbers_in_every_part(case, monkeypatch):
+    schedule, evaluate, _, report, _ = case
+    noise = report.noise[0][:7], report.noise[1][:7]
+
+    def conditioned(x, step, token):
+        assert token.min() >= 0
+        return evaluate(x + 0.1 * token[:, None].astype(np.float32), step, token)
+
+    def tokens():
+        sampler = ParallelSampler(schedule, 1e-3)
+        return sampler.sample(conditioned, n_tokens=7, channels=CHANNELS, noise=noise)[0]
+
+    together = tokens()
+    monkeypatch.setattr(slopes, "MOST_NUMBERS", 3 * STEPS * CHANNELS**2)
+    np.testing.assert_allclose(tokens(), together, atol=1e-4)
