@@ -75,6 +75,8 @@ KEYWORDS = (
     "and not test_laws and not zoo_law and not standard_normal and not threads "
     "and not no_call_is_larger and not brute_force and not test_evaluator"
 )
+# Tests of the control, which runs without a mutant.
+QUICK_SECONDS = 0.5
 # Imported once; a mutant's process inherits them.
 _LIBRARIES = ("numpy", "scipy.stats", "onnxruntime", "PIL.Image", "rich", "torch", "coverage")
 
@@ -190,7 +192,7 @@ def _try_all(work: Work) -> None:
             os._exit(code)
     os.waitpid(child, 0)
     if not found.exists():
-        raise SystemExit("the tests cannot be collected: run pytest --collect-only tests/runtime")
+        raise SystemExit("the tests cannot be collected and run: try pytest tests/runtime")
     work.log.read()
     tests, later = pickle.loads(found.read_bytes())
     say(f"{len(later)} mutants of what runs when a file is imported")
@@ -213,6 +215,7 @@ def _warm(work: Work, session: pytest.Session, imported: coverage.Coverage, foun
         cache.cache_clear()
     gc.collect()
     gc.freeze()
+    _control(work, session, items, tests)
     for file, every in work.mutants.items():
         say(f"{file}: {len(every)} mutants")
         for mutant in every:
@@ -224,6 +227,22 @@ def _warm(work: Work, session: pytest.Session, imported: coverage.Coverage, foun
             tries.run(file, mutant, patched, imported)
         tries.finish()
     found.write_bytes(pickle.dumps((tests, tries.later)))
+
+
+def _control(
+    work: Work, session: pytest.Session, items: dict[str, pytest.Item], tests: list[Test]
+) -> None:
+    """Run the quick tests one after another without a mutant: what fails then says nothing."""
+    quick = [test for test in tests if test.seconds < QUICK_SECONDS]
+
+    def run(folder: Path) -> str | None:
+        use_folder(session, folder)
+        return _first_failure(items, quick)
+
+    trial = Trial.start(work.base, run)
+    if failed := trial.end(os.waitpid(trial.child, 0)[1]):
+        say(f"fails after other tests without a mutant: {failed}")
+        os._exit(1)
 
 
 def _patched(
