@@ -76,7 +76,7 @@ KEYWORDS = (
     "and not no_call_is_larger and not brute_force and not test_evaluator"
 )
 # Tests of the control, which runs without a mutant.
-QUICK_SECONDS = 0.5
+QUICK_SECONDS = 0.1
 # Imported once; a mutant's process inherits them.
 _LIBRARIES = ("numpy", "scipy.stats", "onnxruntime", "PIL.Image", "rich", "torch", "coverage")
 

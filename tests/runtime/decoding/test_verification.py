@@ -147,7 +147,5 @@ def test_a_residual_that_is_hardly_ever_hit_is_given_up_too():
     rejected = (~verdict.accepted).sum()
     assert rejected >= COUNT - 1
     assert verdict.unreachable > rejected / 2
-    found = [
-        reference.continue_residual(p[row], q[row], np.random.default_rng(row)) for row in range(2)
-    ]
-    assert all(sample is not None for sample in found)
+    found = reference.continue_residual(p[0], q[0], np.random.default_rng(0))
+    assert found is not None
