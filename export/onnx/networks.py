@@ -96,9 +96,7 @@ def export_networks(
             files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
             made = references(graph, tuple(precisions))
         written.append(
-            Written(
-                graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made
-            )  # fmt: skip
+            Written(graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made)
         )
     return written
 

@@ -259,7 +259,7 @@ def drafted_trajectory(
     )  # fmt: skip
     library.csd_speculation_gather(ctypes.byref(run.struct))
     states = run.chains.states
-    states[:steps] = run.next.reshape(count, steps, -1).transpose(1, 0, 2)[::-1]
+    states[:steps] = run.next.reshape(count, steps, channels).transpose(1, 0, 2)[::-1]
     return states
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,32 +44,68 @@ class Mutant:
         name: function that it is in, what stood there and what stands there now, and which one of
             this name it is.
         line: where.
-        tree: the whole file with it.
+        scope: names of the classes and functions around it.
+        lines: that run before it can make a difference, any of them; None is the import.
+        place: which node of the file it changes, and how.
     """
 
     name: str
     line: int
-    tree: ast.Module
+    scope: tuple[str, ...]
+    lines: range | None
+    place: tuple[int, int]
+
+    def tree(self, source: str) -> ast.Module:
+        """The whole file with the change."""
+        tree, (index, change) = ast.parse(source), self.place
+        node = next(itertools.islice(_places(tree), index, None)).node
+        list(_changes(node))[change]()
+        return ast.fix_missing_locations(tree)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A node that may be changed, and where it is."""
+
+    node: ast.AST
+    scope: tuple[str, ...] = ()
+    lines: range | None = None
+    inside: bool = False  # a function
+
+    def within(self, node: ast.AST) -> _Place:
+        """The place of a child."""
+        if isinstance(self.node, ast.ClassDef):
+            return _Place(node, (*self.scope, self.node.name), None, self.inside)
+        if isinstance(self.node, ast.FunctionDef):
+            scope, body = (*self.scope, self.node.name), self.node.body
+            # A default makes a difference where the function is called.
+            lines = range(body[0].lineno, (body[-1].end_lineno or 0) + 1)
+            return _Place(node, scope, self.lines if self.inside else lines, True)._at(node)
+        return _Place(node, self.scope, self.lines, self.inside)._at(node)
+
+    def _at(self, node: ast.AST) -> _Place:
+        """The same with the lines of a statement, or of the head of one that has a body."""
+        if not self.inside or not isinstance(node, ast.stmt):
+            return self
+        body = getattr(node, "body", None)
+        stop = body[0].lineno if body else (node.end_lineno or node.lineno) + 1
+        return _Place(node, self.scope, range(node.lineno, max(stop, node.lineno + 1)), True)
 
 
 def mutants(source: str) -> Iterator[Mutant]:
     """All mutants of a file, in its order."""
-    tree = ast.parse(source)
-    places = list(_places(tree, ()))
     seen: dict[str, int] = {}
-    for index, (node, scope) in enumerate(places):
-        for k, _ in enumerate(_changes(node)):
-            changed = copy.deepcopy(tree)
-            place = list(_places(changed, ()))[index][0]
-            before = _text(place)
-            apply = list(_changes(place))[k]
-            replaced = apply()
+    for index, place in enumerate(_places(ast.parse(source))):
+        for change, _ in enumerate(_changes(place.node)):
+            node = copy.deepcopy(place.node)
+            before = _text(node)
+            replaced = list(_changes(node))[change]()
             after = "nothing" if replaced is None else _text(replaced)
-            ast.fix_missing_locations(changed)
-            name = f"{'.'.join(scope) or 'module'}: {before} -> {after}"
+            name = f"{'.'.join(place.scope) or 'module'}: {before} -> {after}"
             seen[name] = seen.get(name, 0) + 1
             name += f" (#{seen[name]})" if seen[name] > 1 else ""
-            yield Mutant(name, getattr(node, "lineno", 0), changed)
+            line = getattr(node, "lineno", 0)
+            yield Mutant(name, line, place.scope, place.lines, (index, change))
 
 
 def _text(node: ast.AST) -> str:
@@ -76,27 +113,36 @@ def _text(node: ast.AST) -> str:
     return text if len(text) < 90 else text[:87] + "..."
 
 
-def _places(node: ast.AST, scope: tuple[str, ...]) -> Iterator[tuple[ast.AST, tuple[str, ...]]]:
-    """Nodes that may be changed, and the functions that they are in."""
-    if isinstance(node, ast.Raise):
-        yield node, scope
-        return
-    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
-        return
-    yield node, scope
-    skipped: list[ast.AST | None] = []
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        scope = (*scope, node.name)
-        skipped += node.decorator_list
-    if isinstance(node, ast.FunctionDef):
-        skipped += [node.returns]
-    if isinstance(node, ast.arg | ast.AnnAssign):
-        skipped += [node.annotation]
-    if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-        skipped += [node.body[0]]
-    for child in ast.iter_child_nodes(node):
-        if not any(child is one for one in skipped):
-            yield from _places(child, scope)
+def _places(tree: ast.Module) -> Iterator[_Place]:
+    """Nodes that may be changed."""
+    waiting = [_Place(tree)]
+    while waiting:
+        place = waiting.pop()
+        node = place.node
+        if isinstance(node, ast.JoinedStr):
+            continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            continue
+        yield place
+        if isinstance(node, ast.Raise):
+            continue
+        skipped: list[ast.AST | None] = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            skipped += node.decorator_list
+        if isinstance(node, ast.FunctionDef):
+            skipped += [node.returns]
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            skipped += [node.annotation]
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+            node
+        ):
+            skipped += [node.body[0]]
+        children = [
+            place.within(child)
+            for child in ast.iter_child_nodes(node)
+            if not any(child is one for one in skipped)
+        ]
+        waiting += reversed(children)
 
 
 def _changes(node: ast.AST):
@@ -131,7 +177,7 @@ def _changes(node: ast.AST):
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
     ):
         yield _become(node, None)
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
         yield put(value=None)
     if isinstance(node, ast.Call):
         for k, keyword in enumerate(node.keywords):

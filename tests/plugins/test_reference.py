@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from csd.plugins import reference
+from csd.plugins import host, reference
 from csd.plugins.reference import Density
 
 from ..helpers import assert_parity
@@ -417,3 +418,105 @@ def test_a_transition_equals_the_formulas_of_the_design():
     np.testing.assert_allclose(posterior, 1 / precision)
     logvar = (v + 1) / 2 * math.log(beta) + (1 - v) / 2 * math.log(posterior)
     np.testing.assert_allclose(log_std, logvar / 2)
+
+
+def test_densities_and_what_follows_from_them_are_float64_whatever_is_given():
+    rng = np.random.default_rng(0)
+    x, mean, log_std, eps, v = rng.standard_normal((5, 20, 3)).astype(np.float32)
+    std = np.exp(log_std)
+    kept = Density(mean, std, log_std)
+    assert {array.dtype for array in vars(kept).values()} == {np.dtype(np.float64)}
+    assert Density([[1]], [[2]], [[0]]).mean.dtype == np.float64
+    wanted = stats.norm.logpdf(x.astype(float), mean.astype(float), std.astype(float)).sum(axis=1)
+    np.testing.assert_allclose(reference.log_normal(x, mean, std), wanted, rtol=1e-12)
+    names = ("recip", "recipm1", "coef_x0", "coef_x", "log_beta", "log_posterior")
+    made = reference.transition(x, eps, v, **dict.fromkeys(names, np.float32(0.5)))
+    assert {array.dtype for array in made} == {np.dtype(np.float64)}
+
+
+def test_the_paper_s_formulas_are_meant_unless_the_others_are_named():
+    rng = np.random.default_rng(1)
+    means, logs, sums = rng.standard_normal((3, 2, 8, 3))
+    p, q = (density(means[k], np.exp(logs[k]), 5 * sums[k]) for k in range(2))
+    x, u = p.mean + 0.1, rng.random(8)
+    normals, uniforms = rng.standard_normal((5, 8, 3)), rng.random((5, 8))
+
+    def continued(**how):
+        rngs = [np.random.default_rng(row) for row in range(8)]
+        made = [
+            reference.continue_residual(p[k], q[k], rngs[k], max_tries=64, **how) for k in range(8)
+        ]
+        return np.array([np.full(3, np.nan) if one is None else one for one in made])
+
+    for call in (
+        lambda **how: reference.log_sigma(p, q, **how),
+        lambda **how: reference.log_density_ratio(x, p, q, **how),
+        lambda **how: reference.accept(x, p, q, u, **how)[1],
+        lambda **how: reference.resample(p, q, normals, uniforms, **how)[1],
+        continued,
+    ):
+        np.testing.assert_array_equal(call(), call(kind="paper"))
+        assert not np.array_equal(call(kind="relaxed"), call(), equal_nan=call is continued)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_draw_of_zero_is_no_warning_and_keeps_nothing_that_may_not_be_kept():
+    p = density(np.zeros((1, 1)), 1.0)
+    assert reference.accept([[0.0]], p, p, [0.0])[0].all()
+    q = density(np.full((1, 1), 5.0), 1.0)
+    # More probable under q: kept with probability 0, which a uniform of 0 is not below.
+    _, done = reference.resample(p, q, np.full((1, 1, 1), 4.0), np.zeros((1, 1)))
+    assert not done.any()
+
+
+def test_uniforms_are_compared_in_float64_whatever_their_type():
+    u = np.float32(0.3)
+    single, double = float(np.log(u)), float(np.log(np.float64(u)))
+    assert single != double
+    between = (single + double) / 2
+    p, q = density([[0.0]], [[1.0]]), density([[0.0]], [[1.0]], [[between]])
+    accepted, ratio = reference.accept([[0.0]], p, q, np.array([u]))
+    assert ratio[0] == between
+    assert accepted[0] == (double < between)
+
+
+class Counting:
+    """Uniforms of a seed, and how many tries they were drawn for."""
+
+    def __init__(self):
+        self._rng, self.tries = np.random.default_rng(0), 0
+
+    def random(self, shape):
+        self.tries += shape[0]
+        return self._rng.random(shape)
+
+
+@pytest.mark.parametrize(("most", "drawn"), [(0, 0), (16, 16), (17, 48), (48, 48), (49, 112)])
+def test_tries_come_in_batches_that_double_until_there_were_enough(most, drawn):
+    p, q = density([0.0], [1.0], [40.0]), density([1e-3], [1.0], [0.0])  # Sigma = exp(-40)
+    rng = Counting()
+    assert reference.continue_residual(p, q, rng, max_tries=most) is None
+    assert rng.tries == drawn
+
+
+def test_every_implementation_gives_up_after_as_many_tries():
+    default = inspect.signature(reference.continue_residual).parameters["max_tries"].default
+    assert default == host.MAX_TRIES
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_window_takes_any_type_and_a_uniform_of_zero():
+    proposed = np.zeros((1, 2, 1), dtype=np.int64)
+    ones, u = np.ones((1, 2, 1), dtype=np.float32), np.array([[0.0, 0.9]])
+    count, states = reference.verify_window(
+        proposed, 9 * ones, ones, 0 * ones, ones, u, np.random.default_rng(0)
+    )
+    assert count.tolist() == [1]
+    assert states.dtype == np.float64
+    assert states[0, 1, 0] % 1 != 0  # a sample of the residual, which is no whole number
+
+
+def test_a_rejection_whose_residual_is_empty_is_an_error():
+    one = np.ones((1, 1, 1))
+    with pytest.raises(ArithmeticError, match="residual of a rejected transition was not hit"):
+        reference.verify_window(one, one, one, one, one, [[2.0]], np.random.default_rng(0))

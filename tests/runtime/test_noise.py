@@ -189,3 +189,22 @@ def test_fixed_noise_that_is_not_finite_in_float32_is_refused_by_name(place, nam
     arrays[place].flat[-1] = value
     with pytest.raises(OptionError, match=f"{name} has values that are not finite: give numbers"):
         FixedNoise(*arrays)
+
+
+@pytest.mark.parametrize("name", ["orders", "initial", "per-step"])
+def test_fixed_noise_that_is_no_numbers_is_named(name):
+    arrays = {
+        "orders": np.arange(4)[None], "initial": np.zeros((1, 4, 2)),
+        "per-step": np.zeros((1, 4, 3, 2)),
+    }  # fmt: skip
+    arrays[name] = arrays[name].astype(str)
+    with pytest.raises(OptionError, match=rf"^{name} is an array of <U\d+: give one of"):
+        FixedNoise(*arrays.values())
+
+
+def test_a_seed_is_a_whole_number_of_any_type_and_kept_as_python_s():
+    for seed in (5, np.int32(5), np.uint64(5)):
+        assert SeededNoise(seed) == SeededNoise(5)
+        assert type(SeededNoise(seed).seed) is int
+    with pytest.raises(OptionError, match=r"^seed is 1.5 \(float\): give a whole number"):
+        SeededNoise(1.5)

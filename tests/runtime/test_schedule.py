@@ -138,8 +138,9 @@ def test_tables_equal_the_formulas_of_the_design(name, steps):
         if i:
             posterior = beta * (1 - before) / (1 - now)
             assert tables.log_posterior[i] == pytest.approx(math.log(posterior), rel=1e-6)
-    if steps > 1:
-        assert tables.log_posterior[0] == tables.log_posterior[1]
+    # beta~_0 is 0 and has the next one's logarithm, or beta's own where there is none.
+    clipped = tables.log_posterior[1] if steps > 1 else tables.log_beta[0]
+    assert tables.log_posterior[0] == clipped
     assert all(np.isfinite(getattr(tables, field)).all() for field in tables.__dataclass_fields__)
 
 
@@ -194,3 +195,33 @@ def test_the_runtime_and_pytorch_agree_on_the_coefficients_in_float32():
         one = schedule.transition(x[row], eps[row], v[row], step)
         for together, alone in zip((mean, log_std, x0hat), one, strict=True):
             np.testing.assert_array_equal(together[row], alone)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: training_betas("sigmoid"), "beta schedule is 'sigmoid': give one of"),
+        (lambda: diffusion_tables("sigmoid"), "beta schedule is 'sigmoid': give one of"),
+        (lambda: respaced_timesteps(0), "head steps is 0: give 1 to 1000"),
+        (lambda: respaced_timesteps(1001), "head steps is 1001: give 1 to 1000"),
+        (lambda: diffusion_tables("linear", 2.5), "head steps is 2.5 (float): give a whole number"),
+        (lambda: ARSchedule(0, 1), "seq-len is 0: give at least 1"),
+        (lambda: ARSchedule(16, 2.5), "num-iter is 2.5 (float): give a whole number"),
+        (lambda: ARSchedule(16, 4).guidance("x", "linear"), "cfg is 'x' (str): give a number"),
+        (lambda: annealed_head_steps(0, 5, 4), "head-steps is 0: give 1 to 1000"),
+        (lambda: annealed_head_steps(5, 1001, 4), "head-steps is 1001: give 1 to 1000"),
+        (lambda: annealed_head_steps(5, 5, 0), "num-iter is 0: give at least 1"),
+    ],
+)
+def test_what_a_schedule_cannot_take_is_named(call, said):
+    with pytest.raises(OptionError) as error:
+        call()
+    assert str(error.value).startswith(said)
+
+
+def test_the_ends_of_what_schedules_take_are_taken():
+    assert diffusion_tables("linear").steps == len(training_betas("linear")) == 1000
+    assert annealed_head_steps(1, 1000, 1) == [1]
+    assert annealed_head_steps(1000, 1, 2) == [1000, 1]
+    assert ARSchedule(16, 16).sizes == [1] * 16
+    assert ARSchedule(1, 1).bounds == [(0, 1)]

@@ -2,12 +2,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from csd.runtime import Bundle, FixedNoise, GenerateOptions, NumericsError
+from csd.runtime import (
+    Bundle,
+    FixedNoise,
+    GenerateOptions,
+    NumericsError,
+    OptionError,
+    SeededNoise,
+    Stats,
+)
+from csd.runtime.decoding.loop import decode
+from csd.runtime.decoding.plan import Canvas, Plan
 from csd.runtime.schedule import ARSchedule
 
 from ...helpers import (
@@ -21,6 +32,7 @@ from ...helpers import (
 )
 from ...mar_reference import Reference, masked_after
 from ...pairwise import pairwise
+from . import toy
 
 
 class PlainCSD:
@@ -391,3 +403,205 @@ def test_large_but_finite_outputs_are_not_an_error(watched):
     noise = FixedNoise(np.arange(16)[None], np.zeros((1, 16, 16)), np.zeros((1, 16, 1, 16)))
     with watched(swell) as session, np.errstate(over="ignore"):
         session.generate([1], options, noise=noise)
+
+
+class PlainToys:
+    """`PlainCSD` of toys, for one image: every token from the definition, one at a time."""
+
+    def __init__(self, image, label, plan, noise, gains):
+        self.plan, self.gains, self.label, self.image = plan, gains, label, image
+        order = noise.orders(np.array([image]), toy.LENGTH)[0]
+        masked = [toy.LENGTH, *masked_after(toy.LENGTH, plan.num_iter)[:-1], 0]
+        self.at = [order[stop:start] for start, stop in itertools.pairwise(masked)]
+        self.noise, self.advanced, self.drafted_noise = noise, [], {}
+
+    def predict(self, role, tokens, prefix, step):
+        options, made = self.plan.options, {}
+        known = [(int(p), tokens[p]) for at in self.at[:prefix] for p in at]
+        steps = int(self.plan.head_steps[step])
+        for position in self.at[step]:
+            where = np.array([self.image]), np.array([position])
+            initial = self.noise.initial(*where, toy.CHANNELS)[0]
+            per_step = self.noise.per_step(*where, steps, toy.CHANNELS)[0]
+            if role == "aligned":  # with the noise that the draft's chain says it was made with
+                per_step = per_step + np.float32(0.01)
+            made[position] = toy.token(
+                toy.context_of(known), position, self.label, self.plan.guidance[step],
+                options.guided, self.gains["target" if role == "aligned" else role], initial,
+                per_step[1:],
+            )  # fmt: skip
+        return made
+
+    def decode(self, rejected):
+        options, num_iter = self.plan.options, self.plan.num_iter
+        tokens, counts = np.zeros((toy.LENGTH, toy.CHANNELS)), dict.fromkeys(COUNTS, 0)
+
+        def put(made):
+            for position, value in made.items():
+                tokens[position] = value
+
+        step = num_iter
+        if options.mode == "csd":
+            step = math.ceil(options.prefill * num_iter)
+        for early in range(step):
+            put(self.predict("target" if options.mode == "csd" else options.mode, tokens, early,
+                             early))  # fmt: skip
+            self.advanced.append(1)
+        counts["ar_steps"] = step
+        while step < num_iter:
+            first, block = step, range(step, min(step + options.gamma, num_iter))
+            before = tokens.copy()
+            for k in block:
+                put(self.predict("draft", tokens, k, k))
+            prefix = options.verify == "prefix"
+            means = {
+                k: self.predict("aligned", *((tokens, k) if prefix else (before, step)), k)
+                for k in block
+            }
+            counts["verifications"] += 1
+            counts["ar_steps"] += len(block)
+            counts["drafted"] += sum(len(self.at[k]) for k in block)
+            failed = False
+            for k in block:
+                bad = {p: means[k][p] for p in self.at[k] if (self.image, int(p)) in rejected}
+                put(bad)
+                counts["resampled"] += len(bad)
+                counts["accepted"] += len(self.at[k]) - len(bad)
+                step = k + 1
+                if failed := prefix and bool(bad):
+                    counts["dropped"] += sum(len(self.at[j]) for j in range(step, block.stop))
+                    break
+            self.advanced.append(step - first)
+            if prefix and not failed and step < num_iter:
+                put(self.predict("target", tokens, step, step))
+                counts["ar_steps"] += 1
+                step += 1
+                self.advanced.append(1)
+        return tokens, counts
+
+
+COUNTS = ("drafted", "accepted", "resampled", "dropped", "verifications", "ar_steps")
+TOY_CONFIG = SimpleNamespace(seq_len=toy.LENGTH, token_dim=toy.CHANNELS)
+
+
+class ScriptedSeed(SeededNoise):
+    """Noise of a seed with chosen verdicts."""
+
+    def accept(self, images, positions):
+        pairs = zip(images.tolist(), positions.tolist(), strict=True)
+        return np.array([np.nextafter(1.0, 0.0) if pair in REJECTED else 0.0 for pair in pairs])
+
+
+REJECTED = {(5, 3), (5, 11), (6, 0), (6, 7), (6, 8)}
+GAINS = {"target": 0.8, "draft": 1.3}
+
+
+def toys(**changes):
+    return {role: toy.Toy(role, gain, **changes) for role, gain in GAINS.items()}
+
+
+def decoded(options, images, models=None, most_tokens=None):
+    plan, noise = Plan.of(options, toy.LENGTH), ScriptedSeed(3)
+    images = np.array(images)
+    canvas = Canvas.blank(TOY_CONFIG, noise, images % 4, images)
+    stats, advanced = Stats(plan.num_iter), []
+    decode(
+        canvas, models or toys(), plan, noise, stats, most_tokens=most_tokens,
+        advanced=advanced.append,
+    )  # fmt: skip
+    return canvas, stats, advanced
+
+
+@pairwise(
+    "how, images, cfg, head_steps, gamma, prefill",
+    [("target", "block"), ("draft", "block"), ("csd", "block"), ("csd", "prefix")],
+    [(5,), (6,), (5, 6), (9,)], [1.0, 2.5], [4, (6, 3)], [1, 3, 20], [0.0, 0.3],
+)  # fmt: skip
+def test_every_mode_decodes_toys_as_the_definition_does(
+    how, images, cfg, head_steps, gamma, prefill
+):
+    options = GenerateOptions(
+        mode=how[0], verify=how[1], num_iter=NUM_ITER, cfg=cfg, head_steps=head_steps, gamma=gamma,
+        prefill=prefill, inner_temperature=1.0,
+    )  # fmt: skip
+    images = images[:1] if how[1] == "prefix" else images
+    canvas, stats, advanced = decoded(options, images)
+    total = dict.fromkeys(COUNTS, 0)
+    for row, image in enumerate(images):
+        plain = PlainToys(image, image % 4, Plan.of(options, toy.LENGTH), ScriptedSeed(3), GAINS)
+        tokens, counts = plain.decode(REJECTED)
+        np.testing.assert_allclose(canvas.tokens[row], tokens, atol=1e-4)
+        for name in COUNTS:
+            together = name in ("verifications", "ar_steps")
+            total[name] = counts[name] if together else total[name] + counts[name]
+        assert advanced == plain.advanced
+    assert {name: getattr(stats, name) for name in COUNTS} == total
+    assert stats.drafted_by_step.sum() == stats.drafted
+    assert stats.accepted_by_step.sum() == stats.accepted
+    assert stats.unreachable == 0
+
+
+def test_models_are_told_what_they_are_called_for():
+    options = GenerateOptions(
+        mode="csd", num_iter=NUM_ITER, gamma=3, prefill=0.3, head_steps=4, inner_temperature=1.0
+    )
+    sizes, models = ARSchedule(toy.LENGTH, NUM_ITER).sizes, toys()
+    decoded(options, [5, 6], models, most_tokens={"draft": 7})
+    drafted = [(f"AR step {k}", 2 * size, size, 7, False) for k, size in enumerate(sizes) if k >= 3]
+    assert models["draft"].samples == drafted
+    early = [(f"AR step {k}", 2 * sizes[k], sizes[k], None, False) for k in range(3)]
+    blocks = [
+        (f"AR step {k}", 2 * sum(sizes[k : k + 3]), sum(sizes[k : k + 3]), None, True)
+        for k in (3, 6)
+    ]
+    assert models["target"].samples == [*early, *blocks]
+    assert models["target"].calls == [(f"AR step {k}", 2) for k in (0, 1, 2, 3, 6)]
+
+
+def test_prefixes_are_told_apart_and_stand_in_one_call():
+    options = GenerateOptions(
+        mode="csd", verify="prefix", num_iter=NUM_ITER, gamma=3, prefill=0.0, head_steps=4,
+        inner_temperature=1.0,
+    )  # fmt: skip
+    models = toys()
+    decoded(options, [9], models)  # nothing is rejected
+    # Three prefixes and that of the step after them, twice, but for the last.
+    assert models["target"].calls == [("AR step 0", 4), ("AR step 4", 4)]
+    assert [call[-1] for call in models["target"].samples] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("verify", ["block", "prefix"])
+def test_residuals_out_of_reach_are_counted(verify):
+    options = GenerateOptions(
+        mode="csd", verify=verify, num_iter=NUM_ITER, gamma=NUM_ITER, prefill=0.0, head_steps=4,
+        inner_temperature=1.0,
+    )  # fmt: skip
+    models = {
+        "target": toy.Toy("target", std=1e6, log_std=100.0), "draft": toy.Toy("draft", std=1e6)
+    }  # fmt: skip
+
+    class NeverSure(SeededNoise):
+        def accept(self, images, positions):
+            return np.full(len(images), 0.5)
+
+    plan, noise, images = Plan.of(options, toy.LENGTH), NeverSure(3), np.array([5])
+    canvas, stats = Canvas.blank(TOY_CONFIG, noise, images, images), Stats(NUM_ITER)
+    decode(canvas, models, plan, noise, stats)
+    assert stats.accepted == 0
+    # What is dropped was given up too, before it was known that it would be.
+    assert stats.unreachable == stats.resampled + stats.dropped == stats.drafted
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "said"),
+    [
+        ("target", "draft", "mode target needs a target, and there is none"),
+        ("draft", "target", "mode draft needs a draft, and there is none"),
+        ("csd", "target", "mode csd needs a draft, and there is none"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(mode, there, said):
+    options = GenerateOptions(mode=mode, num_iter=2, head_steps=2)
+    with pytest.raises(OptionError) as error:
+        decoded(options, [5], {there: toy.Toy(there)})
+    assert str(error.value) == said

@@ -166,6 +166,31 @@ def test_moves_of_the_size_of_rounding_teach_nothing():
     np.testing.assert_array_equal(learned.value, first)
 
 
+def test_as_many_tokens_are_iterated_at_once_as_their_slopes_leave_room_for(monkeypatch):
+    monkeypatch.setattr(slopes, "MOST_NUMBERS", 1000)
+    assert slopes.tokens_at_once(steps=5, channels=4) == 1000 // (5 * 4 * 4)
+    assert slopes.tokens_at_once(steps=100, channels=16) == 1  # at least
+
+
+def test_slopes_start_from_the_jacobian_of_the_prediction():
+    schedule = linear(3)
+    jacobian = np.random.default_rng(0).standard_normal((3, 2, 2)).astype(np.float32)
+    made = slopes.Slopes.of(schedule, jacobian, tokens=4, channels=2)
+    tables = schedule.tables
+    for i in range(3):
+        wanted = tables.coef_x[i] * np.eye(2) + tables.coef_x0[i] * jacobian[i]
+        for token in range(4):
+            np.testing.assert_allclose(made.value[i, token], wanted, rtol=1e-5, atol=1e-6)
+    assert np.isnan(made.x).all()
+    assert np.isnan(made.mean).all()
+    assert not np.shares_memory(made.x, made.mean)
+    assert {array.dtype for array in vars(made).values()} == {np.dtype(np.float32)}
+    plain = slopes.Slopes.of(schedule, None, tokens=1, channels=2)
+    np.testing.assert_allclose(
+        plain.value[:, 0], tables.coef_x[:, None, None] * np.eye(2), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_started_at_the_truth_it_needs_one_sweep(case):
     schedule, evaluate, _, report, _ = case
     _, made = ParallelSampler(schedule, 0.01).sample(
@@ -209,3 +234,130 @@ def test_bad_arguments_are_refused(case):
             evaluate, n_tokens=COUNT, channels=CHANNELS, noise=report.noise,
             start=np.zeros((STEPS, COUNT, CHANNELS), dtype=np.float32),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"tolerance": "x"}, r"^tolerance is 'x' \(str\): give a number$"),
+        ({"tolerance": -0.5}, r"^tolerance is -0.5: give 0 or more$"),
+        ({"window": 0}, r"^window is 0: give at least 1$"),
+        ({"window": 1.5}, r"^window is 1.5 \(float\): give a whole number$"),
+        ({"jacobian": np.zeros((STEPS, 2))}, r"^jacobian is \(24, 2\), not \[24, C, C\]$"),
+        ({"jacobian": np.zeros((3, 2, 2))}, r"^jacobian is \(3, 2, 2\), not \[24, C, C\]$"),
+    ],
+)
+def test_what_it_cannot_be_made_with_is_named(how, said):
+    with pytest.raises(ValueError, match=said):
+        ParallelSampler(linear(STEPS), **how)
+
+
+def test_a_sweep_has_a_window_of_rows_for_each_token_at_most(case):
+    schedule, evaluate, _, report, _ = case
+    for window, most in ((None, STEPS), (1, 1), (5, 5), (STEPS, STEPS), (1000, STEPS)):
+        seen: list[int] = []
+
+        def watched(x, step, token, seen=seen):
+            seen.append(int(np.bincount(token).max()))
+            return evaluate(x, step, token)
+
+        sampler = ParallelSampler(schedule, window=window)
+        assert sampler.largest_window == most
+        sampler.sample(watched, n_tokens=COUNT, channels=CHANNELS, noise=report.noise)
+        assert max(seen) == most
+    assert SequentialSampler(schedule).largest_window == 1
+
+
+def test_the_jacobian_is_the_draft_s_unless_one_is_given(case):
+    schedule, evaluate, _, report, fitted = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    start = report.trajectory * 1.1
+
+    def rounds(*args, **kwargs):
+        sampler = ParallelSampler(schedule, 0.01, *args, **kwargs)
+        return sampler.sample(evaluate, **how, start=start)[1].rounds.tolist()
+
+    none = np.zeros_like(fitted.jacobian)
+    assert rounds(draft=fitted) == rounds(fitted.jacobian) != rounds()
+    assert rounds(none, draft=fitted) == rounds(none) == rounds()
+
+
+def test_a_transition_is_settled_within_a_hundredth_of_its_std_unless_told_otherwise(case):
+    schedule, evaluate, _, report, _ = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    plain, _ = ParallelSampler(schedule).sample(evaluate, **how)
+    np.testing.assert_array_equal(ParallelSampler(schedule, 0.01).sample(evaluate, **how)[0], plain)
+    assert (ParallelSampler(schedule, 0.02).sample(evaluate, **how)[0] != plain).any()
+
+
+def test_a_start_is_not_written_to_and_begins_with_the_noise(case):
+    schedule, evaluate, _, report, _ = case
+    start = report.trajectory * 1.1
+    kept = start.copy()
+    _, made = ParallelSampler(schedule, 0.01).sample(
+        evaluate, n_tokens=COUNT, channels=CHANNELS, noise=report.noise, start=start
+    )
+    np.testing.assert_array_equal(start, kept)
+    np.testing.assert_array_equal(made.trajectory[STEPS], report.noise[0])
+
+
+def test_a_start_may_be_of_any_type_and_order(case):
+    schedule, evaluate, _, report, _ = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    start = (report.trajectory * 1.1).astype(np.float32)
+    plain, _ = ParallelSampler(schedule, 0.01).sample(evaluate, **how, start=start)
+    for same in (start.astype(np.float64), np.asfortranarray(start)):
+        made, _ = ParallelSampler(schedule, 0.01).sample(evaluate, **how, start=same)
+        np.testing.assert_array_equal(made, plain)
+
+
+def test_one_token_at_a_time_is_as_many_tokens(case, monkeypatch):
+    schedule, evaluate, _, report, _ = case
+    monkeypatch.setattr(slopes, "MOST_NUMBERS", 1)
+    for count in (0, 1, 3):
+        noise = report.noise[0][:count], report.noise[1][:count]
+        tokens, made = ParallelSampler(schedule, 0.01).sample(
+            evaluate, n_tokens=count, channels=CHANNELS, noise=noise
+        )
+        assert tokens.shape == (count, CHANNELS)
+        assert len(made.rounds) == count
+        np.testing.assert_allclose(tokens, report.trajectory[0, :count], atol=0.05)
+
+
+def test_where_nothing_moves_at_all_a_tolerance_of_zero_is_satisfied(case):
+    schedule, evaluate, _, report, _ = case
+    how = {"n_tokens": COUNT, "channels": CHANNELS, "noise": report.noise}
+    _, exact = SequentialSampler(schedule).sample(evaluate, **how)
+    _, made = ParallelSampler(schedule, 0.0).sample(evaluate, **how, start=exact.trajectory)
+    assert np.median(made.rounds) == 1
+
+
+def test_what_is_of_the_size_of_rounding_is_seen_token_by_token():
+    learned = slopes.Slopes.of(linear(4), None, tokens=2, channels=2)
+    first, step, token = learned.value.copy(), np.array([2, 2]), np.array([0, 1])
+    x = np.array([[1e4, 1e4], [1.0, 1.0]], dtype=np.float32)
+    learned.improve(step, token, x, x)
+    learned.improve(step, token, x + np.float32(0.05), x + 1)
+    np.testing.assert_array_equal(learned.value[2, 0], first[2, 0])  # of the size of rounding there
+    assert (learned.value[2, 1] != first[2, 1]).any()
+    nothing = np.zeros_like(x)
+    learned.improve(step, token, nothing, nothing)
+    learned.improve(step, token, nothing, nothing)
+    assert np.isfinite(learned.value).all()
+
+
+def test_tokens_keep_their_numbers_in_every_part(case, monkeypatch):
+    schedule, evaluate, _, report, _ = case
+    noise = report.noise[0][:7], report.noise[1][:7]
+
+    def conditioned(x, step, token):
+        assert token.min() >= 0
+        return evaluate(x + 0.1 * token[:, None].astype(np.float32), step, token)
+
+    def tokens():
+        sampler = ParallelSampler(schedule, 1e-3)
+        return sampler.sample(conditioned, n_tokens=7, channels=CHANNELS, noise=noise)[0]
+
+    together = tokens()
+    monkeypatch.setattr(slopes, "MOST_NUMBERS", 3 * STEPS * CHANNELS**2)
+    np.testing.assert_allclose(tokens(), together, atol=1e-4)

@@ -96,3 +96,57 @@ def test_missing_or_misshaped_noise_is_refused(sampler):
         sampler(schedule).sample(
             evaluate, n_tokens=2, channels=2, noise=noise, rng=np.random.default_rng(0)
         )
+
+
+def test_schedules_have_a_hundred_head_steps_unless_told_otherwise():
+    assert HeadSchedule.cosine().steps == HeadSchedule.linear().steps == 100
+    timesteps = HeadSchedule.linear(steps=7).timesteps
+    assert (timesteps[0], timesteps[-1], len(timesteps)) == (0, 999, 7)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_report_of_any_sampler_adds_up(sampler):
+    """Tokens, rounds, rows and the densities that acceptance needs, from the trajectory itself."""
+    schedule, seen = linear(12), []
+    plain = Mixture(2).evaluate(schedule)
+
+    def evaluate(x, step, token):
+        seen.append(token)
+        return plain(x, step, token)
+
+    tokens, report = sampler(schedule).sample(
+        evaluate, n_tokens=5, channels=2, rng=np.random.default_rng(3), temperature=0.8
+    )
+    assert report.evaluations == len(seen)
+    assert report.row_evaluations == sum(map(len, seen))
+    asked = [sum((calls == token).any() for calls in seen) for token in range(5)]
+    assert report.rounds.tolist() == asked
+    np.testing.assert_array_equal(report.mean, tokens)
+    total = np.zeros_like(tokens)
+    for i in range(12):
+        state, index = report.trajectory[i + 1], np.full(5, i)
+        made = schedule.transition(state, *plain(state, index, np.arange(5)), index)
+        std = np.float32(0.8) * np.exp(made.log_std)
+        if i == 0:
+            np.testing.assert_allclose(tokens, made.mean, atol=1e-2)
+            np.testing.assert_allclose(report.std, std, rtol=1e-2)
+        else:
+            total += made.log_std
+            innovation = report.trajectory[i] - made.mean
+            np.testing.assert_allclose(report.noise[1][:, i], innovation / std, atol=0.05)
+    np.testing.assert_allclose(report.sum_log_std, total, atol=0.05)
+    np.testing.assert_array_equal(report.trajectory[12], report.noise[0])
+    arrays = (tokens, report.std, report.sum_log_std, report.trajectory, *report.noise)
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_has_its_own_size_unless_a_temperature_is_given(sampler):
+    schedule, evaluate = linear(6), Mixture(2).evaluate(linear(6))
+
+    def tokens(**how):
+        rng = np.random.default_rng(0)
+        return sampler(schedule).sample(evaluate, n_tokens=2, channels=2, rng=rng, **how)[0]
+
+    np.testing.assert_array_equal(tokens(), tokens(temperature=1.0))
+    assert (tokens() != tokens(temperature=0.5)).any()

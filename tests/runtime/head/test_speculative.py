@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from csd.runtime import NumericsError
 from csd.runtime.head import SequentialSampler, SpeculativeSampler, draft, native, speculative
 
 from ...pairwise import pairwise
@@ -215,3 +216,56 @@ def test_a_window_below_one_is_refused(window):
 def test_a_draft_of_another_number_of_head_steps_is_refused():
     with pytest.raises(ValueError, match="head steps"):
         SpeculativeSampler(linear(STEPS + 1), 8, make_draft("fitted", 2))
+
+
+def test_a_window_is_one_number_or_one_for_each_head_step_and_ends_with_the_chain():
+    schedule = linear(5)
+    for given, wanted in (
+        (3, [1, 2, 3, 3, 3]), ([5, 1, 9, 2, 1], [1, 1, 3, 2, 1]), (np.int64(1), [1] * 5),
+        (None, np.minimum(draft.AffineDraft.frozen(5, 1).windows(), [1, 2, 3, 4, 5])),
+    ):  # fmt: skip
+        sampler = SpeculativeSampler(schedule, given)
+        np.testing.assert_array_equal(sampler.windows, wanted)
+        assert sampler.largest_window == max(wanted)
+    fitted = make_draft("fitted", 2)
+    np.testing.assert_array_equal(
+        SpeculativeSampler(linear(STEPS), draft=fitted).windows, fitted.windows()
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        (2.5, r"^window is 2.5 \(float\): give a whole number$"),
+        (True, r"^window is True \(bool\): give a whole number$"),
+        ([1, 2], r"^window is \(2,\): give one number, or one for each of 5 head steps$"),
+        ([[1] * 5], r"^window is \(1, 5\): give one number"),
+        ([1.5] * 5, r"^window is an array of float64: give one of whole numbers$"),
+        ([2, 2, 0, 2, 2], r"^window is 0: give at least 1$"),
+    ],
+)
+def test_a_window_that_is_neither_is_named(window, said):
+    with pytest.raises(ValueError, match=said):
+        SpeculativeSampler(linear(5), window)
+
+
+def test_a_rejection_whose_residual_is_not_hit_says_what_to_use(monkeypatch):
+    """Equal densities accept any uniform below 1; what is above has nothing to be replaced by."""
+    schedule = linear(4)
+    monkeypatch.setattr(speculative, "log_uniforms_of", lambda request: (
+        request.streams(), np.ones((len(request), 4))
+    ))  # fmt: skip
+    zeros = draft.AffineDraft(
+        weight=np.zeros((4, 8, 2), np.float32), bias=np.zeros((4, 2), np.float32),
+        share=np.zeros((4, 2), np.float32), start=np.zeros((3, 2), np.float32),
+        survival=np.ones((4, draft.HORIZON), np.float32),
+    )  # fmt: skip
+
+    def nothing(x, step, token):
+        return np.zeros_like(x), np.zeros_like(x)  # at 0 the prediction is 0, bit for bit
+
+    noise = np.zeros((1, 2), np.float32), np.zeros((1, 4, 2), np.float32)
+    with pytest.raises(NumericsError, match=r"residual of a rejected .* use --head sequential"):
+        SpeculativeSampler(schedule, 2, zeros).sample(
+            nothing, n_tokens=1, channels=2, noise=noise, rng=np.random.default_rng(0)
+        )
