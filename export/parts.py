@@ -70,7 +70,14 @@ class Parts:
         return cast("T", self._held[1])
 
     def free(self) -> None:
-        """Let go of the part that is in memory, and give its memory back to the system."""
+        """Let go of the part that is in memory, and give its memory back to the system.
+
+        PyTorch's exporter keeps parameters, one of which would keep a whole file that is mapped:
+        they lose their values.
+        """
+        if self._held is not None:
+            for tensor in (*self._held[1].parameters(), *self._held[1].buffers()):
+                tensor.data = tensor.data.new_empty(0)
         self._held = None
         release_memory()
 

@@ -62,7 +62,11 @@ def _save(model: onnx_ir.Model, path: Path) -> list[Path]:
     with WeightsFile(path) as file:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < LEAST_BYTES:
+            if tensor is None:
+                continue
+            if tensor.nbytes < LEAST_BYTES:
+                # A copy: the exporter keeps its values, and each may be of one file that is mapped.
+                value.const_value = onnx_ir.Tensor(tensor.numpy().copy(), name=name)
                 continue
             start, length = file.add([tensor.numpy()])
             value.const_value = onnx_ir.ExternalTensor(

@@ -229,8 +229,9 @@ def other(tmp_path_factory):
     torch.save({"model": state}, folder / "weights.pth")
     model = load_mar(folder / "weights.pth", OTHER)
     request = ExportRequest(
-        name="other", target=lambda: model, draft=None, decoder=None, head_steps=13, max_batch=2,
-        max_gamma=1, class_names=None, sources={}, calibration_tokens=0,
+        name="other", target=lambda: load_mar(folder / "weights.pth", OTHER), draft=None,
+        decoder=None, head_steps=13, max_batch=2, max_gamma=1, class_names=None, sources={},
+        calibration_tokens=0,
     )  # fmt: skip
     bundle = write_bundle(request, folder / "bundle", force=False, report=lambda _: None)
     assert all(row.passed for row in bundle.manifest.parity)
