@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..runtime.bundle.manifest import Manifest, Source, file_sha256
+from ..runtime.command.libraries import need
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.config import MARConfig
 from ..runtime.errors import ExportError, WeightsError
@@ -92,17 +92,7 @@ def _slim(args: argparse.Namespace, report: Report, progress: Progress) -> int:
 
 
 def _check_installed() -> None:
-    missing: dict[str, ImportError] = {}
-    for needed in ("torch", "onnx", "onnxscript"):
-        try:
-            importlib.import_module(needed)
-        except ImportError as error:
-            missing[(error.name or needed).partition(".")[0]] = error
-    if missing:
-        reasons = "; ".join(str(error) for error in missing.values())
-        raise ExportError(
-            f"csd-export needs {' and '.join(missing)} ({reasons}): pip install {' '.join(missing)}"
-        ) from next(iter(missing.values()))
+    need("csd-export", "torch", "onnx", "onnxscript", kind=ExportError)
 
 
 def _request(

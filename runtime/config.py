@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .command.frame import os_error_text
 from .command.text import plain, shown
 from .errors import ConfigError
 from .schedule import BETA_SCHEDULES, TRAIN_STEPS
@@ -205,7 +206,9 @@ class MARConfig:
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise ConfigError(f"cannot read configuration: {os_error_text(error)}") from error
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"cannot read configuration {path}: {plain(str(error))}; give a JSON object of "
                 "constructor arguments"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..bundle.manifest import Manifest, needed_graphs
-from ..command.memory import first_line, is_memory_error, out_of_memory
+from ..command.libraries import upgrade
+from ..command.memory_errors import is_memory_error, out_of_memory
+from ..command.permissions import read_refused, readable
+from ..command.text import check_text, first_line
 from ..device import DeviceInfo
 from ..errors import BackendError
 from .base import Array, Check, Dims, Graph, GraphDemand, HeadRounds, unchecked
@@ -26,7 +30,13 @@ ONE_THREAD_BYTES = 8 << 20
 # of the shipped pair (head auto, with and without guidance, csd) took 2 to 5 % less than with 150
 # million, where single calls broke even on a busier machine.
 THREADED_WORK = 24_000_000
-_ON_THE_HOST = "export the bundle again"
+_AGAIN = "export the bundle again"
+# How it says that a graph has operators or a form that it does not know yet.
+_TOO_NEW = re.compile(
+    r"NOT_IMPLEMENTED|No Op registered|not a registered function/op|under development"
+    r"|Unsupported model IR version|Unrecognized attribute",
+    re.I,
+)
 CUDA_PROVIDER = "CUDAExecutionProvider"
 # Precisions that it has operators for, the one that is taken where nobody asks for another first.
 PRECISIONS = ("fp32", "fp16")
@@ -63,7 +73,7 @@ class OnnxGraph:
         try:
             values = self._session_for(rows).run(self._outputs, dict(feeds))
         except Exception as error:  # onnxruntime raises its own untyped exceptions
-            raise _failure(error, _ON_THE_HOST) from error
+            raise _failure(error, _AGAIN) from error
         return dict(zip(self._outputs, values, strict=True))
 
     def bind(
@@ -97,7 +107,7 @@ class _BoundCall:
         try:
             self.session.run_with_iobinding(self.binding)
         except Exception as error:
-            raise _failure(error, _ON_THE_HOST) from error
+            raise _failure(error, _AGAIN) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +196,9 @@ class OnnxLoader:
         """Load an ONNX file.
 
         Raises:
-            BackendError: the file cannot be loaded.
+            BackendError: the file cannot be loaded: the reason, and what mends it.
         """
+        check_text(path, "onnxruntime", BackendError)
         try:
             if self._info is not None:
                 return self._load_bound(path)
@@ -203,9 +214,19 @@ class OnnxLoader:
         except Exception as error:  # onnxruntime raises its own untyped exceptions
             if is_memory_error(error):
                 raise out_of_memory(f"onnxruntime cannot load {path.name}", error) from error
+            remedy = self._load_remedy(path, str(error))
             raise BackendError(
-                f"onnxruntime cannot load {path} ({first_line(error)}): export the bundle again"
+                f"onnxruntime cannot load {path} ({first_line(error)}): {remedy}"
             ) from error
+
+    def _load_remedy(self, path: Path, said: str) -> str:
+        """What mends that a file cannot be loaded, by what is the matter with it."""
+        for file in (path, *path.parent.glob(f"{path.name}.*")):
+            if read_refused(file):
+                return readable(file)
+        if _TOO_NEW.search(said):
+            return f"onnxruntime {self.version} is older than the graph: {upgrade('onnxruntime')}"
+        return _AGAIN
 
     def _load_bound(self, path: Path) -> BoundGraph:
         session = self._session(path, self._threads, spin=False)

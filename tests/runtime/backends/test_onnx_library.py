@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from csd.runtime import BackendError
 from csd.runtime.backends.onnx_library import TELEMETRY, check_cuda_provider, load_onnxruntime
-from csd.runtime.command.memory import is_memory_error, out_of_memory
+from csd.runtime.command.memory_errors import is_memory_error, out_of_memory
 
 from ...helpers import run_python
 
@@ -142,16 +143,23 @@ def test_a_module_of_another_kind_is_named(tmp_path):
     assert f"{tmp_path / 'onnxruntime' / '__init__.py'} is not ONNX Runtime and hides it" in said
 
 
+def nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
+
+
 def test_a_package_that_is_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("csd.runtime.backends.onnx_library.installed_packages", dict)
+    nothing_is_installed(monkeypatch)
     with pytest.raises(BackendError, match="not installed: pip install onnxruntime "):
         load_onnxruntime()
 
 
 def test_both_packages_are_named_where_one_hides_the_others_cuda(monkeypatch):
     both = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.30.0"}
-    monkeypatch.setattr("csd.runtime.backends.onnx_library.installed_packages", lambda: both)
+    monkeypatch.setattr("csd.runtime.backends.onnx_library.installed_packages", lambda _: both)
     remedy = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
     with pytest.raises(BackendError, match=f"onnxruntime-gpu are both installed.*{remedy}"):
         check_cuda_provider("NoExecutionProvider")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..errors import BackendError
+from .text import first_line
 
 # How the system, the loader, NumPy, PyTorch, ONNX Runtime's allocator and its threads say it.
 _SAID = (
@@ -53,7 +55,16 @@ def out_of_memory(
         asked = first_line(error)  # NumPy names size and shape
     else:
         asked = "a request was refused"
-    return BackendError(f"not enough memory: {what} ({asked}): {remedy}, or close other programs")
+    return BackendError(f"not enough memory: {what} ({asked}): {remedy}, or {more_memory()}")
+
+
+def more_memory() -> str:
+    """What gives this process more; of a shell's limit other programs take nothing."""
+    for limit, option in ((resource.RLIMIT_AS, "v"), (resource.RLIMIT_DATA, "d")):
+        size = resource.getrlimit(limit)[0]
+        if size != resource.RLIM_INFINITY:
+            return f"raise the limit of {size >> 20} MiB (ulimit -{option}) in the shell"
+    return "close other programs"
 
 
 @contextmanager
@@ -67,9 +78,3 @@ def memory_explained(what: str, remedy: str) -> Generator[None]:
         yield
     except MemoryError as error:
         raise out_of_memory(what, error, remedy) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what an error says."""
-    lines = str(error).splitlines() or [repr(error)]
-    return lines[0][:200]
