@@ -52,11 +52,13 @@ class Library:
             that are installed neither is whole.
         install: how it is installed, unless by pip under its first name.
         option: of pip, where packages that it needs are not on the public index.
+        title: its name, unless that of the module.
     """
 
     packages: tuple[str, ...]
     install: str = ""
     option: str = ""
+    title: str = ""
 
 
 _LIBRARIES = {
@@ -81,7 +83,7 @@ _LIBRARIES = {
         "pip install cuda-bindings, of the major version of this machine's CUDA",
     ),
     "cuda.core": Library(("cuda-core",)),
-    "PIL": Library(("pillow",)),
+    "PIL": Library(("pillow",), title="Pillow"),
     **{name: Library((name,)) for name in (
         "torch", "onnx", "onnxscript", "safetensors", "matplotlib", "numpy", "rich", "scipy",
     )},
@@ -90,7 +92,13 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)\
 _SHARED = re.compile(r"(lib[\w.+-]+?\.so[\w.]*)(?:: cannot open shared object file|\. Is it on)")
 _CUDA = re.compile(r"lib(?:cu|nv)\w+")
 _OLD_SYSTEM = re.compile(r"version [`'](\w+_[\d.]+)' not found")
-_DAMAGED = ("invalid elf header", "wrong elf class", "file too short", "exec format")
+_DAMAGED = (
+    "invalid elf header",
+    "wrong elf class",
+    "file too short",
+    "exec format",
+    "cannot read file data",
+)
 _NUMPY = ("numpy.core.multiarray", "_array_api", "numpy.dtype size changed", "numpy c-api")
 _NUMPY_VERSION = re.compile(r"compiled against (?:abi|api) version|using numpy \d", re.I)
 
@@ -158,25 +166,16 @@ def explain_import(error: BaseException, module: str, printed: str = "") -> tupl
     Returns:
         The reason, and the command that mends it.
     """
-    name, library = _name_of(module), _library(module)
+    library = _library(module)
+    name = library.title or _name_of(module)
     there = installed_packages(module)
     package = next(iter(there), library.packages[0])
     said = first_line(error)
     lost = isinstance(error, ModuleNotFoundError)
-    if not there and lost and _within(module, error.name or module):
-        if "None in sys.modules" not in said and error.name == module != name:
-            return f"{name} has no {module}", reinstall(name)
-        return f"{name} is not installed ({said})", install(name)
+    if lost and (_is_hidden(module) or (not there and _within(module, error.name or module))):
+        return f"{name} is not installed ({said})", install(module)
     if (refused := _unreadable(error, package)) is not None:
         return f"{package} may not be read (Permission denied: {refused})", readable(refused)
-    if (lacking := _lacking(package)) is not None:
-        by, wanted, version = lacking
-        option = f"{library.option} " if library.option else ""
-        exact = f"{wanted}{version}" if version.startswith("==") else wanted
-        return (
-            f"{name} cannot be loaded ({said}): {by} is installed without {wanted}, which it needs",
-            f"pip install {option}{exact}",
-        )
     text = f"{said}\n{printed}".lower()
     if any(words in text for words in _NUMPY) or _NUMPY_VERSION.search(text):
         failed = _culprit(error) or package
@@ -185,18 +184,25 @@ def explain_import(error: BaseException, module: str, printed: str = "") -> tupl
             "which is installed",
             f"pip install --upgrade {failed}, or pip install 'numpy<2'",
         )
-    loader = _explain_loader(said, name, package)
+    if lacking := _lacking(package, error):
+        first, option = lacking[0], f"{library.option} " if library.option else ""
+        return (
+            f"{name} cannot be loaded ({said}): {first.by} is installed without {first.name}, "
+            "which it needs",
+            f"pip install {option}{' '.join(lack.pinned for lack in lacking)}",
+        )
+    loader = _explain_loader(said, name, module, package)
     if loader is not None:
         return loader
     if (old := outdated(package)) is not None:
         return f"{name} lacks what csd asks for ({said})", old
     if lost and there and not _within(name, (error.name or name).partition(".")[0]):
         other = (error.name or "").partition(".")[0].replace("_", "-")
-        return f"{name} lacks a module ({said})", f"pip install {other}, or {reinstall(name)}"
+        return f"{name} lacks a module ({said})", f"pip install {other}, or {reinstall(module)}"
     in_part = lost or isinstance(error, AttributeError) or "cannot import name" in said
     if in_part or len(there) > 1:
-        return f"{name} is installed in part ({said})", reinstall(name)
-    return f"{name} cannot be loaded ({said})", reinstall(name)
+        return f"{name} is installed in part ({said})", reinstall(module)
+    return f"{name} cannot be loaded ({said})", reinstall(module)
 
 
 def explain_part(module: str) -> tuple[str, str]:
@@ -206,10 +212,10 @@ def explain_part(module: str) -> tuple[str, str]:
     if not installed_packages(name) and spec is not None:
         places = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
         return (
-            f"{places[0] if places else 'a module'} is not {_title(name)} and hides it",
+            f"{places[0] if places else 'a module'} is not {name} and hides it",
             "rename it, or start from another folder",
         )
-    return f"{name} is installed in part", reinstall(name)
+    return f"{name} is installed in part", reinstall(module)
 
 
 def explain_missing(error: ImportError) -> tuple[str, str] | None:
@@ -277,34 +283,39 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _is_absent(module: str) -> bool:
+    if _is_hidden(module):
+        return True
     try:
         return not installed_packages(module) and importlib.util.find_spec(module) is None
-    except (ImportError, ValueError):  # its parent is absent; or somebody put None in its place
+    except ImportError:  # its parent is absent
         return not installed_packages(module)
 
 
-def _explain_loader(said: str, name: str, package: str) -> tuple[str, str] | None:
+def _is_hidden(module: str) -> bool:
+    """Whether somebody put None in the place of a module or its parent, Python's way to hide it."""
+    parts = module.split(".")
+    names = {".".join(parts[: count + 1]) for count in range(len(parts))}
+    hidden: dict[str, Any] = {**sys.modules}
+    return any(hidden.get(name, sys) is None for name in names)
+
+
+def _explain_loader(said: str, name: str, module: str, package: str) -> tuple[str, str] | None:
     """About shared libraries, in the words of the system's loader."""
     reason = f"{name} cannot be loaded ({said})"
     if (shared := _SHARED.search(said)) is not None:
         if _CUDA.match(shared[1]):
-            how = (
-                f"run on the CPU: {reinstall(name, name)}"
-                if name == "onnxruntime"
-                else (reinstall(name))
-            )
+            cpu = f"run on the CPU: {reinstall(name, name)}"
+            how = cpu if name == "onnxruntime" else reinstall(module)
             return reason, f"install the CUDA and cuDNN that it was built for, or {how}"
-        return reason, (
-            f"{reinstall(name)}; if it still lacks {shared[1]}, install the package of your system "
-            "that has it"
-        )
+        missing = f"if it still lacks {shared[1]}, install the package of your system that has it"
+        return reason, f"{reinstall(module)}; {missing}"
     if (old := _OLD_SYSTEM.search(said)) is not None:
         return reason, (
             f"this system has no {old[1]}: pip install '{package}<{_version(package) or 1}', which "
             "was built for older ones, or update the system"
         )
     if any(words in said.lower() for words in _DAMAGED):
-        return reason, _without_cache(reinstall(name))
+        return reason, _without_cache(reinstall(module))
     return None
 
 
@@ -336,23 +347,44 @@ def _unreadable(error: BaseException, package: str) -> str | None:
     return None
 
 
-def _lacking(package: str, seen: frozenset[str] = frozenset()) -> tuple[str, str, str] | None:
-    """Look for what a package requires and lacks: `(who requires it, its name, which versions)`."""
+@dataclass(frozen=True)
+class _Lacking:
+    """A requirement that is not installed: who has it, its name, and which versions would do."""
+
+    by: str
+    name: str
+    versions: str
+
+    @property
+    def pinned(self) -> str:
+        """What to give to pip."""
+        return f"{self.name}{self.versions}" if self.versions.startswith("==") else self.name
+
+
+def _lacking(package: str, error: BaseException) -> list[_Lacking]:
+    """What a package requires and lacks, if that is why it failed; what was looked for first."""
+    if not isinstance(error, ImportError | OSError):
+        return []
+    looked_for = (getattr(error, "name", None) or "").replace(".", "-").replace("_", "-").lower()
+    found = _requirements_that_lack(package, set())
+    return sorted(found, key=lambda lack: lack.name != looked_for)
+
+
+def _requirements_that_lack(package: str, seen: set[str]) -> Iterator[_Lacking]:
     try:
         wanted = importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:
-        return None
-    seen |= {package}
+        return
+    seen.add(package)
     for line in wanted:
         match = _REQUIREMENT.fullmatch(line.strip())
         if match is None or not _applies(match[3] or ""):
             continue
         name = match[1].replace("_", "-").lower()
         if not _version(name):
-            return f"{package} {_version(package)}", name, match[2].strip()
-        if name not in seen and (deeper := _lacking(name, seen)) is not None:
-            return deeper
-    return None
+            yield _Lacking(f"{package} {_version(package)}", name, match[2].strip())
+        elif name not in seen:
+            yield from _requirements_that_lack(name, seen)
 
 
 def _applies(marker: str) -> bool:
@@ -399,10 +431,6 @@ def _name_of(module: str) -> str:
     """The library's name: `cuda` is a folder of several."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "cuda" else parts[0]
-
-
-def _title(name: str) -> str:
-    return {"onnxruntime": "ONNX Runtime"}.get(name, name)
 
 
 def _within(module: str, name: str) -> bool:

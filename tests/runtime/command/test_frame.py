@@ -47,7 +47,7 @@ def reports(tmp_path, monkeypatch) -> Path:
          "--size", 2),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (Default", 2),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory ([Errno 12] Cannot", 2),
-        (FileNotFoundError(errno.ENOENT, "No such file", "x"), "No such file: x: check the path", 2),
+        (FileNotFoundError(errno.ENOENT, "Not there", "x"), "Not there: x: check the path", 2),
         (KeyboardInterrupt(), "interrupted; nothing was left half-written", 130),
     ],
 )  # fmt: skip
