@@ -14,7 +14,7 @@ from ..bundle.manifest import Manifest, needed_graphs
 from ..command.libraries import upgrade
 from ..command.memory_errors import is_memory_error, out_of_memory
 from ..command.permissions import read_refused, readable
-from ..command.text import check_text, first_line
+from ..command.text import check_text, first_line, plain
 from ..device import DeviceInfo
 from ..errors import BackendError
 from .base import Array, Check, Dims, Graph, GraphDemand, HeadRounds, unchecked
@@ -188,8 +188,10 @@ class OnnxLoader:
         if weights:
             options.add_external_initializers([*weights], [*weights.values()])
             self._weights.append(weights)
+        # On the CPU there is nothing else to try, and it would print that it does.
+        again = {} if cuda else {"enable_fallback": 0}
         return self._ort.InferenceSession(
-            str(path), options, providers=[*cuda, "CPUExecutionProvider"]
+            str(path), options, providers=[*cuda, "CPUExecutionProvider"], **again
         )
 
     def load(self, path: Path) -> Graph:
@@ -213,20 +215,18 @@ class OnnxLoader:
             raise
         except Exception as error:  # onnxruntime raises its own untyped exceptions
             if is_memory_error(error):
-                raise out_of_memory(f"onnxruntime cannot load {path.name}", error) from error
-            remedy = self._load_remedy(path, str(error))
+                # A small graph is loaded twice where there is more than one thread.
+                fewer = "give --threads 1" if self._threads > 1 and self._info is None else ""
+                raise out_of_memory(f"onnxruntime cannot load {path.name}", error, fewer) from error
+            old = _TOO_NEW.search(str(error))
+            if old is not None:
+                raise BackendError(
+                    f"onnxruntime {self.version} is older than {path} (it says "
+                    f"{plain(str(error)[old.start() :], 160)}): {upgrade('onnxruntime')}"
+                ) from error
             raise BackendError(
-                f"onnxruntime cannot load {path} ({first_line(error)}): {remedy}"
+                f"onnxruntime cannot load {path} ({first_line(error)}): {_load_remedy(path)}"
             ) from error
-
-    def _load_remedy(self, path: Path, said: str) -> str:
-        """What mends that a file cannot be loaded, by what is the matter with it."""
-        for file in (path, *path.parent.glob(f"{path.name}.*")):
-            if read_refused(file):
-                return readable(file)
-        if _TOO_NEW.search(said):
-            return f"onnxruntime {self.version} is older than the graph: {upgrade('onnxruntime')}"
-        return _AGAIN
 
     def _load_bound(self, path: Path) -> BoundGraph:
         session = self._session(path, self._threads, spin=False)
@@ -247,6 +247,12 @@ class OnnxLoader:
     def version(self) -> str:
         """Of onnxruntime."""
         return self._ort.__version__
+
+
+def _load_remedy(path: Path) -> str:
+    """What mends that a file cannot be loaded: it may not be read, or is not whole."""
+    files = (path, *path.parent.glob(f"{path.name}.*"))
+    return next((readable(file) for file in files if read_refused(file)), _AGAIN)
 
 
 def graph_precision(manifest: Manifest, folder: Path, wanted: str | None) -> str:

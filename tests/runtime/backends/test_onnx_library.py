@@ -89,7 +89,7 @@ def reason(body: str, tmp_path: Path, before: str = "") -> str:
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
     kind, said = line.split(": ", 1)
-    assert kind == "BackendError"
+    assert kind in ("BackendError", "OutOfMemoryError")
     assert "not installed" not in said
     return said
 
@@ -144,7 +144,7 @@ def test_a_module_of_another_kind_is_named(tmp_path):
 
 def test_a_package_that_is_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match="not installed: pip install onnxruntime "):
+    with pytest.raises(BackendError, match="not installed .*: pip install onnxruntime "):
         load_onnxruntime()
 
 
@@ -161,7 +161,10 @@ def test_both_packages_are_named_where_one_hides_the_others_cuda(monkeypatch):
     [
         (MemoryError(), "a request was refused"),
         (MemoryError("Unable to allocate 3.00 GiB for an array"), "Unable to allocate 3.00 GiB"),
-        (RuntimeError("Failed to allocate memory for requested buffer of size 1048576"), "1.0 MiB"),
+        (
+            RuntimeError("Failed to allocate memory for requested buffer of size 1048576"),
+            "1,024 KiB",
+        ),
         (RuntimeError("std::bad_alloc"), "a request was refused"),
     ],
 )
