@@ -61,7 +61,7 @@ class Library:
     title: str = ""
 
 
-_LIBRARIES = {
+LIBRARIES = {
     "onnxruntime": Library(
         ("onnxruntime", "onnxruntime-gpu"),
         "pip install onnxruntime (or onnxruntime-gpu, for --backend onnxruntime_cuda)",
@@ -223,7 +223,7 @@ def explain_missing(error: ImportError) -> tuple[str, str] | None:
     named = error.name or ""
     if named.partition(".")[0] == __name__.partition(".")[0]:
         return None
-    known = [name for name in (*_culprits(error), named) if _name_of(name) in _LIBRARIES]
+    known = [name for name in (*_culprits(error), named) if _name_of(name) in LIBRARIES]
     return explain_import(error, known[-1]) if known else None
 
 
@@ -424,7 +424,7 @@ def _culprit(error: BaseException) -> str | None:
 
 def _library(module: str) -> Library:
     name = _name_of(module)
-    return _LIBRARIES.get(name, Library((name.replace("_", "-"),)))
+    return LIBRARIES.get(name, Library((name.replace("_", "-"),)))
 
 
 def _name_of(module: str) -> str:

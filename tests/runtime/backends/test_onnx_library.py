@@ -144,7 +144,7 @@ def test_a_module_of_another_kind_is_named(tmp_path):
 
 def test_a_package_that_is_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match="not installed .*: pip install onnxruntime "):
+    with pytest.raises(BackendError, match=r"not installed .*: pip install onnxruntime "):
         load_onnxruntime()
 
 
