@@ -498,7 +498,7 @@ def test_a_missing_exporter_is_one_line_with_its_package(module, target, out):
     done = run_python(hidden, *target, "--out", out / "bundle")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert f"csd-export needs {module} (" in done.stderr
+    assert f"csd-export needs {module}, which is not installed" in done.stderr
     assert done.stderr.endswith(f": pip install {module}\n")
     assert leftovers(out) == []
 

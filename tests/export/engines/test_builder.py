@@ -117,7 +117,7 @@ def test_precisions_that_turing_lacks_are_one_line(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "remedy"),
     [
-        ("tensorrt_rtx", "pip install tensorrt-rtx cuda-bindings cuda-core"),
+        ("tensorrt_rtx", "tensorrt-rtx cuda-bindings cuda-core"),
         ("tensorrt", "pip install tensorrt cuda-bindings cuda-core"),
     ],
 )

@@ -155,9 +155,9 @@ def test_versions_name_the_library_the_device_and_the_driver(machine, engines):
 
 def test_a_backend_that_cannot_run_says_why_and_what_mends_it(machine, engines, tiny_bundle):
     machine()
-    assert "TensorRT is not installed" in (said := refused(engines, "tensorrt"))
+    assert "tensorrt is not installed" in (said := refused(engines, "tensorrt"))
     assert "on Jetson it comes with JetPack" in said
-    assert "pip install tensorrt-rtx cuda-bindings cuda-core" in refused(engines, "tensorrt_rtx")
+    assert "tensorrt-rtx cuda-bindings cuda-core" in refused(engines, "tensorrt_rtx")
     assert "has no TensorRT engines: csd-export --rebuild" in refused(tiny_bundle, "tensorrt")
     machine("tensorrt", device=DeviceInfo("GeForce", "8.9", current_platform(), "13.0", 1 << 34))
     assert (
@@ -194,7 +194,7 @@ def test_obstacles_are_listed_for_every_backend(machine, engines):
     reasons = obstacles(bundle.path, bundle.manifest, BackendOptions())
     assert set(reasons) == set(BACKENDS)
     assert reasons["tensorrt"] is reasons["onnxruntime"] is None
-    assert "pip install tensorrt-rtx cuda-bindings cuda-core" in reasons["tensorrt_rtx"]
+    assert "tensorrt-rtx cuda-bindings cuda-core" in reasons["tensorrt_rtx"]
     assert "pip install onnxruntime-gpu" in reasons["onnxruntime_cuda"]
 
 
