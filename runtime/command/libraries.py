@@ -121,7 +121,10 @@ def import_library(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            found = importlib.import_module(module)
+            # Packages first: a module that is there already says nothing of them.
+            parts = module.split(".")
+            for count in range(1, len(parts) + 1):
+                found = importlib.import_module(".".join(parts[:count]))
     except Exception as error:  # what a broken package may raise
         if is_memory_error(error):
             raise out_of_memory(f"{module} cannot be loaded", error) from error

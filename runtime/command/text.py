@@ -15,7 +15,7 @@ MAX_WORD = 160
 MOST_SHOWN = 60
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD + 1},}}")
 # What colours a terminal: of libraries that write their errors for one.
-_COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
 def one_line(text: str, most: int = MAX_MESSAGE) -> str:
