@@ -118,7 +118,7 @@ def import_library(
         CsdError: of the kind that was asked for, one line: the reason and what mends it. Too little
             memory is a `BackendError`.
     """
-    printed = io.StringIO()
+    printed, found = io.StringIO(), None
     try:
         with contextlib.redirect_stderr(printed):
             # Packages first: a module that is there already says nothing of them.
