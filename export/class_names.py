@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ..models.class_names import IMAGENET_CLASSES, imagenet_names
 from ..runtime.bundle.schema import text
+from ..runtime.command.frame import os_error_text
 from ..runtime.command.text import plain, shown
 from ..runtime.errors import ExportError
 from .progress import Report
@@ -63,7 +64,9 @@ def read_class_names(path: Path, classes: int) -> tuple[str, ...]:
         names = _from_json(json.loads(content)) if content.lstrip()[:1] in ("[", "{") else None
         if names is None:
             names = [line.strip() for line in content.splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ExportError(f"cannot read class names: {os_error_text(error)}") from error
+    except (ValueError, RecursionError) as error:
         reason = plain(str(error)) or type(error).__name__
         raise ExportError(f"cannot read class names {path} ({reason}): give {_FORMS}") from error
     if len(names) != classes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from ..runtime.bundle.manifest import Manifest
+from ..runtime.command.libraries import need
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
 from .arguments import (
@@ -91,17 +91,7 @@ def _slim(args: argparse.Namespace, report: Report, progress: Progress) -> int:
 
 
 def _check_installed() -> None:
-    missing: dict[str, ImportError] = {}
-    for needed in ("torch", "onnx", "onnx_ir", "onnxscript"):
-        try:
-            importlib.import_module(needed)
-        except ImportError as error:
-            missing[(error.name or needed).partition(".")[0]] = error
-    if missing:
-        reasons = "; ".join(str(error) for error in missing.values())
-        raise ExportError(
-            f"csd-export needs {' and '.join(missing)} ({reasons}): pip install {' '.join(missing)}"
-        ) from next(iter(missing.values()))
+    need("csd-export", "torch", "onnx", "onnx_ir", "onnxscript", kind=ExportError)
 
 
 def _request(

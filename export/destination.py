@@ -32,7 +32,7 @@ from ..runtime.bundle.checks import read_manifest
 from ..runtime.bundle.folder import BundleFolder
 from ..runtime.bundle.manifest import MANIFEST_FILE
 from ..runtime.command.files import only_writer, partial_directory, remove_abandoned
-from ..runtime.command.text import plain
+from ..runtime.command.text import check_text, plain
 from ..runtime.errors import BundleError, ExportError
 
 _AT_FDCWD = -100
@@ -52,6 +52,7 @@ def check_destination(out: Path, force: bool) -> None:
         ExportError: something is there that may not be replaced, or another export writes there.
     """
     place = _place(out)
+    check_text(place, "a bundle", ExportError)  # onnxruntime and TensorRT would refuse it later
     _check_parent(out, place)
     _check_alone(out, place)
     with _alone(out, place):

@@ -343,5 +343,7 @@ def _cuda_core() -> Any:
         if not hasattr(core, "launch"):  # where it was in its first versions
             import cuda.core.experimental as core  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise LaunchError(f"cuda.core is not installed ({error}): pip install cuda-core") from error
+        raise LaunchError(
+            f"cuda.core cannot be imported ({error}): pip install cuda-core"
+        ) from error
     return core

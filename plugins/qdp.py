@@ -104,7 +104,7 @@ def _bindings() -> tuple[Any, Any]:
     try:
         import tensorrt  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise QdpError(f"tensorrt is not installed ({error}): pip install tensorrt") from error
+        raise QdpError(f"tensorrt cannot be imported ({error}): pip install tensorrt") from error
     bindings: Any = tensorrt
     version = str(bindings.__version__)
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < MINIMUM:

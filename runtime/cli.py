@@ -25,8 +25,9 @@ from .command.files import (
     write_atomically,
     write_json,
 )
-from .command.frame import one_line, raise_if_stopped
+from .command.frame import raise_if_stopped
 from .command.parser import Group, Parser, report_stream, run_command
+from .command.text import one_line
 from .errors import OptionError
 from .images import check_sheet, load_pillow
 from .labels import class_name, read_labels

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .command.frame import os_error_text
 from .command.strict_json import parse_json
 from .command.text import plain, shown
 from .constructor import configuration_values
@@ -252,7 +253,9 @@ def read_values(path: str | Path, presets: Iterable[str]) -> dict[str, Any]:
         )
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration: {os_error_text(error)}") from error
+    except ValueError as error:
         raise ConfigError(
             f"cannot read configuration {path}: {plain(str(error))}; give a JSON object of "
             "constructor arguments"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .command.text import shown
+from .command.text import plain, shown
 from .errors import ConfigError
 
 # Of the constructor, without effect on a trained model.
@@ -77,7 +77,7 @@ def _misspelt(name: str, fields: Collection[str], known: Collection[str]) -> str
     mean = f" (did you mean {near[0]}?)" if near else ""
     return (
         f"unknown configuration key {shown(name, 40)}{mean}; known keys: "
-        f"{', '.join(sorted(fields))}"
+        f"{plain(', '.join(sorted(fields)), 240)}"
     )
 
 

@@ -5,6 +5,10 @@ class CsdError(Exception):
     """Base of all errors that the command line reports as one line with exit code 2."""
 
 
+class WriteRefusedError(PermissionError):
+    """A place that may not be written to, where a `PermissionError` may be about reading."""
+
+
 class ConfigError(CsdError, ValueError):
     """A model configuration is not valid."""
 

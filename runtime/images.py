@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .command.files import write_atomically
-from .command.memory import first_line, is_memory_error, out_of_memory
+from .command.libraries import import_library
 from .errors import BackendError, OptionError
 
 Images = NDArray[np.uint8]
@@ -35,15 +35,8 @@ def load_pillow() -> None:
     Raises:
         BackendError: it cannot be imported, or there is too little memory for it.
     """
-    try:
-        for name in ("Image", "ImageDraw", "ImageFont", "PngImagePlugin"):
-            __import__(f"PIL.{name}")
-    except (ImportError, MemoryError) as error:
-        if is_memory_error(error):
-            raise out_of_memory("Pillow cannot be loaded", error) from error
-        raise BackendError(
-            f"Pillow cannot be loaded ({first_line(error)}): pip install --force-reinstall pillow"
-        ) from error
+    for name in ("Image", "ImageDraw", "ImageFont", "PngImagePlugin"):
+        import_library(f"PIL.{name}", kind=BackendError)
 
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:

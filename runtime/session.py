@@ -18,7 +18,7 @@ from .bundle.bundle import Bundle
 from .bundle.graph_tensors import MODEL_GRAPHS
 from .bundle.manifest import MANIFEST_FILE, file_sha256, needed_graphs
 from .bundle.manifest_checks import MAX_GAMMA
-from .command.memory import memory_explained
+from .command.memory_errors import memory_explained
 from .command.text import shown
 from .decoding.demand import largest_calls
 from .decoding.loop import decode

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from csd.runtime.command.frame import MAX_MESSAGE
+from csd.runtime.command.text import MAX_MESSAGE
 
 VALUES = (
     "", " ", "-", "0", "-0", "-1", "1", "2", "1000", "2147483647", "2147483648", "-2147483649",

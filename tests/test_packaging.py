@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from csd.runtime.command.libraries import DISTRIBUTION, LIBRARIES
+
 from .helpers import ROOT, run_python
 
 # `csd` itself, a regular package: a folder named csd where Python starts does not hide it.
 ROOT_PACKAGE = ("runtime", "root")
 FOLDERS = ("export", "models", "plugins", "runtime", "tools")
-DISTRIBUTION = "csd-edge"
 CONSTRAINTS = ROOT / "constraints.txt"
 # The extras that the Makefile installs for tests.
 INSTALLED_BY_CI = ("cpu", "export", "tools", "dev")
@@ -155,7 +156,7 @@ def test_bench_runs_without_torch_where_eager_is_not_asked_for(tiny_bundle):
     )
     done = run_python(code)
     assert done.stdout.split()[-2:] == ["0", "2"], done.stderr
-    assert "mode eager needs torch: pip install torch" in done.stderr
+    assert "mode eager needs torch, which is not installed: pip install torch" in done.stderr
 
 
 def test_commands_and_metadata_are_those_of_the_project():
@@ -206,6 +207,7 @@ def test_remedies_name_packages_that_the_project_declares():
         for path in (ROOT / folder).rglob("*.py")
         for name in named.findall(path.read_text(encoding="utf-8"))
     }
+    found |= {name for library in LIBRARIES.values() for name in library.packages}
     assert {"onnxruntime", "tensorrt-rtx", "safetensors", "torch", "pillow"} <= found
     assert found <= declared
 

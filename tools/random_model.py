@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 
 from ..models.families import load_config, presets
 from ..runtime.command.files import write_atomically, write_json
+from ..runtime.command.libraries import need
 from ..runtime.command.parser import Parser, run_command
 from ..runtime.config import MARConfig
 from .arguments import SEED, real_number
 from .console import results_console
-from .needs import need
 from .outputs import result_files
 
 if TYPE_CHECKING:

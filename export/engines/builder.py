@@ -14,7 +14,6 @@ Both have the same Python API, and one code serves both; what only some versions
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import signal
 import threading
@@ -24,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ...runtime.backends.engines import INSTALL
 from ...runtime.bundle.manifest import GraphSpec
+from ...runtime.command.libraries import import_library
 from ...runtime.device import find_device
 from ...runtime.errors import BackendError, ExportError
 from ..progress import OnStep
@@ -163,7 +162,7 @@ def open_builder(backend: str, sms: Sequence[int], precisions: Sequence[str]) ->
     Raises:
         ExportError: the library is missing, has no such target, or the target lacks a precision.
     """
-    library = _library(backend)
+    library = import_library(backend, kind=ExportError)
     targets = _rtx_targets(library, sms) if backend == "tensorrt_rtx" else _own_target(sms)
     for target in targets:
         for precision in precisions:
@@ -179,15 +178,6 @@ def _check_precision(backend: str, target: Target, precision: str) -> None:
             f"{precision} needs compute capability {_dotted(first)} or later with {backend}, "
             f"{target.name} is {old}: give --precision fp16, or leave it out of --sm"
         )
-
-
-def _library(backend: str) -> Any:
-    try:
-        return importlib.import_module(backend)
-    except ModuleNotFoundError as error:
-        raise ExportError(f"{backend} is not installed ({error}): {INSTALL[backend]}") from error
-    except (ImportError, OSError) as error:  # a shared library that it needs
-        raise ExportError(f"{backend} cannot be loaded ({error}): {INSTALL[backend]}") from error
 
 
 def _known_sms(library: Any) -> list[int]:

@@ -12,7 +12,6 @@ for RTX, whose documents do not support plugins, they are built from the functio
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ...plugins.onnx_functions import remove_functions
 from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.tensorrt.binding import Binding
 from ...runtime.backends.tensorrt.plugins import VARIABLE, find_library, register
+from ...runtime.command.libraries import import_library
 from ...runtime.errors import BackendError, ExportError
 
 _PREFERS_PLUGINS = 10, 7
@@ -66,11 +66,7 @@ def parse_with_plugins(parser: Any, path: Path, library: Path, version: str) -> 
         raise ExportError(f"{error}, or unset {VARIABLE} and move {library} away") from error
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= _PREFERS_PLUGINS:
         return parser.parse_from_file(str(path))
-    try:
-        onnx = importlib.import_module("onnx")
-    except ImportError as error:
-        raise ExportError(
-            f"TensorRT {version} takes the plugins of {library} only where onnx is installed: "
-            f"pip install onnx, or unset {VARIABLE} and move it away"
-        ) from error
+    purpose = f"TensorRT {version}, to take the plugins of {library},"
+    otherwise = f"unset {VARIABLE} and move it away"
+    onnx = import_library("onnx", purpose, otherwise, ExportError)
     return parser.parse(remove_functions(onnx.load(path)).SerializeToString())

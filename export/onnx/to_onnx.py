@@ -14,6 +14,8 @@ import onnx_ir
 import onnxscript
 import torch
 
+from ...runtime.command.libraries import outdated
+from ...runtime.command.text import first_line
 from ...runtime.errors import ExportError
 from .graphs import ExportGraph
 from .strip import strip_notes
@@ -21,6 +23,7 @@ from .weights import LEAST_BYTES, WeightsFile
 
 # The first with Gelu as one operator; TensorRT reads it from 10.0 on.
 OPSET = 20
+_EXPORTERS = ("torch", "onnx", "onnxscript")
 
 
 def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
@@ -48,13 +51,22 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
                 },
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
-            lines = [line for line in (str(error) + chatter.getvalue()).splitlines() if line]
-            raise ExportError(
-                f"PyTorch cannot export {graph.name}: {lines[0] if lines else error}; install "
-                "the versions in constraints.txt"
-            ) from error
+            raise _refused(graph, error, chatter.getvalue()) from error
+        except (ImportError, AttributeError, TypeError) as error:  # of versions that do not fit
+            if outdated(*_EXPORTERS) is None:
+                raise
+            raise _refused(graph, error, chatter.getvalue()) from error
     assert program is not None
     return _save(program.model, path)
+
+
+def _refused(graph: ExportGraph, error: Exception, printed: str) -> ExportError:
+    """About an export that failed: packages that are too old are the usual cause."""
+    said = first_line(error) if str(error) else first_line(ValueError(printed))
+    remedy = outdated(*_EXPORTERS) or (
+        "install torch, onnx and onnxscript of the versions in constraints.txt"
+    )
+    return ExportError(f"PyTorch cannot export {graph.name} ({said}): {remedy}")
 
 
 def _save(model: onnx_ir.Model, path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...runtime.command.memory import is_memory_error, out_of_memory
+from ...runtime.command.memory_errors import is_memory_error, out_of_memory
 from ...runtime.command.strict_json import parse_json
 from ...runtime.command.text import plain, shown
 from ...runtime.errors import WeightsError

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...runtime.command.memory import is_memory_error, out_of_memory
+from ...runtime.command.memory_errors import is_memory_error, out_of_memory
 from ...runtime.command.text import plain, shown
 from .content import unreadable
 

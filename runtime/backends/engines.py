@@ -17,11 +17,6 @@ from ..device import DeviceInfo, architecture
 from ..errors import BackendError
 
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-INSTALL = {
-    "tensorrt": "on Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), "
-    "elsewhere pip install tensorrt cuda-bindings cuda-core",
-    "tensorrt_rtx": "pip install tensorrt-rtx cuda-bindings cuda-core",
-}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..bundle.manifest import Manifest, needed_graphs
-from ..command.memory import first_line, is_memory_error, out_of_memory
+from ..command.libraries import upgrade
+from ..command.memory_errors import is_memory_error, out_of_memory
+from ..command.permissions import read_refused, readable
+from ..command.text import check_text, first_line, plain
 from ..device import DeviceInfo
 from ..errors import BackendError
 from .base import Array, Check, Dims, Graph, GraphDemand, HeadRounds, unchecked
@@ -26,7 +30,13 @@ ONE_THREAD_BYTES = 8 << 20
 # of the shipped pair (head auto, with and without guidance, csd) took 2 to 5 % less than with 150
 # million, where single calls broke even on a busier machine.
 THREADED_WORK = 24_000_000
-_ON_THE_HOST = "export the bundle again"
+_AGAIN = "export the bundle again"
+# How it says that a graph has operators or a form that it does not know yet.
+_TOO_NEW = re.compile(
+    r"NOT_IMPLEMENTED|No Op registered|not a registered function/op|under development"
+    r"|Unsupported model IR version|Unrecognized attribute",
+    re.I,
+)
 CUDA_PROVIDER = "CUDAExecutionProvider"
 # Precisions that it has operators for, the one that is taken where nobody asks for another first.
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -63,7 +73,7 @@ class OnnxGraph:
         try:
             values = self._session_for(rows).run(self._outputs, dict(feeds))
         except Exception as error:  # onnxruntime raises its own untyped exceptions
-            raise _failure(error, _ON_THE_HOST) from error
+            raise _failure(error, _AGAIN) from error
         return dict(zip(self._outputs, values, strict=True))
 
     def bind(
@@ -97,7 +107,7 @@ class _BoundCall:
         try:
             self.session.run_with_iobinding(self.binding)
         except Exception as error:
-            raise _failure(error, _ON_THE_HOST) from error
+            raise _failure(error, _AGAIN) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,16 +188,19 @@ class OnnxLoader:
         if weights:
             options.add_external_initializers([*weights], [*weights.values()])
             self._weights.append(weights)
+        # On the CPU there is nothing else to try, and it would print that it does.
+        again = {} if cuda else {"enable_fallback": 0}
         return self._ort.InferenceSession(
-            str(path), options, providers=[*cuda, "CPUExecutionProvider"]
+            str(path), options, providers=[*cuda, "CPUExecutionProvider"], **again
         )
 
     def load(self, path: Path) -> Graph:
         """Load an ONNX file.
 
         Raises:
-            BackendError: the file cannot be loaded.
+            BackendError: the file cannot be loaded: the reason, and what mends it.
         """
+        check_text(path, "onnxruntime", BackendError)
         try:
             if self._info is not None:
                 return self._load_bound(path)
@@ -202,9 +215,17 @@ class OnnxLoader:
             raise
         except Exception as error:  # onnxruntime raises its own untyped exceptions
             if is_memory_error(error):
-                raise out_of_memory(f"onnxruntime cannot load {path.name}", error) from error
+                # A small graph is loaded twice where there is more than one thread.
+                fewer = "give --threads 1" if self._threads > 1 and self._info is None else ""
+                raise out_of_memory(f"onnxruntime cannot load {path.name}", error, fewer) from error
+            old = _TOO_NEW.search(str(error))
+            if old is not None:
+                raise BackendError(
+                    f"onnxruntime {self.version} is older than {path} (it says "
+                    f"{plain(str(error)[old.start() :], 160)}): {upgrade('onnxruntime')}"
+                ) from error
             raise BackendError(
-                f"onnxruntime cannot load {path} ({first_line(error)}): export the bundle again"
+                f"onnxruntime cannot load {path} ({first_line(error)}): {_load_remedy(path)}"
             ) from error
 
     def _load_bound(self, path: Path) -> BoundGraph:
@@ -226,6 +247,12 @@ class OnnxLoader:
     def version(self) -> str:
         """Of onnxruntime."""
         return self._ort.__version__
+
+
+def _load_remedy(path: Path) -> str:
+    """What mends that a file cannot be loaded: it may not be read, or is not whole."""
+    files = (path, *path.parent.glob(f"{path.name}.*"))
+    return next((readable(file) for file in files if read_refused(file)), _AGAIN)
 
 
 def graph_precision(manifest: Manifest, folder: Path, wanted: str | None) -> str:

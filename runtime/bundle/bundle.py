@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import one_of
 from ..backends.engines import renewal_command
+from ..command.frame import os_error_text
 from ..command.text import plain
 from ..errors import BundleError
 from ..head import AffineDraft, HeadCalibration
@@ -83,7 +84,9 @@ class Bundle:
             return read_head_draft(
                 self.path / calibration.file, role, config, calibration.head_steps
             )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except OSError as error:
+            raise BundleError(f"bundle {self.path}: {os_error_text(error)}") from error
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"bundle {self.path}: cannot read {calibration.file} ({plain(str(error))}): export "
                 "it again with csd-export"

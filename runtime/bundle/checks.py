@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 
 from ...plugins.build import MANIFEST as KERNELS_MANIFEST
+from ..command.frame import os_error_text
 from ..command.text import plain, shown
 from ..errors import BundleError
 from .folder import KERNELS_FOLDER, PLUGIN_LIBRARY, BundleFolder
@@ -38,6 +39,8 @@ def read_manifest(folder: BundleFolder) -> Manifest:
         raise BundleError(
             f"cannot read bundle {folder.path}: its {MANIFEST_FILE} is not text: {_AGAIN}"
         ) from error
+    except OSError as error:
+        raise BundleError(f"bundle {folder.path}: {os_error_text(error)}") from error
     except BundleError as error:
         raise BundleError(f"cannot read bundle {folder.path}: {error}") from error
     folder.check([*manifest.file_hashes, *_unnamed(folder)])
@@ -111,7 +114,9 @@ def _read(folder: BundleFolder, name: str) -> OnnxFile:
         raise BundleError(f"bundle {folder.path} lacks {name}: export it again with csd-export")
     try:
         return read_onnx(path)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise BundleError(f"bundle {folder.path}: {os_error_text(error)}") from error
+    except ValueError as error:
         raise BundleError(
             f"bundle {folder.path}: {name} is not an ONNX file ({plain(str(error))}): {_AGAIN}"
         ) from error

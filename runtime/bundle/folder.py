@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command.frame import os_error_text
 from ..command.text import plain
 from ..errors import BundleError
 
@@ -62,7 +63,9 @@ class BundleFolder:
             kind = found.stat().st_mode
         except FileNotFoundError:
             return None
-        except OSError as error:  # a loop of links, a folder that may not be entered
+        except PermissionError as error:
+            raise BundleError(f"bundle {self.path}: {os_error_text(error)}") from error
+        except OSError as error:  # a loop of links
             raise BundleError(
                 f"bundle {self.path}: cannot look at {name} ({error.strerror}): "
                 f"cp -rL {self.path} COPY with the right to read it, and open the copy"

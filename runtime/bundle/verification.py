@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from ..command.cache import cache_folder
 from ..command.files import write_atomically
+from ..command.frame import os_error_text
 from ..errors import BundleError
 from .folder import BundleFolder
 from .manifest import file_sha256
@@ -85,10 +86,7 @@ class FileCheck:
             known = remembered(before) if self.policy == "once" else None
             found = known or file_sha256(path)
         except OSError as error:
-            raise BundleError(
-                f"bundle {self.folder.path}: cannot read {name} ({error.strerror}): give yourself "
-                "the right to read it"
-            ) from error
+            raise BundleError(f"bundle {self.folder.path}: {os_error_text(error)}") from error
         if found != wanted:
             raise BundleError(
                 f"bundle {self.folder.path}: {name} was altered (its SHA-256 is not the "

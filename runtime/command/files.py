@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import OptionError
+from ..errors import OptionError, WriteRefusedError
 from .partial import Partial, only_writer, partial_directory, partial_file, remove_abandoned
 
 __all__ = [
@@ -399,7 +399,12 @@ def _told_as(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         told = error.filename
-        if error.errno and (told is None or str(told).endswith(".partial")):
+        named = told is not None and not str(told).endswith(".partial")
+        if error.errno in _CLOSED:
+            raise WriteRefusedError(
+                error.errno, error.strerror, told if named else str(path)
+            ) from error
+        if error.errno and not named:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

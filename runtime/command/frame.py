@@ -16,7 +16,6 @@ import errno
 import io
 import math
 import os
-import re
 import shlex
 import signal
 import sys
@@ -27,26 +26,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from ..errors import CsdError
-from .memory import speaks_of_memory
+from ..errors import CsdError, WriteRefusedError
+from .memory_errors import more_memory, speaks_of_memory
+from .text import one_line
 
 EXIT_UNFORESEEN = 1
 EXIT_ERROR = 2
 EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE
 REPORT_FOLDER = "CSD_REPORT_DIR"
-# Characters of a message. Its cause stands at the beginning, its remedy at the end.
-MAX_MESSAGE = 800
-# Of a word of a message that is long: most often it is a value that was given.
-MAX_WORD = 160
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A shell and a supervisor may both pass one Ctrl-C on; and tidying up must not be cut short.
 _ONE_SIGNAL_SECONDS = 1.0
 # After that a signal is sent again: by then the finaliser that lost it is over.
 _AGAIN_SECONDS = 0.01
-# C0, C1, what joins or turns text around, and halves of characters.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-                          "\ud800-\udfff]")  # fmt: skip
-_LONG_WORD = re.compile(rf"\S{{{MAX_WORD + 1},}}")
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "free some space, or write to another disk",
@@ -138,28 +130,19 @@ def raise_if_stopped() -> None:
         raise Stopped(_frame.received[-1])
 
 
-def one_line(text: str, most: int = MAX_MESSAGE) -> str:
-    """Make a message safe to print: one line of bounded length, without control characters.
-
-    What is one already stays as it is. Of a message that is long, words are cut first.
-    """
-    text = _UNPRINTABLE.sub(
-        lambda match: match[0].encode("unicode_escape").decode(), " ".join(text.split())
-    )
-    if len(text) > most // 2:
-        text = _LONG_WORD.sub(lambda match: _cut(match[0], MAX_WORD, "..."), text)
-    return text if len(text) <= most else _cut(text, most, " ... ")
-
-
-def _cut(text: str, most: int, mark: str) -> str:
-    half = (most - len(mark)) // 2
-    return f"{text[:half].rstrip()}{mark}{text[-half:].lstrip()}"
-
-
 def os_error_text(error: OSError) -> str:
     """Say what the system refused, on what, and what mends it."""
-    where = f" {error.filename}" if error.filename else ""
+    where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
+    if (
+        where
+        and error.errno in (errno.EACCES, errno.EPERM)
+        and not isinstance(error, WriteRefusedError)
+    ):
+        from .permissions import read_refused, readable
+
+        if read_refused(path := os.fsdecode(error.filename)):
+            remedy = readable(path)
     return f"{error.strerror or error}{where}: {remedy}"
 
 
@@ -184,9 +167,14 @@ def _told(prog: str, error: Exception, lower: str) -> int:
     text = _text_of(error)
     if isinstance(error, MemoryError) or speaks_of_memory(text):
         cause = f" ({text})" if text else ""
-        return _tell(prog, f"out of memory{cause}: lower {lower}", EXIT_ERROR)
+        return _tell(prog, f"out of memory{cause}: lower {lower}, or {more_memory()}", EXIT_ERROR)
     if isinstance(error, OSError):
         return _tell(prog, os_error_text(error), EXIT_ERROR)
+    if isinstance(error, ImportError):
+        from .libraries import explain_missing
+
+        if (known := explain_missing(error)) is not None:
+            return _tell(prog, ": ".join(known), EXIT_ERROR)
     if isinstance(error, ValueError) and "embedded null" in text:
         return _tell(prog, "a path holds a NUL character: give it without", EXIT_ERROR)
     if isinstance(error, RecursionError):

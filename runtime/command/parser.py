@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
 from ..errors import OptionError
 from .files import is_stdout
-from .frame import EXIT_ERROR, one_line, run_framed
-from .text import shown
+from .frame import EXIT_ERROR, run_framed
+from .text import one_line, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

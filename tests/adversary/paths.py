@@ -83,9 +83,10 @@ def _within(place: Place, location: str) -> Callable[[], str | None]:
 
         file = bundle / "decoder.onnx"
         own(file)
-        model = onnx.load(file)
+        model = onnx.load(file, load_external_data=False)
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
+        tensor.ClearField("external_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", "0"), ("length", "4")):
             entry = tensor.external_data.add()

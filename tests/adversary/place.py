@@ -85,7 +85,7 @@ def no_work() -> Iterator[None]:
     idle = mock.Mock(return_value=Load(None, None))
     with contextlib.ExitStack() as stack:
         for name in (
-            "csd.runtime.session.Session.generate", "csd.export.writer.write_bundle",
+            "csd.runtime.session.Session.generate", "csd.export.writer.new_bundle",
             "csd.export.cli.rebuild", "csd.tools.random_model.random_model",
             "csd.tools.gpu_check.__main__._guarded", "csd.tools.demo.export",
             "csd.models.training.__main__.train", "csd.models.training.__main__.train_classifier",

@@ -72,5 +72,5 @@ def test_what_names_no_classes_is_one_line(tmp_path, content, wanted):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ExportError, match=r"cannot read class names .*gone"):
+    with pytest.raises(ExportError, match=r"cannot read class names: No such file .*gone"):
         read_class_names(tmp_path / "gone", 3)

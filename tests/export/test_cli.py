@@ -260,7 +260,7 @@ def test_which_weights_are_taken_is_printed_and_stored(
         assert f"{role}: {named} ({key})" in printed
         assert (request.sources[role].weights, request.sources[role].key) == (kind, key)
         wanted = torch.load(DATA / f"{role}.pth", weights_only=True)["model_ema"]["fake_latent"]
-        found = request.models[role].state_dict()["fake_latent"]
+        found = request.models[role]().state_dict()["fake_latent"]
         np.testing.assert_array_equal(found, wanted + (kind == "model"))
 
 
@@ -291,8 +291,9 @@ def test_configurations_are_read_off_the_weights(tmp_path, out, capsys, requeste
     (request,) = requested
     for role in ("target", "draft"):
         wanted = tiny_config(role)
-        wanted = dataclasses.replace(wanted, num_sampling_steps=100)  # weights do not tell
-        assert request.models[role].config == wanted
+        # The decoder tells the stride, nothing the head steps.
+        wanted = dataclasses.replace(wanted, num_sampling_steps=100, img_size=8, vae_stride=2)
+        assert request.models[role]().config == wanted
         assert f"{role}: configuration " in printed
         assert f"encoder_depth {wanted.encoder_depth}" in printed
 
@@ -315,7 +316,7 @@ def test_weights_that_are_not_finite_are_named(value, target, tmp_path, out, cap
     [
         ({"depth": 4}, "unknown configuration key 'depth'"),
         ({"encoder_depth": "two"}, "encoder_depth is 'two'"),
-        ({"patch_size": 3}, "img_size 8 is not a multiple"),
+        ({"patch_size": 3}, "img_size 64 is not a multiple"),
     ],
 )
 def test_a_configuration_that_is_not_valid_is_one_line(changes, message, tmp_path, out, capsys):
@@ -328,7 +329,7 @@ def test_a_configuration_that_is_not_valid_is_one_line(changes, message, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"img_size": 16}, "the draft has img_size 16, the target 8"),
+        ({"img_size": 16}, "the draft has img_size 16, the target 64"),
         ({"vae_embed_dim": 8}, "the draft has vae_embed_dim 8, the target 16"),
         ({"patch_size": 2}, "the draft has patch_size 2, the target 1"),
         ({"class_num": 11}, "the draft has class_num 11, the target 10"),
@@ -498,7 +499,7 @@ def test_a_missing_exporter_is_one_line_with_its_package(module, target, out):
     done = run_python(hidden, *target, "--out", out / "bundle")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert f"csd-export needs {module} (" in done.stderr
+    assert f"csd-export needs {module}, which is not installed" in done.stderr
     assert done.stderr.endswith(f": pip install {module}\n")
     assert leftovers(out) == []
 

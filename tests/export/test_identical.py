@@ -55,4 +55,6 @@ def test_two_exports_from_two_folders_are_the_same_files(tmp_path, config_files)
     assert first["sources"]["target"] == {
         "path": "w.pth",
         "sha256": file_sha256(DATA / "draft.pth"),
+        "weights": "ema",
+        "key": "model_ema",
     }

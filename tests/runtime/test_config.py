@@ -130,7 +130,10 @@ def test_a_configuration_survives_json(tmp_path):
         ({"beta_schedule": ["cosine"]}, "beta_schedule is"),
         ({"image_kind": "video"}, "image_kind is 'video': give one of latent, pixel"),
         ({"image_kind": "pixel"}, r"vae_embed_dim 1 \(grey\) or 3 \(RGB\), not 16"),
-        ({"depth": 3, "width": 4}, "unknown configuration key 'depth'.*; known keys: .*vae_stride"),
+        (
+            {"depth": 3, "width": 4},
+            "unknown configuration key 'depth'.*; known keys: .*decoder_depth",
+        ),
         (
             {"encoder_dept": 3},
             r"unknown configuration key 'encoder_dept' \(did you mean encoder_depth\?\)",

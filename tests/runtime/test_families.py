@@ -102,7 +102,7 @@ def test_calls_of_a_run_with_and_without_guidance_are_announced(
 
     monkeypatch.setattr(
         "csd.runtime.session.create_backend",
-        lambda folder, manifest, options: WatchedBackend(folder, manifest, watch),
+        lambda folder, manifest, options, _: WatchedBackend(folder, manifest, watch),
     )
     options = GenerateOptions(cfg=4.0)
     with Bundle.open(emigm_bundle).session() as session:

@@ -199,7 +199,7 @@ def test_a_tool_that_needs_pytorch_says_so_in_one_line(name, zoo_bundle, tmp_pat
     done = run_python(code, *whole_argv(tool, zoo_bundle, tmp_path))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "needs torch: pip install torch" in line
+    assert "needs torch, which is not installed: pip install torch" in line
     assert leftovers(tmp_path) == []
 
 

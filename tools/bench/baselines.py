@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...models.zoo import zoo_entry
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.command.libraries import need
 from ...runtime.errors import CsdError, WeightsError
-from ..needs import need
 
 if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not
     from .eager import EagerSampler

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.manifest import EngineSpec, GraphSpec
+from ...command.libraries import import_library, install
 from ...errors import BackendError
-from ..engines import INSTALL, LIBRARIES, renewal_command
+from ..engines import LIBRARIES, renewal_command
 from .kernel_cache import KernelFile
 
 # Vendor's name of an element type -> name in the manifest and of NumPy.
@@ -36,26 +37,13 @@ def import_binding(backend: str) -> Any:
     """Import a vendor's package.
 
     Raises:
-        BackendError: it is not installed, with the command that installs it.
+        BackendError: it is absent, broken or too old: the reason and what mends it.
     """
-    module: Any
-    try:
-        if backend == "tensorrt":
-            import tensorrt
-
-            module = tensorrt
-        else:
-            import tensorrt_rtx  # pyright: ignore[reportMissingImports]
-
-            module = tensorrt_rtx
-    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is broken
-        reason = " ".join(str(error).split())
-        raise BackendError(
-            f"{LIBRARIES[backend]} is not installed ({reason}): {INSTALL[backend]}"
-        ) from error
+    module = import_library(backend, kind=BackendError)
     if not hasattr(module, "ExecutionContextAllocationStrategy"):
         raise BackendError(
-            f"{LIBRARIES[backend]} {module.__version__} is too old: install 10.3 or later"
+            f"{LIBRARIES[backend]} {module.__version__} is too old (10.3 is the first): "
+            f"{install(backend)}"
         )
     return module
 

@@ -11,20 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...command.libraries import import_library
 from ...errors import BackendError
 
 Bytes = NDArray[np.uint8]
-
-
-def _import() -> Any:
-    try:
-        from cuda.bindings import runtime  # pyright: ignore
-    except ImportError as error:
-        raise BackendError(
-            f"cuda.bindings is not installed ({error}): pip install cuda-bindings, of the major "
-            "version of this machine's CUDA"
-        ) from error
-    return runtime
 
 
 class CaptureError(Exception):
@@ -42,7 +32,7 @@ class Cuda:
     """
 
     def __init__(self, driver: str) -> None:
-        self._rt = _import()
+        self._rt: Any = import_library("cuda.bindings.runtime", kind=BackendError)
         major = driver.split(".")[0]
         if int(self.runtime_version().split(".")[0]) > int(major):
             raise BackendError(

@@ -117,7 +117,7 @@ def test_precisions_that_turing_lacks_are_one_line(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "remedy"),
     [
-        ("tensorrt_rtx", "pip install tensorrt-rtx cuda-bindings cuda-core"),
+        ("tensorrt_rtx", "tensorrt-rtx cuda-bindings cuda-core"),
         ("tensorrt", "pip install tensorrt cuda-bindings cuda-core"),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_library_that_lacks_a_shared_library_says_which(monkeypatch):
         raise OSError("libcudart.so.13: cannot open shared object file")
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(ExportError, match=r"cannot be loaded \(libcudart\.so\.13.*tensorrt-rtx "):
+    with pytest.raises(ExportError, match=r"cannot be loaded \(libcudart\.so\.13.*tensorrt-rtx"):
         open_builder("tensorrt_rtx", (), ["fp16"])
 
 

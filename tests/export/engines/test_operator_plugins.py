@@ -129,9 +129,9 @@ def test_plugins_that_cannot_be_taken_are_one_line(
     monkeypatch.setenv(VARIABLE, str(plugins))
     monkeypatch.setitem(sys.modules, "onnx", None)
     message = failure(main, argv, capsys)
-    assert (
-        f"takes the plugins of {plugins} only where onnx is installed: pip install onnx" in message
-    )
+    assert f"to take the plugins of {plugins}" in message
+    assert "onnx is not installed" in message
+    assert "pip install onnx" in message
     monkeypatch.setenv(VARIABLE, "/nowhere/x.so")
     assert "names /nowhere/x.so, which is not there" in failure(main, argv, capsys)
     assert not Bundle.open(gpu_copy).manifest.engines

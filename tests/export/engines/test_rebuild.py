@@ -126,7 +126,10 @@ def test_a_change_of_each_part_builds_again_and_says_why(rebuild, gpu_copy, libr
     edit_manifest(
         gpu_copy,
         lambda values: values["variants"]["fp16"]["target.head_modulation"].update(
-            files={path.name: file_sha256(path)}
+            files={
+                **values["variants"]["fp16"]["target.head_modulation"]["files"],
+                path.name: file_sha256(path),
+            }
         ),
     )
     changed = lines_with(rebuild(), "built: the graph changed")
@@ -498,7 +501,7 @@ def test_graphs_that_are_not_the_manifests_are_one_line(change, gpu_copy, librar
         (["--zoo", "fashion-mnist"], "give --out DIRECTORY for the bundle, or --rebuild BUNDLE"),
         (["--rebuild", "x", "--backend", "tensorrt_rtx", "--profile", "R=1"], "profile is 'R=1'"),
         (
-            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int8"],
+            ["--rebuild", "x", "--backend", "tensorrt_rtx", "--precision", "int4"],
             "precision has 'i",
         ),
     ],

@@ -253,7 +253,7 @@ def test_a_variant_that_differs_fails_the_export(
 
 def test_a_precision_that_is_not_known_is_one_line(tmp_path, capsys):
     argv = ["--zoo", "fashion-mnist", "--precision", "fp16,fp8", "--out", tmp_path / "bundle"]
-    assert failure(main, argv, capsys) == "precision has 'fp8': give some of fp16, bf16, fp32"
+    assert failure(main, argv, capsys) == "precision has 'fp8': give some of fp16, bf16, fp32, int8"
 
 
 def test_the_weights_of_a_variant_lie_beside_it(gpu_bundle, tmp_path):

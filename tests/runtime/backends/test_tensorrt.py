@@ -155,17 +155,17 @@ def test_versions_name_the_library_the_device_and_the_driver(machine, engines):
 
 def test_a_backend_that_cannot_run_says_why_and_what_mends_it(machine, engines, tiny_bundle):
     machine()
-    assert "TensorRT is not installed" in (said := refused(engines, "tensorrt"))
+    assert "tensorrt is not installed" in (said := refused(engines, "tensorrt"))
     assert "on Jetson it comes with JetPack" in said
-    assert "pip install tensorrt-rtx cuda-bindings cuda-core" in refused(engines, "tensorrt_rtx")
+    assert "tensorrt-rtx cuda-bindings cuda-core" in refused(engines, "tensorrt_rtx")
     assert "has no TensorRT engines: csd-export --rebuild" in refused(tiny_bundle, "tensorrt")
     machine("tensorrt", device=DeviceInfo("GeForce", "8.9", current_platform(), "13.0", 1 << 34))
     assert (
         "engine of target.backbone built by TensorRT 10.3.0.26 for sm_87; this machine has "
         "10.3.0.26 on sm_89: csd-export --rebuild"
     ) in refused(engines, "tensorrt")
-    assert "built by TensorRT 10.3.0.26 for sm_87" in refused(engines, "auto", precision="fp16")
-    for settings in ({"precision": "fp16"}, {"memory_limit": 100}):
+    assert "built by TensorRT 10.3.0.26 for sm_87" in refused(engines, "auto", memory_limit=100)
+    for settings in ({"precision": "bf16"}, {"memory_limit": 100}):
         flag = next(iter(settings)).replace("_", "-")
         assert f"onnxruntime has no --{flag}" in refused(engines, "onnxruntime", **settings)
 
@@ -194,7 +194,7 @@ def test_obstacles_are_listed_for_every_backend(machine, engines):
     reasons = obstacles(bundle.path, bundle.manifest, BackendOptions())
     assert set(reasons) == set(BACKENDS)
     assert reasons["tensorrt"] is reasons["onnxruntime"] is None
-    assert "pip install tensorrt-rtx cuda-bindings cuda-core" in reasons["tensorrt_rtx"]
+    assert "tensorrt-rtx cuda-bindings cuda-core" in reasons["tensorrt_rtx"]
     assert "pip install onnxruntime-gpu" in reasons["onnxruntime_cuda"]
 
 

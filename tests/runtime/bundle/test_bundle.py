@@ -234,14 +234,14 @@ def test_a_graph_that_cannot_be_loaded_is_named(make_bundle):
     model.graph.node[0].op_type = "Nonsense"
     onnx.save_model(model, bundle / "decoder.onnx")
     forge_hashes(bundle)
-    with pytest.raises(BackendError, match=r"cannot load .*decoder\.onnx .*: export the bundle"):
+    with pytest.raises(BackendError, match=r"onnxruntime .* is older than .*decoder\.onnx "):
         Bundle.open(bundle).session()
 
 
 def test_a_missing_onnxruntime_names_its_package(tiny_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for backend in ("auto", "onnxruntime"):
-        with pytest.raises(BackendError, match=r"pip install onnxruntime$"):
+        with pytest.raises(BackendError, match=r"not installed .*: pip install onnxruntime "):
             Bundle.open(tiny_bundle).session(backend)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from csd.runtime import CsdError
-from csd.runtime.command.frame import MAX_MESSAGE, one_line, run_framed
+from csd.runtime.command.frame import run_framed
 from csd.runtime.command.parser import Parser, make_console, run_command
+from csd.runtime.command.text import MAX_MESSAGE, one_line
 
 from ...helpers import run_python
 
@@ -46,7 +47,7 @@ def reports(tmp_path, monkeypatch) -> Path:
          "--size", 2),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (Default", 2),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory ([Errno 12] Cannot", 2),
-        (FileNotFoundError(errno.ENOENT, "No such file", "x"), "No such file x: check the path", 2),
+        (FileNotFoundError(errno.ENOENT, "Not there", "x"), "Not there: x: check the path", 2),
         (KeyboardInterrupt(), "interrupted; nothing was left half-written", 130),
     ],
 )  # fmt: skip
@@ -58,9 +59,9 @@ def test_errors_that_a_user_can_mend_are_one_line(error, message, code, reports,
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_that_names_its_traceback(reports, capsys):
-    assert framed(raising(ValueError("a\nb\x1b[31m"))) == 1
+    assert framed(raising(ValueError("\x1b[31ma\x1b[0m\nb\x07"))) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(r"command: error: unforeseen ValueError: a b\x1b[31m; its traceback is")
+    assert line.startswith(r"command: error: unforeseen ValueError: a b\x07; its traceback is")
     (report,) = reports.iterdir()
     assert str(report) in line
     text = report.read_text(encoding="utf-8")

@@ -415,8 +415,10 @@ class PlainToys:
         self.at = [order[stop:start] for start, stop in itertools.pairwise(masked)]
         self.noise, self.advanced, self.drafted_noise = noise, [], {}
 
-    def predict(self, role, tokens, prefix, step):
-        options, made = self.plan.options, {}
+    def predict(self, role, tokens, prefix, step, together=None):
+        """`together` are the AR steps of one call; all have guidance where one has."""
+        guided = self.plan.guided(together or range(step, step + 1))
+        made = {}
         known = [(int(p), tokens[p]) for at in self.at[:prefix] for p in at]
         steps = int(self.plan.head_steps[step])
         for position in self.at[step]:
@@ -427,7 +429,7 @@ class PlainToys:
                 per_step = per_step + np.float32(0.01)
             made[position] = toy.token(
                 toy.context_of(known), position, self.label, self.plan.guidance[step],
-                options.guided, self.gains["target" if role == "aligned" else role], initial,
+                guided, self.gains["target" if role == "aligned" else role], initial,
                 per_step[1:],
             )  # fmt: skip
         return made
@@ -455,7 +457,7 @@ class PlainToys:
                 put(self.predict("draft", tokens, k, k))
             prefix = options.verify == "prefix"
             means = {
-                k: self.predict("aligned", *((tokens, k) if prefix else (before, step)), k)
+                k: self.predict("aligned", *((tokens, k) if prefix else (before, step)), k, block)
                 for k in block
             }
             counts["verifications"] += 1
@@ -501,7 +503,7 @@ def toys(**changes):
 
 
 def decoded(options, images, models=None, most_tokens=None):
-    plan, noise = Plan.of(options, toy.LENGTH), ScriptedSeed(3)
+    plan, noise = Plan.of(toy.resolved(options), toy.LENGTH), ScriptedSeed(3)
     images = np.array(images)
     canvas = Canvas.blank(TOY_CONFIG, noise, images % 4, images)
     stats, advanced = Stats(plan.num_iter), []
@@ -528,7 +530,9 @@ def test_every_mode_decodes_toys_as_the_definition_does(
     canvas, stats, advanced = decoded(options, images)
     total = dict.fromkeys(COUNTS, 0)
     for row, image in enumerate(images):
-        plain = PlainToys(image, image % 4, Plan.of(options, toy.LENGTH), ScriptedSeed(3), GAINS)
+        plain = PlainToys(
+            image, image % 4, Plan.of(toy.resolved(options), toy.LENGTH), ScriptedSeed(3), GAINS
+        )
         tokens, counts = plain.decode(REJECTED)
         np.testing.assert_allclose(canvas.tokens[row], tokens, atol=1e-4)
         for name in COUNTS:
@@ -584,7 +588,7 @@ def test_residuals_out_of_reach_are_counted(verify):
         def accept(self, images, positions):
             return np.full(len(images), 0.5)
 
-    plan, noise, images = Plan.of(options, toy.LENGTH), NeverSure(3), np.array([5])
+    plan, noise, images = Plan.of(toy.resolved(options), toy.LENGTH), NeverSure(3), np.array([5])
     canvas, stats = Canvas.blank(TOY_CONFIG, noise, images, images), Stats(NUM_ITER)
     decode(canvas, models, plan, noise, stats)
     assert stats.accepted == 0

@@ -10,13 +10,14 @@ from csd.runtime.decoding.plan import Canvas, Plan
 from csd.runtime.schedule import ARSchedule
 
 from ...helpers import tiny_config
+from . import toy
 
 LENGTH, NUM_ITER = 16, 8
 
 
 def plan(**changes):
     values = {"mode": "csd", "num_iter": NUM_ITER, "head_steps": 20, "gamma": 3, "prefill": 0.05}
-    return Plan.of(GenerateOptions(**{**values, **changes}), LENGTH)
+    return Plan.of(toy.resolved(GenerateOptions(**{**values, **changes})), LENGTH)
 
 
 def test_a_plan_says_sizes_guidance_and_head_steps_of_every_ar_step():

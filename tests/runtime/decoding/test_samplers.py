@@ -63,38 +63,49 @@ def options(**changes):
 
 def test_windows_follow_from_what_the_rows_of_a_transition_cost(samplers):
     for together, changes, rows in ((1, {}, 1), (6, {}, 6), (6, {"cfg": 2.0}, 12)):
-        made = samplers.choose(options(**changes), 40, together, aligned=False)
+        made = samplers.choose(
+            options(**changes), 40, together, aligned=False, guided="cfg" in changes
+        )
         assert isinstance(made, SpeculativeSampler)
         np.testing.assert_array_equal(made.windows, a_draft(40).windows(rows * COST))
         assert made.draft is samplers._calibration.draft
 
 
 def test_a_draft_of_another_number_of_head_steps_is_not_used(samplers):
-    made = samplers.choose(options(), 41, 2, aligned=False)
+    made = samplers.choose(options(), 41, 2, aligned=False, guided=False)
     assert isinstance(made, SpeculativeSampler)
     assert made.draft is None
     wanted = AffineDraft.frozen(41, CHANNELS).windows(2 * COST)
     np.testing.assert_array_equal(made.windows, wanted)
-    made = samplers.choose(options(head="parallel"), 41, 2, aligned=False)
+    made = samplers.choose(options(head="parallel"), 41, 2, aligned=False, guided=False)
     assert isinstance(made, ParallelSampler)
     assert made.draft is None
 
 
 def test_the_parallel_sampler_has_the_draft_and_the_tolerance_of_the_options(samplers):
-    made = samplers.choose(options(head="parallel", head_tolerance=0.2), 40, 1, aligned=True)
+    made = samplers.choose(
+        options(head="parallel", head_tolerance=0.2), 40, 1, aligned=True, guided=False
+    )
     assert isinstance(made, ParallelSampler)
     assert (made.draft, made.tolerance) == (samplers._calibration.draft, 0.2)
-    other = samplers.choose(options(head="parallel", head_tolerance=0.1), 40, 1, aligned=True)
+    other = samplers.choose(
+        options(head="parallel", head_tolerance=0.1), 40, 1, aligned=True, guided=False
+    )
     assert isinstance(other, ParallelSampler)
     assert other.tolerance == 0.1
 
 
 def test_samplers_and_schedules_are_made_once(samplers):
-    one = samplers.choose(options(head="sequential"), 40, 1, aligned=False)
+    one = samplers.choose(options(head="sequential"), 40, 1, aligned=False, guided=False)
     assert isinstance(one, SequentialSampler)
-    assert samplers.choose(options(head="sequential"), 40, 1, aligned=True) is one
+    assert samplers.choose(options(head="sequential"), 40, 1, aligned=True, guided=False) is one
     assert samplers.schedule(40) is samplers.schedule(40) is one.schedule
-    assert samplers.choose(options(head="sequential"), 20, 1, aligned=False).schedule.steps == 20
+    assert (
+        samplers.choose(
+            options(head="sequential"), 20, 1, aligned=False, guided=False
+        ).schedule.steps
+        == 20
+    )
 
 
 def test_schedules_are_of_the_model_s_betas():

@@ -13,6 +13,16 @@ from csd.runtime.decoding.evaluator import Conditions
 LENGTH, CHANNELS = 16, 2
 
 
+def resolved(options):
+    """Options with the defaults that come from a model's configuration, as MAR's are."""
+    return dataclasses.replace(
+        options,
+        mask_schedule="cosine",
+        cfg_schedule=options.cfg_schedule or "linear",
+        cfg_interval=options.cfg_interval or (0.0, 1.0),
+    )
+
+
 def token(context, position, label, scale, guided, gain, initial, per_step):
     """The token that a toy makes of what it is shown; `per_step [S, C]` without the last step's."""
     told = np.sin(gain * (context + 0.3 * position + 0.7 * label + 1.1 * scale + 0.9 * guided))

@@ -16,7 +16,7 @@ from csd.runtime.head import (
     SpeculativeSampler,
 )
 from csd.runtime.head.request import DeviceEvaluate
-from csd.runtime.head.sampler import HeadSampler
+from csd.runtime.head.sampler import ChainSampler
 
 from .analytic import Mixture, linear
 from .chains import STEPS, make_draft
@@ -120,7 +120,7 @@ def test_samplers_without_rounds_use_the_device_as_any_network(make):
     assert report.evaluations == device.calls > 0
 
 
-class Named(HeadSampler):
+class Named(ChainSampler):
     """Says which code ran."""
 
     largest_window = 1

@@ -147,7 +147,10 @@ def test_missing_matplotlib_is_said_before_anything_is_timed(
     monkeypatch.setattr(cli, "measure", lambda *_, **__: pytest.fail("something was timed"))
     argv = [tiny_bundle, "--modes", "target", *FAST, "--plot", tmp_path / "x.png"]
     message = failure(main, argv, capsys)
-    assert message == "--plot needs matplotlib: pip install matplotlib, or leave --plot out"
+    assert message == (
+        "--plot needs matplotlib, which is not installed: pip install matplotlib, or leave --plot "
+        "out"
+    )
     assert leftovers(tmp_path) == []
 
 

@@ -60,7 +60,7 @@ def write_engines(
 
 
 def _needed(values):
-    models = types.SimpleNamespace(models=values["models"], graphs=values["graphs"])
+    models = types.SimpleNamespace(models=values["models"], every_graph=values["graphs"])
     return needed_graphs(models)
 
 

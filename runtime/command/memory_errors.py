@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..errors import BackendError
-from .text import plain
+from .text import first_line
 
 # How the system, the loader, NumPy, PyTorch, ONNX Runtime's allocator and its threads say it.
 _SAID = (
@@ -37,40 +38,59 @@ def speaks_of_memory(text: str) -> bool:
     return any(words in said for words in _SAID)
 
 
-def out_of_memory(
-    what: str, error: BaseException, remedy: str = "give fewer labels or --threads 1"
-) -> BackendError:
+class OutOfMemoryError(BackendError):
+    """There was too little memory.
+
+    Args:
+        cause: what was not possible, and how much was asked for.
+        remedy: what takes less; without one only more memory is named.
+    """
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        self.cause, self.remedy = cause, remedy
+        ways = f"{remedy}, or {more_memory()}" if remedy else more_memory()
+        super().__init__(f"not enough memory: {cause}: {ways}")
+
+
+def out_of_memory(what: str, error: BaseException, remedy: str = "") -> OutOfMemoryError:
     """The error about a lack of memory.
 
     Args:
         what: was not possible.
         error: what was raised, which may name the size that was asked for.
-        remedy: what takes less.
+        remedy: what takes less, if anything does.
     """
     size = _REFUSED.search(str(error))
     if size is not None:
-        asked = f"{int(size.group(1)) / 2**20:.1f} MiB were refused"
+        asked = f"{max(1, int(size.group(1)) >> 10):,} KiB were refused"
     elif isinstance(error, MemoryError) and str(error):
         asked = first_line(error)  # NumPy names size and shape
     else:
         asked = "a request was refused"
-    return BackendError(f"not enough memory: {what} ({asked}): {remedy}, or close other programs")
+    return OutOfMemoryError(f"{what} ({asked})", remedy)
+
+
+def more_memory() -> str:
+    """What gives this process more; of a shell's limit other programs take nothing."""
+    for limit, option in ((resource.RLIMIT_AS, "v"), (resource.RLIMIT_DATA, "d")):
+        size = resource.getrlimit(limit)[0]
+        if size != resource.RLIM_INFINITY:
+            return f"raise the limit of {size >> 20} MiB (ulimit -{option}) in the shell"
+    return "close other programs"
 
 
 @contextmanager
 def memory_explained(what: str, remedy: str) -> Generator[None]:
-    """Turn `MemoryError` inside into the error of `out_of_memory`.
+    """Turn `MemoryError` inside into the error of `out_of_memory`, and add what takes less to that.
 
     Raises:
-        BackendError: there was too little memory.
+        OutOfMemoryError: there was too little memory.
     """
     try:
         yield
+    except OutOfMemoryError as error:
+        if error.remedy:
+            raise
+        raise OutOfMemoryError(error.cause, remedy) from error
     except MemoryError as error:
         raise out_of_memory(what, error, remedy) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what an error says."""
-    lines = str(error).splitlines() or [repr(error)]
-    return plain(lines[0], 200)
