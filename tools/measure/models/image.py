@@ -68,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
         )
     if not np.isfinite(made.latents).all():
         raise CsdError("the latents of the image are not finite: report this with the command")
-    print(json.dumps({"open_seconds": opened, "seconds": made.stats.seconds}))
+    print(json.dumps({"open_seconds": opened, "image_seconds": made.stats.seconds}))
     return 0

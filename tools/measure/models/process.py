@@ -23,7 +23,8 @@ class Ended:
     Attributes:
         seconds: from its start to its end.
         exit_code: minus the signal that killed it, if one did.
-        peak: bytes of its highest resident set; pages of files that it mapped count.
+        peak: bytes of its highest resident set; pages of files that it mapped count. Where nobody
+            but the system's accounting tells, it is that of the caller at least.
         peak_anonymous: bytes of its highest resident set without such pages, which is what must
             fit into memory, looked at 50 times a second; None where nobody counts them.
         output: what it wrote to stdout.
@@ -55,7 +56,7 @@ def run_watched(argv: Sequence[str], environment: Mapping[str, str]) -> Ended:
         environment: what differs from the caller's.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        began, anonymous = time.perf_counter(), 0
+        began, peak, anonymous = time.perf_counter(), 0, 0
         process = subprocess.Popen(
             [sys.executable, *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
             env={**os.environ, **environment},
@@ -66,25 +67,30 @@ def run_watched(argv: Sequence[str], environment: Mapping[str, str]) -> Ended:
                 if number:
                     process.returncode = os.waitstatus_to_exitcode(status)
                     break
-                anonymous = max(anonymous, _anonymous(process.pid))
+                memory = _memory(process.pid)
+                peak = max(peak, memory.get("VmHWM", 0))
+                anonymous = max(anonymous, memory.get("RssAnon", 0))
                 time.sleep(_EVERY_SECONDS)
         finally:
             _end(process)
         seconds = time.perf_counter() - began
         output, said = _text(out), _text(errors)
     lines = (said.strip() or output.strip()).splitlines()
+    accounted = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Ended(
-        seconds, process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        anonymous or None, output, lines[-1] if lines else "",
+        seconds, process.returncode, peak or accounted, anonymous or None, output,
+        lines[-1] if lines else "",
     )  # fmt: skip
 
 
-def _anonymous(process: int) -> int:
+def _memory(process: int) -> dict[str, int]:
+    """Bytes by name of what the kernel counts of a process; empty where it does not, or no more."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-    except (OSError, ValueError, StopIteration):
-        return 0
+    except OSError:
+        return {}
+    fields = [line.split() for line in lines if line.endswith(" kB")]
+    return {name.rstrip(":"): int(size) * 1024 for name, size, _ in fields}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

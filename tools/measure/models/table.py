@@ -34,7 +34,7 @@ def shown(row: Mapping[str, Any]) -> list[str]:
         _number(graphs, ".3f", per_parameter),
         _result(row),
         _number(image.get("open_seconds"), ".2f"),
-        _number(image.get("seconds"), ".1f"),
+        _number(image.get("image_seconds"), ".1f"),
         _number(image.get("peak_anonymous_bytes"), ".2f", 1e9),
         _number(others, ".2f"),
     ]
