@@ -117,6 +117,14 @@ print("made", sys.argv[1:])
     ("code", "wanted"),
     [
         ("import sys; print('a', file=sys.stderr); sys.exit('the reason')", "the reason"),
+        (
+            "import sys; print('parity failed'); print('a', file=sys.stderr); sys.exit(1)",
+            "parity failed",
+        ),
+        (
+            "import sys; print('x: error: y', file=sys.stderr); print('b'); sys.exit(2)",
+            "x: error: y",
+        ),
         ("raise SystemExit(3)", "exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", "killed by signal 9"),
     ],

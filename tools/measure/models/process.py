@@ -28,7 +28,7 @@ class Ended:
         peak_anonymous: bytes of its highest resident set without such pages, which is what must
             fit into memory, looked at 50 times a second; None where nobody counts them.
         output: what it wrote to stdout.
-        said: the last line that it wrote to stderr, else to stdout.
+        said: the error that it printed, else its last line.
     """
 
     seconds: float
@@ -75,12 +75,18 @@ def run_watched(argv: Sequence[str], environment: Mapping[str, str]) -> Ended:
             _end(process)
         seconds = time.perf_counter() - began
         output, said = _text(out), _text(errors)
-    lines = (said.strip() or output.strip()).splitlines()
     accounted = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Ended(
         seconds, process.returncode, peak or accounted, anonymous or None, output,
-        lines[-1] if lines else "",
+        _last_word(output, said),
     )  # fmt: skip
+
+
+def _last_word(output: str, said: str) -> str:
+    """The error that a command printed; without one the last line, of the results first."""
+    errors = [line for line in said.splitlines() if ": error: " in line]
+    lines = errors or output.strip().splitlines() or said.strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _memory(process: int) -> dict[str, int]:
