@@ -174,22 +174,20 @@ def _measure(
                     for row in of_form:
                         name = " ".join(row.key)
                         report(f"{name}: row {next(done)} of {len(todo)}")
-                        table.add({**_measured(bench, row, weights, args, report),
+                        table.add({**_measured(bench, row, weights, report),
                                    "made_with": made})  # fmt: skip
 
 
-def _measured(
-    bench: Bench, row: Row, weights: Path, args: argparse.Namespace, report: Report
-) -> dict[str, Any]:
+def _measured(bench: Bench, row: Row, weights: Path, report: Report) -> dict[str, Any]:
     """A row, with the load of the machine before and during it."""
-    idle = idle_load()
-    if warning := busy_warning(idle, None, args.threads, cores()):
+    idle, most = idle_load(), cores()  # the export's checks take all of them
+    if warning := busy_warning(idle, None, most, most):
         report(f"warning: {warning}")
     meter = LoadMeter()
     values = bench.measure(row, weights)
     for line in failures(values):
         report(line)
-    return {**values, "load": load_report(idle, meter.read(), args.threads)}
+    return {**values, "load": load_report(idle, meter.read(), most)}
 
 
 def _loads(rows: Sequence[Mapping[str, Any]]) -> list[str]:
