@@ -292,6 +292,7 @@ def test_bad_arguments_are_one_line_before_work(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", ["mar"], indirect=True)
 def test_a_row_says_what_an_export_took_and_that_its_bundle_makes_an_image(config, tmp_path):
     path = tmp_path / "x.json"
     argv = ["--presets", config, "--forms", "training", "--precisions", "fp16", "--threads", 1]
