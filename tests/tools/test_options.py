@@ -15,6 +15,7 @@ from csd.tools.bench import cli as bench
 from csd.tools.gpu_check import __main__ as gpu_check
 from csd.tools.load import Load
 from csd.tools.measure import frame, head_curve, head_fidelity, option_sets, profile, zoo_eval
+from csd.tools.measure.models import __main__ as models
 
 from ..helpers import failure, leftovers, run_python
 
@@ -71,6 +72,7 @@ TOOLS = {
         head_fidelity, ("{zoo}",),
         {**MEASURED, "--images": (), "--gamma": (), "--tolerances": ("0",)},
     ),
+    "models": Tool(models, ("--work", "{work}"), {"--threads": ()}),
     "option_sets": Tool(option_sets, ("{zoo}",), {"--threads": (), "--seed": SEED_ENDS}),
     "profile": Tool(profile, ("{zoo}",), {**MEASURED, "--images": ()}),
     "zoo_eval": Tool(
@@ -100,13 +102,14 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "export", work)
     monkeypatch.setattr(random_model, "random_model", work)
     monkeypatch.setattr(gpu_check, "_guarded", work)
+    monkeypatch.setattr(models, "count_parameters", work)
     # The data set is not part of the repository.
     monkeypatch.setattr(zoo_eval, "_real_images", lambda _: None)
     monkeypatch.setattr(zoo_eval, "_figures", work)
 
 
 def whole_argv(tool: Tool, bundle: Path, tmp_path: Path, *more: str) -> list[str]:
-    places = {"{zoo}": str(bundle), "{out}": str(tmp_path / "out")}
+    places = {"{zoo}": str(bundle), "{out}": str(tmp_path / "out"), "{work}": str(tmp_path)}
     return [places.get(part, part) for part in (*tool.argv, *more)]
 
 
@@ -173,6 +176,7 @@ def test_every_tool_tells_its_version_and_every_default(name, capsys):
         ("zoo_eval", ["--json", "a", "--samples", "a"], "are one file: give two"),
         ("profile", ["--json", "{zoo}/manifest.json"], "belongs to the bundle"),
         ("head_curve", ["--json", "gone/x.json"], "check the path"),
+        ("models", ["--json", "gone/x.json"], "check the path"),
     ],
 )
 def test_other_bad_values_are_refused_too(

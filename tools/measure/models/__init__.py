@@ -1,0 +1,1 @@
+"""What models of every size and form of file take to export and to run."""
