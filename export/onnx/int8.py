@@ -27,6 +27,7 @@ from pathlib import Path
 
 import onnx
 
+from ...runtime.backends.onnx_library import load_quantizer
 from .strip import strip_notes
 from .weights import pieces_of, save_beside
 
@@ -49,17 +50,16 @@ def write_int8(source: Path, path: Path) -> list[Path]:
         path: where to write.
 
     Raises:
+        BackendError: onnxruntime's quantizer cannot be imported.
         OSError: a file cannot be read or written.
     """
-    # Now and not before: it imports a good part of onnxruntime that nothing else needs.
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+    quantizer = load_quantizer()
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=path.parent) as folder:
         rough = Path(folder) / path.name
         with _without_advice():
-            quantize_dynamic(
+            quantizer.quantize_dynamic(
                 source, rough, op_types_to_quantize=_PRODUCTS, per_channel=True, reduce_range=True,
-                weight_type=QuantType.QInt8, use_external_data_format=True,
+                weight_type=quantizer.QuantType.QInt8, use_external_data_format=True,
             )  # fmt: skip
         model = onnx.load(rough, load_external_data=False)
         strip_notes(model)

@@ -39,6 +39,12 @@ def load_onnxruntime() -> Any:
     return library
 
 
+def load_quantizer() -> Any:
+    """Import ONNX Runtime's quantizer and return the module. Raises as `load_onnxruntime`."""
+    load_onnxruntime()
+    return import_library("onnxruntime.quantization", kind=BackendError)
+
+
 def _silence(library: Any) -> None:
     """Stop the events of a library that somebody else has loaded before."""
     if os.environ[TELEMETRY].lower() in ("1", "true"):
