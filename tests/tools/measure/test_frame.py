@@ -27,7 +27,9 @@ def test_every_script_says_what_it_ran_on_and_how_busy_the_machine_was(
     assert script([tiny_bundle, "--cfg", 2, "--threads", 1, "--json", path], measured) == 0
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["bundle"]["name"] == report["results"][0]
-    assert report["options"] == {"cfg": 2.0, "seed": 0, "threads": 1}
+    assert report["options"] == {
+        "cfg": 2.0, "seed": 0, "threads": 1, "verify_files": "once",
+    }  # fmt: skip
     assert report["threads"] == 1
     assert isinstance(report["host_library"], bool)
     assert report["backend"]["name"] == "onnxruntime"
