@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -144,11 +145,14 @@ signal.signal(signal.SIGTERM, leave)
 Path(sys.argv[1]).write_text("")
 time.sleep(60)
 """
-    mark = tmp_path / "mark"
+    mark, sleep, stopped = tmp_path / "mark", time.sleep, []
 
-    def stop(_):
-        if mark.exists():
+    def stop(seconds):
+        # Once: the wait for the process's end sleeps too.
+        if mark.exists() and not stopped:
+            stopped.append(seconds)
             raise KeyboardInterrupt
+        sleep(seconds)
 
     monkeypatch.setattr("csd.tools.measure.models.process.time.sleep", stop)
     with pytest.raises(KeyboardInterrupt):
