@@ -26,15 +26,16 @@ Progress = Callable[[str], AbstractContextManager[OnStep]]
 Report = Callable[[str], None]
 
 
+def unseen(phase: str, done: int, total: int) -> None:
+    """Take a step that nobody sees."""
+    del phase, done, total
+
+
 @contextlib.contextmanager
 def silent(label: str) -> Generator[OnStep]:
     """Show nothing."""
-
-    def step(phase: str, done: int, total: int) -> None:
-        del phase, done, total
-
     del label
-    yield step
+    yield unseen
 
 
 def shown_progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Progress:

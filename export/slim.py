@@ -184,15 +184,10 @@ def slim_manifest(
         engines=tuple(engine for engine in engines or () if engine.graph in kept),
         parity=tuple(
             row for row in manifest.parity
-            if _of_precision(row.graph, precision) and row.graph.split(" ")[0] in kept
+            if row.precision == precision and row.graph.split(" ")[0] in kept
         ),
         schema_version=SCHEMA_VERSION,
     )  # fmt: skip
-
-
-def _of_precision(row: str, precision: str) -> bool:
-    """Whether a row of the parity report is of a precision (`onnx.parity.parity_name`)."""
-    return "[" not in row if precision == "fp32" else f"[{precision}" in row
 
 
 def _engines_for(

@@ -17,7 +17,7 @@ from ...runtime.head import AffineDraft, Trajectories, fit_affine_draft
 from ...runtime.noise import SeededNoise
 from ...runtime.options import GenerateOptions
 from ...runtime.stats import Stats
-from ..progress import OnStep
+from ..progress import OnStep, unseen
 
 # Enough AR steps that contexts of all fill levels occur, few enough to be quick.
 AR_STEPS = 16
@@ -76,12 +76,8 @@ class _RecordingModel(RuntimeModel):
         )
 
 
-def _unseen(phase: str, done: int, total: int) -> None:
-    del phase, done, total
-
-
 def record_chains(
-    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int, step: OnStep = _unseen
+    model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int, step: OnStep = unseen
 ) -> Trajectories:
     """Generate images of random classes and record the chains of at least `tokens` tokens.
 
@@ -132,7 +128,7 @@ def record_chains(
 
 def calibrate(
     model: RuntimeModel, *, steps: int, tokens: int, batch: int, seed: int = 0,
-    step: OnStep = _unseen,
+    step: OnStep = unseen,
 ) -> AffineDraft:  # fmt: skip
     """Fit the draft of a model's head at S = `steps`. Arguments as for `record_chains`."""
     chains = record_chains(model, steps=steps, tokens=tokens, batch=batch, seed=seed, step=step)

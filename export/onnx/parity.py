@@ -99,7 +99,7 @@ def check_parity(
     Args:
         wanted: what PyTorch made.
         loaded: what came of the network.
-        emulated: the variant keeps its tensors in float32 (`precision.typed_model`).
+        emulated: the variant keeps its tensors in float32 (`precision.retype`).
         advanced: called after each trial.
     """
     precision, worst = wanted.precision, Difference()

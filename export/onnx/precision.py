@@ -51,14 +51,14 @@ def write_variant(
         source: the float32 graph.
         path: where to write.
         precision: a key of `ELEMENTS`.
-        emulated: as for `typed_model`.
+        emulated: as for `retype`.
 
     Raises:
         ExportError: a weight is too large for the precision.
         OSError: a file cannot be read or written.
     """
     model = onnx.load(source, load_external_data=False)
-    sources = _type(model, precision, emulated)
+    sources = retype(model, precision, emulated=emulated)
 
     def values(tensor: TensorProto) -> Iterator[Array]:
         full = sources.get(tensor.name)
@@ -71,31 +71,23 @@ def write_variant(
     return save_beside(model, path, values)
 
 
-def typed_model(
+def retype(
     model: onnx.ModelProto, precision: str, *, emulated: bool = False
-) -> onnx.ModelProto:
-    """Return a float32 model, changed in place, in a precision of `ELEMENTS`.
+) -> dict[str, TensorProto]:
+    """Change a float32 model, in place, to a precision of `ELEMENTS`.
 
     Args:
-        model: the float32 model, with its weights.
+        model: the float32 model.
         precision: a key of `ELEMENTS`.
         emulated: keep every tensor float32, and round to the precision what would have it: the
             same numbers where a runtime has no operators of that type. `TYPED` tensors must then
             be given rounded.
 
-    Raises:
-        ExportError: a weight is too large for the precision.
-    """
-    sources = _type(model, precision, emulated)
-    assert not sources, "weights lie in another file: use write_variant"
-    return model
-
-
-def _type(model: onnx.ModelProto, precision: str, emulated: bool) -> dict[str, TensorProto]:
-    """Rewrite a model.
-
     Returns:
         For names of weights that lie beside it and have another type now, the float32 ones.
+
+    Raises:
+        ExportError: a weight is too large for the precision.
     """
     element = TensorProto.FLOAT if emulated else ELEMENTS[precision]
     for value in (*model.graph.input, *model.graph.output):

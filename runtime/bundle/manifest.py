@@ -127,6 +127,11 @@ class ParityResult:
     tolerance: float
     passed: bool
 
+    @property
+    def precision(self) -> str:
+        """Of the graph, which stands behind its name: `target.head_step [fp16, emulated]`."""
+        return self.graph.partition(" [")[2].rstrip("]").partition(",")[0] or "fp32"
+
 
 @dataclass(frozen=True)
 class Source:

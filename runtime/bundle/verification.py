@@ -9,6 +9,7 @@ leave all of them as they are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -56,10 +57,15 @@ class FileCheck:
         Raises:
             BundleError: one is missing, or was altered.
         """
-        for name in names:
-            if name not in self._done:
-                self._check(name)
-                self._done.add(name)
+        fresh: dict[str, str] = {}
+        try:
+            for name in names:
+                if name not in self._done:
+                    fresh |= self._check(name)
+                    self._done.add(name)
+        finally:
+            if fresh:
+                remember(fresh)
 
     def require(self, names: Iterable[str]) -> None:
         """Check that files are there.
@@ -76,15 +82,18 @@ class FileCheck:
             raise BundleError(f"bundle {self.folder.path} lacks {name}: {self._remedy(name)}")
         return path
 
-    def _check(self, name: str) -> None:
+    def _check(self, name: str) -> dict[str, str]:
+        """Check a file; returns what is to be remembered of it, by its key."""
         path, wanted = self._path(name), self.hashes.get(name)
         try:
             path.open("rb").close()  # libraries that read it later say less of what is wrong
             if self.policy == "never" or wanted is None:
-                return
+                return {}
             before = path.stat()
-            known = remembered(before) if self.policy == "once" else None
+            known = self._known.get(_key(before)) if self.policy == "once" else None
             found = known or file_sha256(path)
+            settled = time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED_SECONDS
+            lasting = settled and _key(path.stat()) == _key(before)
         except OSError as error:
             raise BundleError(f"bundle {self.folder.path}: {os_error_text(error)}") from error
         if found != wanted:
@@ -92,35 +101,24 @@ class FileCheck:
                 f"bundle {self.folder.path}: {name} was altered (its SHA-256 is not the "
                 f"manifest's): {self._remedy(name)}"
             )
-        if known is None and self.policy == "once":
-            remember(path, before, found)
+        return {_key(before): found} if lasting and known is None and self.policy == "once" else {}
+
+    @functools.cached_property
+    def _known(self) -> dict[str, str]:
+        """What was remembered when the first file was checked."""
+        return _entries()
 
     def _remedy(self, name: str) -> str:
         return self.remedies.get(name, _AGAIN)
 
 
-def remembered(status: os.stat_result) -> str | None:
-    """Return the SHA-256 that a file in this state was seen to have, or None."""
-    found = _entries().get(_key(status))
-    return found if isinstance(found, str) else None
-
-
-def remember(path: Path, status: os.stat_result, sha256: str) -> None:
-    """Note the SHA-256 of a file; nothing where the cache cannot be written.
-
-    Args:
-        path: the file.
-        status: its state before it was read; it is not noted where that has changed.
-        sha256: what it has.
-    """
+def remember(hashes: Mapping[str, str]) -> None:
+    """Note SHA-256 of files by their keys; nothing where the cache cannot be written."""
     file = _file()
-    settled = time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
-    if file is None or not settled or _key(path.stat()) != _key(status):
+    if file is None:
         return
-    entries = _entries()
-    entries.pop(_key(status), None)
-    entries[_key(status)] = sha256
-    kept = dict(list(entries.items())[-_MOST_ENTRIES:])
+    others = {key: value for key, value in _entries().items() if key not in hashes}
+    kept = dict(list({**others, **hashes}.items())[-_MOST_ENTRIES:])
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(file) as stream:
@@ -139,11 +137,12 @@ def _file() -> Path | None:
     return None if folder is None else folder / _NAME
 
 
-def _entries() -> dict[str, object]:
-    """Read what is remembered; nothing where that cannot be read."""
+def _entries() -> dict[str, str]:
+    """Read what is remembered: SHA-256 by key. Nothing where that cannot be read."""
     file = _file()
     try:
         values: Any = json.loads(file.read_bytes()) if file is not None else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return cast("dict[str, object]", values) if isinstance(values, dict) else {}
+    found = cast("dict[str, object]", values) if isinstance(values, dict) else {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}

@@ -74,8 +74,7 @@ LIBRARIES = {
     ),
     "tensorrt_rtx": Library(
         ("tensorrt-rtx",),
-        "pip install --extra-index-url=https://pypi.nvidia.com tensorrt-rtx cuda-bindings "
-        "cuda-core",
+        f"pip install {_INDEX} tensorrt-rtx cuda-bindings cuda-core",
         _INDEX,
     ),
     "cuda.bindings": Library(

@@ -8,7 +8,7 @@ from onnx import TensorProto, numpy_helper
 
 from csd.export.cli import main
 from csd.export.onnx import networks
-from csd.export.onnx.precision import FLOAT32_LAYERS, typed_model, write_variant
+from csd.export.onnx.precision import FLOAT32_LAYERS, retype, write_variant
 from csd.runtime import Bundle
 from csd.runtime.backends import OnnxLoader
 from csd.runtime.backends.onnx_library import load_onnxruntime
@@ -21,6 +21,12 @@ from ...helpers import DATA, assert_parity, copied_graph, failure
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 TOLERANCE = {"fp16": 5e-3, "bf16": 4e-2}
+
+
+def typed_model(model, precision, *, emulated=False):
+    """A model with its weights in it, in a precision."""
+    assert retype(model, precision, emulated=emulated) == {}
+    return model
 
 
 def run(model, feeds):

@@ -159,7 +159,7 @@ def _worst(manifest: Manifest, precision: str) -> dict[str, Any]:
     The difference is a share of the largest output, or of 1 where that is smaller; None where
     something was not finite.
     """
-    rows = [row for row in manifest.parity if _precision_of(row.graph) == precision]
+    rows = [row for row in manifest.parity if row.precision == precision]
     worst = max(rows, key=lambda row: _share(row) / row.tolerance)
     return {
         "graph": worst.graph,
@@ -171,11 +171,6 @@ def _worst(manifest: Manifest, precision: str) -> dict[str, Any]:
 
 def _share(row: ParityResult) -> float:
     return min(row.max_abs, row.max_rel)
-
-
-def _precision_of(graph: str) -> str:
-    """The precision in the name of a row of the parity report, as `target.head_step [fp16]`."""
-    return graph.partition(" [")[2].rstrip("]").partition(",")[0] or "fp32"
 
 
 def _size(path: Path) -> int:
