@@ -15,7 +15,15 @@ from csd.tools import demo, option_values, random_model
 from csd.tools.bench import cli as bench
 from csd.tools.gpu_check import __main__ as gpu_check
 from csd.tools.load import Load
-from csd.tools.measure import frame, head_curve, head_fidelity, option_sets, profile, zoo_eval
+from csd.tools.measure import (
+    backbone_times,
+    frame,
+    head_curve,
+    head_fidelity,
+    option_sets,
+    profile,
+    zoo_eval,
+)
 from csd.tools.measure.models import __main__ as models
 from csd.tools.option_values import real_number_reader, whole_number_reader
 
@@ -51,6 +59,7 @@ class Tool:
 SEED_ENDS = ("0", *HUGE)
 MEASURED = {"--threads": (), "--cfg": (), "--seed": SEED_ENDS}
 TOOLS = {
+    "backbone_times": Tool(backbone_times, ("{zoo}",), {**MEASURED, "--rounds": ()}),
     "csd-bench": Tool(
         bench, ("{zoo}", "--modes", "target,csd", "--num-iter", "2", "--head-steps", "2"),
         {
@@ -108,6 +117,7 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     # The data set is not part of the repository.
     monkeypatch.setattr(zoo_eval, "_real_images", lambda _: None)
     monkeypatch.setattr(zoo_eval, "_figures", work)
+    monkeypatch.setattr(backbone_times, "_figures", work)
 
 
 def whole_argv(tool: Tool, bundle: Path, tmp_path: Path, *more: str) -> list[str]:
