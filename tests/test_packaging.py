@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from csd.runtime.command.libraries import DISTRIBUTION, LIBRARIES
+from csd.runtime.libraries.packages import DISTRIBUTION, LIBRARIES
 
 from .helpers import ROOT, run_python
 
@@ -88,7 +88,7 @@ def test_the_runtime_never_mentions_an_import_of_torch():
             # The entry imports the module that runs, by its own name.
             text = text.replace("return import_module(name).main()", "")
             # Libraries are imported by name in one place, which tells what is wrong with them.
-            if path != ROOT / "runtime" / "command" / "libraries.py":
+            if path != ROOT / "runtime" / "libraries" / "imports.py":
                 assert "import_module(" not in text, path
             assert not re.search(r"import_library\(\"torch", text), path
 

@@ -283,7 +283,7 @@ def test_configurations_are_read_off_the_weights(tmp_path, out, capsys, requeste
         wanted = tiny_config(role)
         # The decoder tells the stride, nothing the head steps.
         wanted = dataclasses.replace(wanted, num_sampling_steps=100, img_size=8, vae_stride=2)
-        assert request.models[role]().config == wanted
+        assert request.models[role].config == wanted
         assert f"{role}: configuration " in printed
         assert f"encoder_depth {wanted.encoder_depth}" in printed
 
