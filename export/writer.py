@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..runtime.backends import OnnxLoader
 from ..runtime.bundle.bundle import Bundle
-from ..runtime.bundle.graph_tensors import MODEL_GRAPHS, graph_tensors
+from ..runtime.bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS, graph_tensors
 from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
 from ..runtime.command.files import write_atomically
 from ..runtime.config import MARConfig
@@ -137,7 +137,12 @@ class _Export:
 
     def _graph_dimensions(self, target: MARConfig) -> dict[str, set[str]]:
         """Names of the dynamic dimensions of every network that will be exported."""
-        kinds = (*MODEL_GRAPHS, *([_HEAD_CHAIN] if self._request.head_chain else []))
+        request = self._request
+        kinds = (
+            *MODEL_GRAPHS,
+            *(LOCAL_GRAPHS if request.local_steps else ()),
+            *([_HEAD_CHAIN] if request.head_chain else ()),
+        )
         tensors = {
             f"{role}.{kind}": graph_tensors(kind, config)
             for role, config in self._found.configs.items()
@@ -161,7 +166,10 @@ class _Export:
         )  # fmt: skip
 
     def _model_graphs(self, role: str) -> list[ExportGraph]:
-        return model_graphs(role, self._parts.model(role), head_chain=self._request.head_chain)
+        return model_graphs(
+            role, self._parts.model(role),
+            head_chain=self._request.head_chain, local_steps=self._request.local_steps,
+        )  # fmt: skip
 
     def _decoder_graphs(self) -> list[ExportGraph]:
         return [decoder_graph(self._parts.decoder(), self._found.configs["target"])]

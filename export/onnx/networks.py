@@ -24,6 +24,7 @@ from .graphs import ExportGraph
 from .parity import Reference, check_parity, references
 from .precision import write_variant
 from .to_onnx import export_onnx
+from .weights import SharedWeights
 
 # ONNX Runtime's CPU provider has no products in it: its numbers are checked by emulation alone.
 _NOT_IN_ONNX_RUNTIME = "bf16"
@@ -41,6 +42,7 @@ class Written:
         integers: likewise.
         files: the `.onnx` first.
         references: what PyTorch computes, by precision.
+        network: see `ExportGraph`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Written:
     integers: frozenset[str]
     files: list[Path]
     references: Mapping[str, Reference]
+    network: str
 
 
 @dataclass
@@ -88,16 +91,21 @@ def export_networks(
         OSError: the disk is full.
     """
     written: list[Written] = []
+    shared: dict[str, SharedWeights] = {}
     total = len(graphs) if total is None else total
     for index, graph in enumerate(graphs):
         counter = f"[{first + index}/{total}]"
         report(f"{counter} {graph.name}: exporting")
         with progress(f"{graph.name}: exporting"):  # PyTorch does not say how far it is
-            files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
+            path = folder / f"{_stem(graph.name)}.onnx"
+            files = export_onnx(graph, path, shared.setdefault(graph.network, {}))
             made = references(graph, tuple(precisions))
         written.append(
-            Written(graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made)
-        )
+            Written(
+                graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made,
+                graph.network,
+            )
+        )  # fmt: skip
     return written
 
 
@@ -125,6 +133,7 @@ def check_networks(
         ExportError: a graph cannot be loaded, or a weight does not fit a precision.
         OSError: the disk is full.
     """
+    shared: dict[tuple[str, str], SharedWeights] = {}
     for graph in graphs:
         source, profile = graph.files[0], profiles[graph.name]
         made.specs[graph.name] = _spec(graph, graph.files, profile, "fp32")
@@ -137,7 +146,7 @@ def check_networks(
                 made.variants.setdefault(precision, {})[graph.name] = made.specs[graph.name]
                 continue
             label = f"{graph.name} [{precision}]"
-            typed = _write(source, precision)
+            typed = _write(source, precision, shared.setdefault((graph.network, precision), {}))
             spec = _spec(graph, typed, profile, precision)
             made.variants.setdefault(precision, {})[graph.name] = spec
             report(f"{graph.counter} {label}: {_megabytes(typed):.1f} MB, checking")
@@ -146,11 +155,11 @@ def check_networks(
             _note(made, half, report)
 
 
-def _write(source: Path, precision: str) -> list[Path]:
+def _write(source: Path, precision: str, shared: SharedWeights) -> list[Path]:
     path = source.with_suffix(f".{precision}.onnx")
     if precision == int8.NAME:
-        return int8.write_int8(source, path)
-    return write_variant(source, path, precision)
+        return int8.write_int8(source, path, shared)
+    return write_variant(source, path, precision, shared=shared)
 
 
 def _check_variant(
@@ -231,7 +240,9 @@ def _stem(graph: str) -> str:
 
 
 def _megabytes(files: Sequence[Path]) -> float:
-    return sum(file.stat().st_size for file in files) / 1e6
+    """Size of a graph's own files; weights that it shares with another one are that one's."""
+    own = (file for file in files if file.name.startswith(files[0].name))
+    return sum(file.stat().st_size for file in own) / 1e6
 
 
 def _spec(graph: Written, files: Sequence[Path], profile: Profile, precision: str) -> GraphSpec:

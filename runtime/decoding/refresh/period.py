@@ -1,0 +1,92 @@
+"""When the whole backbone is computed: a fixed period, or one that follows a measured error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+# The automatic period grows where the error is below this share of the tolerance.
+GROWS_BELOW = 0.5
+
+
+class Period(Protocol):
+    """Decides between full and local steps of one model over one batch of images."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether full steps also measure what a local one would have given."""
+        ...
+
+    def full(self, calls: int, local: int) -> bool:
+        """Whether a call is a full step.
+
+        Args:
+            calls: that came before.
+            local: local steps since the last full one.
+        """
+        ...
+
+    def observe(self, error: float) -> None:
+        """Take the error measured at a full step, the largest of the images'."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedPeriod:
+    """`first` full steps, then every `period`-th is full."""
+
+    period: int
+    first: int = 1
+
+    @property
+    def measures(self) -> bool:
+        """See `Period.measures`."""
+        return False
+
+    def full(self, calls: int, local: int) -> bool:
+        """See `Period.full`."""
+        return calls < self.first or local + 1 >= self.period
+
+    def observe(self, error: float) -> None:
+        """See `Period.observe`."""
+        del error
+
+
+@dataclass
+class AutoPeriod:
+    """A period that grows by one where the error is small, and is halved where it is too large.
+
+    The error is seen after the local steps that it is of: it is kept near the tolerance, not below
+    it at every step.
+
+    Attributes:
+        tolerance: largest error that is wanted, in units of the tokens.
+        period: at first every step is full.
+    """
+
+    tolerance: float
+    period: int = 1
+
+    @property
+    def measures(self) -> bool:
+        """See `Period.measures`."""
+        return True
+
+    def full(self, calls: int, local: int) -> bool:
+        """See `Period.full`."""
+        del calls
+        return local + 1 >= self.period
+
+    def observe(self, error: float) -> None:
+        """See `Period.observe`."""
+        if error > self.tolerance:
+            self.period = max(1, self.period // 2)
+        elif error <= GROWS_BELOW * self.tolerance:
+            self.period += 1
+
+
+def period_of(refresh: int | tuple[int, int] | str, tolerance: float) -> Period:
+    """Return the period of an option `refresh`; see `csd.runtime.options.GenerateOptions`."""
+    if isinstance(refresh, str):
+        return AutoPeriod(tolerance)
+    return FixedPeriod(*refresh) if isinstance(refresh, tuple) else FixedPeriod(refresh)
