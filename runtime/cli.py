@@ -210,9 +210,9 @@ def build_parser() -> Parser:
         "--refresh",
         default="1",
         metavar="N[:F]|auto",
-        help="compute the whole backbone in every N-th AR step after the first F (1 without), and "
-        "in the others new tokens and queries only; auto: in as many as keep a measured error near "
-        "--refresh-tolerance",
+        help="compute the whole backbone in every N-th AR step after the first F (4 where it is "
+        "not given), and in the others new tokens and queries only; auto: in as many as keep a "
+        "measured error near --refresh-tolerance",
     )
     parser.group("head").add_argument(
         "--head",

@@ -28,6 +28,8 @@ SOLVER = "solver"
 HEADS = (*CHAIN_HEADS, SOLVER)
 # A period of local AR steps that follows the measured error.
 AUTO_REFRESH = "auto"
+# AR steps that are full at first: they know few tokens, and what follows hangs on theirs.
+FULL_FIRST = 4
 # Head steps of the chain of a model whose own number counts a solver's evaluations.
 CHAIN_STEPS = 100
 
@@ -57,8 +59,8 @@ class GenerateOptions:
             `auto` (the solver where the model's own way is that; else speculative, and for the
             target's aligned chains in CSD what should be fastest).
         head_tolerance: of the parallel sampler, as a share of each head step's std.
-        refresh: which AR steps compute the whole backbone. 1 is all of them, N every N-th after
-            the first, `(N, F)` every N-th after the first F, and `auto` as many as keep the
+        refresh: which calls of the backbone compute all of it. 1 is all of them, `(N, F)` every
+            N-th after the first F AR steps, N the same with F = 4, and `auto` as many as keep the
             measured error near `refresh_tolerance`. The others are local (`docs/backbone.md`).
         refresh_tolerance: of `auto`: largest root mean square, over the tokens of an image, of
             what a local step displaces them by under the same noise; in units of the tokens as

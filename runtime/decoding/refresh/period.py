@@ -5,25 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-# The automatic period grows where the error is below this share of the tolerance.
+from ...options import FULL_FIRST
+
+# The automatic period grows where the error is at most this share of the tolerance.
 GROWS_BELOW = 0.5
 
 
 class Period(Protocol):
     """Decides between full and local steps of one model over one batch of images."""
 
-    @property
-    def measures(self) -> bool:
-        """Whether full steps also measure what a local one would have given."""
-        ...
-
-    def full(self, calls: int, local: int) -> bool:
+    def full(self, step: int, local: int) -> bool:
         """Whether a call is a full step.
 
         Args:
-            calls: that came before.
+            step: the first AR step that it predicts.
             local: local steps since the last full one.
         """
+        ...
+
+    def measures(self, step: int) -> bool:
+        """Whether a full step also measures what a local one would have given."""
         ...
 
     def observe(self, error: float) -> None:
@@ -33,19 +34,19 @@ class Period(Protocol):
 
 @dataclass(frozen=True)
 class FixedPeriod:
-    """`first` full steps, then every `period`-th is full."""
+    """The first AR steps are full, then every `period`-th call is."""
 
     period: int
-    first: int = 1
+    first: int = FULL_FIRST
 
-    @property
-    def measures(self) -> bool:
-        """See `Period.measures`."""
-        return False
-
-    def full(self, calls: int, local: int) -> bool:
+    def full(self, step: int, local: int) -> bool:
         """See `Period.full`."""
-        return calls < self.first or local + 1 >= self.period
+        return step < self.first or local + 1 >= self.period
+
+    def measures(self, step: int) -> bool:
+        """See `Period.measures`: never."""
+        del step
+        return False
 
     def observe(self, error: float) -> None:
         """See `Period.observe`."""
@@ -61,21 +62,21 @@ class AutoPeriod:
 
     Attributes:
         tolerance: largest error that is wanted, in units of the tokens.
+        first: AR steps that are full whatever the error, and where none is measured.
         period: at first every step is full.
     """
 
     tolerance: float
+    first: int = FULL_FIRST
     period: int = 1
 
-    @property
-    def measures(self) -> bool:
-        """See `Period.measures`."""
-        return True
-
-    def full(self, calls: int, local: int) -> bool:
+    def full(self, step: int, local: int) -> bool:
         """See `Period.full`."""
-        del calls
-        return local + 1 >= self.period
+        return step < self.first or local + 1 >= self.period
+
+    def measures(self, step: int) -> bool:
+        """See `Period.measures`: wherever a step may be local."""
+        return step >= self.first
 
     def observe(self, error: float) -> None:
         """See `Period.observe`."""

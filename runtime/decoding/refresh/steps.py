@@ -43,7 +43,7 @@ class CachedSteps:
         self.period = period
         self._backbone = backbone
         self._kept: Kept | None = None
-        self._calls = self._local = 0
+        self._local = 0
 
     def predict(self, canvas: Canvas, plan: Plan, block: range, stats: Stats) -> Predicted:
         """Return the conditions of some AR steps, given what is known before the first.
@@ -57,8 +57,7 @@ class CachedSteps:
         kept, guided = self._kept, plan.guided(block)
         if kept is not None and kept.guided != guided:
             kept = None
-        full = kept is None or self.period.full(self._calls, self._local)
-        self._calls += 1
+        full = kept is None or self.period.full(block.start, self._local)
         role, branches = self._backbone.role, 1 + guided
         visible = canvas.known(plan.schedule, block.start)
         of_full = branches * backbone_rows(self._backbone.config, *visible.shape).total
@@ -69,7 +68,9 @@ class CachedSteps:
             stats.count_local(role, branches * rows, of_full)
             return Predicted(conditions)
         stale = None
-        if kept is not None and self.period.measures:  # before what was kept is overwritten
+        if kept is not None and self.period.measures(
+            block.start
+        ):  # before what was kept is overwritten
             with stats.timed("refresh check"):
                 stale, rows = self._from(kept, canvas, plan, block)
             stats.count_check(role, branches * rows)
