@@ -383,10 +383,10 @@ def _local_summary(stats: Stats) -> str:
     local = sum(stats.local_steps.values())
     if not local:
         return ""
-    share = sum(stats.backbone_rows.values()) / sum(stats.backbone_rows_full.values())
     error = stats.largest_error
     measured = "" if error is None else f", error {error:.3f}"
-    return f", {local} local steps, {share:.0%} of the backbone's rows{measured}"
+    share = f"{stats.backbone_rows_share:.0%} of the backbone's rows"
+    return f", {local} local steps, {share}{measured}"
 
 
 def _summary(result: GenerateResult, out: Path | None) -> str:

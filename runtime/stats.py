@@ -186,6 +186,12 @@ class Stats:
         }
 
     @property
+    def backbone_rows_share(self) -> float:
+        """Rows of the backbones that were computed, of those that full steps have; 1 without."""
+        of_full = sum(self.backbone_rows_full.values())
+        return sum(self.backbone_rows.values()) / of_full if of_full else 1.0
+
+    @property
     def largest_error(self) -> float | None:
         """The largest of `errors`; None without one."""
         return max((error for own in self.errors.values() for error in own), default=None)
