@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from ..backends import GraphDemand
 from ..bundle.graph_tensors import CACHES
+from ..options import AUTO_REFRESH
 from .model import RuntimeModel
 from .plan import Plan
 
@@ -100,6 +101,8 @@ class _Calls:
             known = self._known[block.start]
             self._backbone(role, batch, block, known, wanted, local=self._local)
             self._head(role, batch, block, aligned=aligned)
+            if self._local and self._plan.options.refresh == AUTO_REFRESH:
+                self._head(role, batch, block, aligned=True)  # a local step's tokens, to compare
 
     def add_prefixes(self, blocks: Iterable[range]) -> None:
         """Each AR step of a block given its prefix, and the step after it, in one call."""
