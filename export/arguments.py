@@ -23,7 +23,7 @@ from .request import RANGES, check_number, check_row_cost
 _EXPORT_ONLY = (
     "zoo", "target", "target_config", "target_heads", "draft", "draft_config", "draft_heads",
     "decoder", "weights", "class_names", "head_steps", "max_batch", "max_gamma",
-    "calibration_tokens", "row_cost", "head_chain", "plugins",
+    "calibration_tokens", "row_cost", "head_chain", "local_steps", "plugins",
 )  # fmt: skip
 # What --rebuild and --slim BUNDLE do not take besides.
 _NOT_REBUILT = ("out", "force", "slim", "slim_for")
@@ -98,6 +98,9 @@ def build_parser() -> Parser:
     add("--row-cost", type=float, help="what a row of the head costs in units of a call where the "
         "bundle will run, less on a GPU: windows of the speculative head follow from it "
         f"{_default('row_cost')}")  # fmt: skip
+    add("--local-steps", action="store_true", help="with the graphs of local AR steps, for "
+        "--refresh; they share the backbone's weights, but engines do not (default: without)"
+        )  # fmt: skip
     add("--head-chain", action="store_true",
         help="with a graph of the head's whole sequential chain (default: without)")  # fmt: skip
     add("--plugins", action="store_true",

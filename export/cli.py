@@ -118,6 +118,7 @@ def _request(
         row_cost=args.row_cost,
         precisions=tuple(name for name in options.precisions if name != "fp32"),
         head_chain=args.head_chain,
+        local_steps=args.local_steps,
         operators=args.plugins,
         profile=options.profile,
         engines=engines,

@@ -5,6 +5,9 @@
 | `backbone` | B, sequences | 1 | 2 | 2 x the larger of max-batch and max-gamma + 1 |
 | | V, known tokens | 0 | L / 2 | L |
 | | P, queries | 1 | k | L |
+| `backbone_full` | B, V, P | | as `backbone` | |
+| `backbone_local` | B, V, P | | as `backbone` | |
+| | N, tokens since the full AR step | 1 | 2 k | L |
 | `head_modulation`, `head_step` | N, conditions | 1 | 2 k | what the runtime samples at once |
 | | S, head steps | 1 | head-steps | head-steps |
 | `head_step` | R, rows | 1 | 2 k x 16 | N S, at most `MOST_ROWS` |
@@ -89,12 +92,15 @@ def default_profile(graph: str, config: MARConfig, limits: Limits) -> Profile:
         }  # fmt: skip
     kind = graph.rsplit(".", 1)[-1]
     sequences = 2 * max(limits.max_batch, limits.max_gamma + 1)
+    backbone = {
+        "B": (1, 2, sequences),
+        "V": (0, length // 2, length),
+        "P": _range(1, step_tokens, length),
+    }
     return {
-        "backbone": {
-            "B": (1, 2, sequences),
-            "V": (0, length // 2, length),
-            "P": _range(1, step_tokens, length),
-        },
+        "backbone": backbone,
+        "backbone_full": backbone,
+        "backbone_local": {**backbone, "N": _range(1, 2 * step_tokens, length)},
         "head_modulation": {"N": conditions, "S": head_steps},
         "head_step": {
             "R": _range(1, 2 * step_tokens * TYPICAL_WINDOW, rows), "N": conditions,

@@ -43,6 +43,7 @@ class ExportRequest:
         row_cost: what a row of the head costs in units of a call (`Calibration`).
         precisions: of graphs besides float32, `fp16` and `bf16`.
         head_chain: with a graph of the whole sequential chain of the head.
+        local_steps: with the graphs of full and local AR steps.
         operators: with the operators of `csd.plugins` as graphs.
         profile: ranges of dimensions that differ from the default.
         engines: what engines to build, or None.
@@ -66,6 +67,7 @@ class ExportRequest:
     row_cost: float = ROW_COST
     precisions: tuple[str, ...] = ()
     head_chain: bool = False
+    local_steps: bool = False
     operators: bool = False
     profile: tuple[ProfileChange, ...] = ()
     engines: EngineRequest | None = None

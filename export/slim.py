@@ -5,8 +5,8 @@
 | the CPU | the graphs in that precision, which ONNX Runtime runs, and engines can be built from |
 | a compute capability, as 8.9 | its engines in that precision, and kernels for the device |
 
-Both keep the manifest and the calibration of the heads. Operators and the head's whole chain, which
-decoding does not run, go.
+Both keep the manifest, the calibration of the heads and, where they are there, the graphs or
+engines of local AR steps. Operators and the head's whole chain, which decoding does not run, go.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..runtime.bundle.manifest import (
     EngineSpec,
     GraphSpec,
     Manifest,
+    local_graphs,
     needed_graphs,
 )
 from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
@@ -165,10 +166,11 @@ def slim_manifest(
     Raises:
         ExportError: the bundle lacks a graph in that precision.
     """
-    needed = needed_graphs(manifest)
     table = manifest.tables.get(precision, {})
+    built = None if engines is None else {engine.graph for engine in engines}
+    local = [name for name in local_graphs(manifest) if built is None or name in built]
     kept: dict[str, GraphSpec] = {}
-    for name in needed:
+    for name in (*needed_graphs(manifest), *local):
         if name not in table or (engines is None and not table[name].files):
             raise ExportError(
                 f"bundle {folder} has no {precision} graph {name}: give --for with "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..runtime.backends import OnnxLoader
 from ..runtime.bundle.bundle import Bundle
-from ..runtime.bundle.graph_tensors import MODEL_GRAPHS, graph_tensors
+from ..runtime.bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS, graph_tensors
 from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
 from ..runtime.command.files import write_atomically
 from ..runtime.config import MARConfig
@@ -133,7 +133,12 @@ class _Export:
 
     def _graph_dimensions(self, target: MARConfig) -> dict[str, set[str]]:
         """Names of the dynamic dimensions of every network that will be exported."""
-        kinds = (*MODEL_GRAPHS, *([_HEAD_CHAIN] if self._request.head_chain else []))
+        request = self._request
+        kinds = (
+            *MODEL_GRAPHS,
+            *(LOCAL_GRAPHS if request.local_steps else ()),
+            *([_HEAD_CHAIN] if request.head_chain else ()),
+        )
         tensors = {
             f"{role}.{kind}": graph_tensors(kind, config)
             for role, config in self._configs.items()
@@ -161,8 +166,12 @@ class _Export:
         return {name: specs[name] for name in self._dimensions}
 
     def _export_model(self, role: str, part: ModelPart) -> None:
-        chain = self._request.head_chain
-        self._export(role, part.read, lambda model: model_graphs(role, model, head_chain=chain))
+        chain, local = self._request.head_chain, self._request.local_steps
+        self._export(
+            role,
+            part.read,
+            lambda model: model_graphs(role, model, head_chain=chain, local_steps=local),
+        )
 
     def _export(
         self, name: str, read: Callable[[], T], graphs: Callable[[T], list[ExportGraph]]

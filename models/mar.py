@@ -22,6 +22,11 @@ from torch import Tensor, nn
 from ..runtime.config import MARConfig
 from .head import DiffusionMLP
 
+# Keys and values of some rows, `[B, heads, K, W / heads]` each.
+KeysValues = tuple[Tensor, Tensor]
+# A finite number, not -inf: a row of infinities would make a softmax of NaN.
+HIDDEN = -1e9
+
 
 class Attention(nn.Module):
     """Multi-head attention whose queries may be fewer than its keys."""
@@ -32,8 +37,25 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, batch: int, rows: Tensor | None, bias: Tensor | None) -> Tensor:
-        """`x [B * N, W]`, `rows [B, P]` (None: all), `bias [B, 1, 1, N]` -> `[B * P, W]`."""
+    def forward(
+        self,
+        x: Tensor,
+        batch: int,
+        rows: Tensor | None,
+        bias: Tensor | None,
+        cache: KeysValues | None = None,
+        kept: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Attend, `[B * P, W]`.
+
+        Args:
+            x: `[B * N, W]`.
+            batch: B.
+            rows: those that ask, `[B, P]`; None is all.
+            bias: added to the scores, `[B, 1, 1, K + N]`.
+            cache: keys and values of K rows that are seen before those of `x`; None is none.
+            kept: receives the keys and the values of `x`, `[B, heads, N, W / heads]`.
+        """
         width = x.shape[-1]
         if rows is None:
             q, k, v = self._heads(self.qkv(x), 3, batch)
@@ -42,6 +64,10 @@ class Attention(nn.Module):
             asked = gather_rows(x.reshape(batch, -1, width), rows).reshape(-1, width)
             (q,) = self._heads(F.linear(asked, weight[:width], offset[:width]), 1, batch)
             k, v = self._heads(F.linear(x, weight[width:], offset[width:]), 2, batch)
+        if kept is not None:
+            kept += [k, v]
+        if cache is not None:
+            k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).reshape(-1, width))
 
@@ -75,16 +101,22 @@ class Block(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio))
 
     def forward(
-        self, x: Tensor, batch: int, rows: Tensor | None = None, bias: Tensor | None = None
+        self,
+        x: Tensor,
+        batch: int,
+        rows: Tensor | None = None,
+        bias: Tensor | None = None,
+        cache: KeysValues | None = None,
+        kept: list[Tensor] | None = None,
     ) -> Tensor:
-        """`x [B * N, W]` -> `[B * N, W]`, or `[B * P, W]` for `rows [B, P]`."""
+        """`x [B * N, W]` -> `[B * N, W]`, or `[B * P, W]` for `rows [B, P]`; see `Attention`."""
         # Matrices rather than batches of them: a runtime then joins each product with its bias.
         width = x.shape[-1]
-        kept = x
+        asked = x
         if rows is not None:
-            kept = gather_rows(x.reshape(batch, -1, width), rows).reshape(-1, width)
-        kept = kept + self.attn(self.norm1(x), batch, rows, bias)
-        return kept + self.mlp(self.norm2(kept))
+            asked = gather_rows(x.reshape(batch, -1, width), rows).reshape(-1, width)
+        asked = asked + self.attn(self.norm1(x), batch, rows, bias, cache, kept)
+        return asked + self.mlp(self.norm2(asked))
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -136,8 +168,19 @@ class Backbone(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, visible: Tensor, query: Tensor, label: Tensor) -> Tensor:
-        """Return `z [B, P, D]`; the arguments are those of the table at the head of this file."""
+    def forward(
+        self,
+        tokens: Tensor,
+        visible: Tensor,
+        query: Tensor,
+        label: Tensor,
+        kept: tuple[list[Tensor], list[Tensor]] | None = None,
+    ) -> Tensor:
+        """Return `z [B, P, D]`; the arguments are those of the table at the head of this file.
+
+        `kept` receives keys and values of the encoder's and of the decoder's blocks, in turn.
+        """
+        kept_of = (None, None) if kept is None else kept
         buffer, length = self.config.buffer_size, self.config.seq_len
         padded = (visible == length).unsqueeze(-1)
 
@@ -150,11 +193,10 @@ class Backbone(nn.Module):
         positions = torch.cat([positions, positions.new_zeros(1, positions.shape[-1])])
         x = self.z_proj_ln(x + positions[torch.cat([slots, visible + buffer], dim=1)])
         hidden = torch.cat([torch.zeros_like(slots, dtype=torch.bool).unsqueeze(-1), padded], dim=1)
-        # A finite number, not -inf: a row of infinities would make a softmax of NaN.
-        bias = (hidden.to(x.dtype) * -1e9).reshape(x.shape[0], 1, 1, x.shape[1])
+        bias = (hidden.to(x.dtype) * HIDDEN).reshape(x.shape[0], 1, 1, x.shape[1])
         batch, flat = x.shape[0], x.reshape(-1, x.shape[-1])
         for block in self.encoder_blocks:
-            flat = block(flat, batch, bias=bias)
+            flat = block(flat, batch, bias=bias, kept=kept_of[0])
         flat = self.decoder_embed(self.encoder_norm(flat))
 
         # Decoder: all positions, mask tokens where nothing is known; padding lands in an extra
@@ -169,7 +211,8 @@ class Backbone(nn.Module):
         last = len(self.decoder_blocks) - 1
         for index, block in enumerate(self.decoder_blocks):
             # Nothing reads the other rows after the last block.
-            flat = block(flat, batch, rows=query + buffer if index == last else None)
+            rows = query + buffer if index == last else None
+            flat = block(flat, batch, rows, kept=kept_of[1])
         z = self.decoder_norm(flat).reshape(batch, -1, width)
         return z + self.diffusion_pos_embed_learned[0][query]
 

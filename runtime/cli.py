@@ -40,11 +40,12 @@ from .options import (
     GenerateOptions,
     parse_head_steps,
     parse_interval,
+    parse_refresh,
 )
 from .result import GenerateResult, image_names
 from .schedule import GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from .session import Session
-from .stats import Progress
+from .stats import Progress, Stats
 
 
 def add_decoding_arguments(parser: Parser) -> None:
@@ -111,6 +112,13 @@ def add_decoding_arguments(parser: Parser) -> None:
         help="guidance only in AR steps after which more than A and at most B of them are left, as "
         "0.1:0.3; the others evaluate one branch (default: the model's; 0:1 is all)",
     )
+    decoding.add_argument(
+        "--refresh-tolerance",
+        type=float,
+        default=defaults.refresh_tolerance,
+        help="of --refresh auto: what local AR steps may displace the tokens of an image by, root "
+        "mean square in units of the tokens",
+    )
     head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
@@ -169,6 +177,7 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
         "cfg_interval": None if args.cfg_interval is None else parse_interval(args.cfg_interval),
         "temperature": args.temperature,
         "head_tolerance": args.head_tolerance,
+        "refresh_tolerance": args.refresh_tolerance,
     }
     return GenerateOptions(**{**values, **changes})
 
@@ -197,7 +206,14 @@ def build_parser() -> Parser:
         help="target alone, draft alone, or speculative decoding",
     )
     # In the order in which the help shows them.
-    parser.group("decoding")
+    parser.group("decoding").add_argument(
+        "--refresh",
+        default="1",
+        metavar="N[:F]|auto",
+        help="compute the whole backbone in every N-th AR step after the first F (4 where it is "
+        "not given), and in the others new tokens and queries only; auto: in as many as keep a "
+        "measured error near --refresh-tolerance",
+    )
     parser.group("head").add_argument(
         "--head",
         choices=HEADS,
@@ -255,7 +271,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Generate what was asked for."""
-    options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
+    options = decoding_options(
+        args, mode=args.mode, gamma=args.gamma, head=args.head, refresh=parse_refresh(args.refresh)
+    )
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
@@ -343,18 +361,39 @@ def _generate_with_bar(
 
         def show(progress: Progress) -> None:
             raise_if_stopped()
-            rate = ""
-            if progress.drafted:
-                rate = f"acceptance {progress.accepted / progress.drafted:.1%}"
-            bar.update(task, completed=progress.done, total=progress.total, rate=rate)
+            bar.update(task, completed=progress.done, total=progress.total, rate=_figures(progress))
 
         return session.generate(labels, options, seed=seed, progress=show)
+
+
+def _figures(progress: Progress) -> str:
+    """What a progress bar says besides how far a run is."""
+    figures: list[str] = []
+    if progress.drafted:
+        figures.append(f"acceptance {progress.accepted / progress.drafted:.1%}")
+    if progress.local:
+        figures.append(f"{progress.local} local")
+    if progress.error is not None:
+        figures.append(f"error {progress.error:.3f}")
+    return ", ".join(figures)
+
+
+def _local_summary(stats: Stats) -> str:
+    """What local AR steps were of a run, or nothing."""
+    local = sum(stats.local_steps.values())
+    if not local:
+        return ""
+    error = stats.largest_error
+    measured = "" if error is None else f", error {error:.3f}"
+    share = f"{stats.backbone_rows_share:.0%} of the backbone's rows"
+    return f", {local} local steps, {share}{measured}"
 
 
 def _summary(result: GenerateResult, out: Path | None) -> str:
     stats = result.stats
     rate = stats.acceptance_rate
     accepted = "" if rate is None else f", acceptance rate {rate:.1%}"
+    accepted += _local_summary(stats)
     count = len(result.images)
     return (
         f"{count} image{'s' if count > 1 else ''} in {stats.seconds:.2f} s "

@@ -26,6 +26,10 @@ ACCEPTANCES = ("paper", "relaxed")
 CHAIN_HEADS = ("sequential", "speculative", "parallel", "auto")
 SOLVER = "solver"
 HEADS = (*CHAIN_HEADS, SOLVER)
+# A period of local AR steps that follows the measured error.
+AUTO_REFRESH = "auto"
+# AR steps that are full at first: they know few tokens, and what follows hangs on theirs.
+FULL_FIRST = 4
 # Head steps of the chain of a model whose own number counts a solver's evaluations.
 CHAIN_STEPS = 100
 
@@ -55,6 +59,12 @@ class GenerateOptions:
             `auto` (the solver where the model's own way is that; else speculative, and for the
             target's aligned chains in CSD what should be fastest).
         head_tolerance: of the parallel sampler, as a share of each head step's std.
+        refresh: which calls of the backbone compute all of it. 1 is all of them, `(N, F)` every
+            N-th after the first F AR steps, N the same with F = 4, and `auto` as many as keep the
+            measured error near `refresh_tolerance`. The others are local (`docs/backbone.md`).
+        refresh_tolerance: of `auto`: largest root mean square, over the tokens of an image, of
+            what a local step displaces them by under the same noise; in units of the tokens as
+            the model emits them, whose std is near 1.
 
     Raises:
         OptionError: a value is of another type or out of range. NumPy's numbers are taken and kept
@@ -76,6 +86,8 @@ class GenerateOptions:
     prefill: float = 0.05
     head: str = "auto"
     head_tolerance: float = 0.03
+    refresh: int | tuple[int, int] | str = 1
+    refresh_tolerance: float = 0.05
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -89,6 +101,8 @@ class GenerateOptions:
             "temperature": positive_number("temperature", self.temperature),
             "head_tolerance": number_from_zero("head-tolerance", self.head_tolerance),
             "prefill": real_number("prefill", self.prefill),
+            "refresh": _refresh(self.refresh),
+            "refresh_tolerance": positive_number("refresh-tolerance", self.refresh_tolerance),
         }
         if self.mask_schedule is not None:
             given = self.mask_schedule
@@ -120,6 +134,12 @@ class GenerateOptions:
     def solved(self) -> bool:
         """Whether the head's solver samples; of resolved options."""
         return self.head == SOLVER
+
+    @property
+    def has_local_steps(self) -> bool:
+        """Whether AR steps may be local."""
+        period = self.refresh[0] if isinstance(self.refresh, tuple) else self.refresh
+        return period != 1
 
     def resolved(self, config: MARConfig, head_steps: int) -> GenerateOptions:
         """Return the options with the model's defaults filled in.
@@ -182,6 +202,20 @@ def parse_head_steps(text: str) -> int | tuple[int, int]:
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
+def parse_refresh(text: str) -> int | tuple[int, int] | str:
+    """Read `N`, `N:F` or `auto`.
+
+    Raises:
+        OptionError: the text is none of these.
+    """
+    if text == AUTO_REFRESH:
+        return text
+    parts = text.split(":")
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise OptionError(f"refresh is {shown(text)}: {_REFRESH}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
 def parse_interval(text: str) -> tuple[float, float]:
     """Read `A:B`.
 
@@ -207,6 +241,22 @@ def _cfg_interval(value: object) -> tuple[float, float]:
     if not 0 <= low < high <= 1:
         raise OptionError(f"cfg-interval is {low}:{high}: {_INTERVAL}")
     return low, high
+
+
+_REFRESH = f"give N, N:F for F full AR steps first, as 2:4, or {AUTO_REFRESH}"
+
+
+def _refresh(value: object) -> int | tuple[int, int] | str:
+    if isinstance(value, str):
+        if value != AUTO_REFRESH:
+            raise OptionError(f"refresh is {shown(value)}: {_REFRESH}")
+        return value
+    if not isinstance(value, tuple):
+        return whole_number_from("refresh", value, 1)
+    if len(value) != 2:
+        raise OptionError(f"refresh is {shown(value)}: {_REFRESH}")
+    period, first = (whole_number_from("refresh", number, 1) for number in value)
+    return period, first
 
 
 def _head_steps(value: object) -> int | tuple[int, int]:

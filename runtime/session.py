@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, cast
 
@@ -15,8 +15,8 @@ from . import arrays
 from .arguments import instance_of, whole_number_from, wrong_type
 from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
 from .bundle.bundle import Bundle
-from .bundle.graph_tensors import MODEL_GRAPHS
-from .bundle.manifest import needed_graphs
+from .bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
+from .bundle.manifest import local_graphs, needed_graphs
 from .bundle.manifest_checks import MAX_GAMMA
 from .command.memory_errors import memory_explained
 from .command.text import shown
@@ -24,6 +24,7 @@ from .decoding.demand import largest_calls
 from .decoding.loop import decode
 from .decoding.model import RuntimeModel
 from .decoding.plan import Canvas, Plan
+from .decoding.refresh.backbone import CachedBackbone
 from .errors import BundleError, NumericsError, OptionError
 from .images import to_uint8
 from .labels import resolve_labels
@@ -57,6 +58,7 @@ class Session:
         _reserve_products()
         self._backend = create_backend(bundle.path, bundle.manifest, options, bundle.check)
         self._models: dict[str, RuntimeModel] = {}
+        self._cached: dict[str, CachedBackbone] = {}  # made when they are first asked for
         try:
             with memory_explained("the graphs cannot be loaded", "give --threads 1"):
                 self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
@@ -73,8 +75,12 @@ class Session:
                 f"bundle {self.bundle.path} has no graph {graph}: export it again with csd-export"
             )
 
-    def graph(self, name: str) -> Graph:
+    def graph(self, name: str, *, lasting: bool = False) -> Graph:
         """Open a graph of the bundle, those included that decoding does not use (`ops.accept`).
+
+        Args:
+            name: of the graph.
+            lasting: see `Backend.open`.
 
         Raises:
             BundleError: the bundle has no such graph.
@@ -83,7 +89,8 @@ class Session:
         self._require(name)
         config = self.bundle.manifest.models.get(name.split(".")[0])
         # Positions that a backend adds to `visible` are none of an image's (see `model`).
-        return self._backend.open(name, {} if config is None else {"visible": config.seq_len})
+        padding = {} if config is None else {"visible": config.seq_len}
+        return self._backend.open(name, padding, lasting=lasting)
 
     @property
     def backend(self) -> Backend:
@@ -124,6 +131,22 @@ class Session:
             self._backend.head_rounds(f"{role}.head_step"),
         )
 
+    def _cached_backbones(self, options: GenerateOptions) -> dict[str, CachedBackbone]:
+        """The backbones of local AR steps, by role, where the options ask for them."""
+        if not options.has_local_steps:
+            return {}
+        roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
+        for role in roles:
+            if role not in self._cached:
+                # What a full step keeps is read by local ones, whatever other graphs keep.
+                full, local = (
+                    self.graph(f"{role}.{name}", lasting=name == "backbone_full")
+                    for name in LOCAL_GRAPHS
+                )
+                config = self.bundle.manifest.models[role]
+                self._cached[role] = CachedBackbone(role, config, full, local)
+        return {role: self._cached[role] for role in roles}
+
     def __enter__(self) -> Session:
         return self
 
@@ -138,6 +161,7 @@ class Session:
     def close(self) -> None:
         """Release the graphs."""
         self._models.clear()
+        self._cached.clear()
         self._decoder = None
         self._backend.close()
 
@@ -223,13 +247,15 @@ class Session:
         canvas = Canvas.blank(config, source, wanted, numbers)
         # Under prefix verification each image accepts its own number of AR steps.
         alone = options.mode == "csd" and options.verify == "prefix"
-        parts = canvas.split(1 if alone else manifest.max_batch)
-        most_tokens = self._prepare(plan, len(parts[0]))
+        cached = self._cached_backbones(options)
+        size = min(1 if alone else manifest.max_batch, len(canvas))
+        most_tokens, size = self._prepare(plan, size, cached)
+        parts = canvas.split(size)
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
             decode(
                 part, self._models, plan, source, stats,
-                most_tokens=most_tokens, advanced=report.advanced,
+                most_tokens=most_tokens, advanced=report.advanced, cached=cached,
             )  # fmt: skip
 
         if not np.isfinite(canvas.tokens).all():  # a draw of a last step that is too wide
@@ -249,15 +275,26 @@ class Session:
             first_image=first_image, origin=self._origin,
         )  # fmt: skip
 
-    def _prepare(self, plan: Plan, batch: int) -> dict[str, int]:
-        """Plan the memory of a run; returns the rows of z that a model may take at once."""
-        demand = largest_calls(plan, batch, self._models)
+    def _prepare(
+        self, plan: Plan, batch: int, cached: Mapping[str, CachedBackbone]
+    ) -> tuple[dict[str, int], int]:
+        """Plan the memory of a run.
+
+        Returns:
+            The rows of z that a model may take at once, and the images to decode at once: fewer
+            than `batch` where what full AR steps keep of so many does not fit.
+        """
+        demand = largest_calls(plan, batch, self._models, local=bool(cached))
         if self._decoder is not None:
             images = min(self.bundle.manifest.max_batch, batch)
             demand["decoder"] = GraphDemand({"B": images}, shrinks="B")
         granted = self._backend.prepare(demand)
         heads = ((role, granted.get(f"{role}.head_modulation")) for role in self._models)
-        return {role: sizes["N"] for role, sizes in heads if sizes is not None}
+        for role in cached:
+            name = f"{role}.backbone_full"
+            if name in granted:
+                batch = min(batch, batch * granted[name]["B"] // demand[name].sizes["B"])
+        return {role: sizes["N"] for role, sizes in heads if sizes is not None}, max(1, batch)
 
     def check(self, labels: Labels, options: GenerateOptions) -> NDArray[np.int64]:
         """Check labels and options against the bundle; returns class indices `[B]`.
@@ -287,7 +324,19 @@ class Session:
                 f"gamma is {shown(options.gamma)}: this bundle takes 1 to {manifest.max_gamma}"
                 f"{more}"
             )
+        if options.has_local_steps:
+            self._check_local(options)
         return resolve_labels(labels, manifest.target.class_num, manifest.class_names)
+
+    def _check_local(self, options: GenerateOptions) -> None:
+        """Check that the bundle has the graphs of local AR steps."""
+        there = local_graphs(self.bundle.manifest)
+        roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
+        if not all(f"{role}.{LOCAL_GRAPHS[0]}" in there for role in roles):
+            raise OptionError(
+                f"bundle {self.bundle.path} has no graphs of local AR steps: export it again with "
+                "csd-export --local-steps, or give --refresh 1"
+            )
 
     def _decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents `[B, c, h, w]` -> images `[B, 3, H, W]`, empty ones without a decoder."""
@@ -344,4 +393,9 @@ class _Reporter:
         self._done += steps
         if self._callback is not None:
             stats = self._stats
-            self._callback(Progress(self._done, self._total, stats.accepted, stats.drafted))
+            self._callback(
+                Progress(
+                    self._done, self._total, stats.accepted, stats.drafted,
+                    sum(stats.local_steps.values()), stats.largest_error,
+                )
+            )  # fmt: skip

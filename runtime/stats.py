@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import Float32
 from .head import HeadReport
 
 PARTS = (
@@ -19,6 +20,7 @@ PARTS = (
     "draft head",
     "target backbone",
     "target head",
+    "refresh check",
     "accept/resample",
     "decoder",
 )
@@ -33,12 +35,16 @@ class Progress:
         total: AR steps in all.
         accepted: draft tokens accepted so far.
         drafted: draft tokens verified so far.
+        local: calls of a backbone so far that were local.
+        error: largest error figure of an image so far (`Stats.largest_error`); None without one.
     """
 
     done: int
     total: int
     accepted: int
     drafted: int
+    local: int = 0
+    error: float | None = None
 
 
 @dataclass(repr=False)
@@ -52,6 +58,14 @@ class Stats:
         parts: seconds by part (`PARTS`).
         ar_steps: AR steps decoded, prefix verification's repeated ones included.
         guided_ar_steps: of them, those with guidance, whose networks ran for two branches.
+        full_steps: calls of the backbone that computed all rows, by model.
+        local_steps: calls of the backbone that computed the rows of new tokens and queries, by
+            model.
+        backbone_rows: rows that blocks of the backbone computed, by model, those of checks and of
+            both branches included.
+        backbone_rows_full: the same if every call had computed all rows and none was a check.
+        displacement: for a model and an image, by its number: sum of squares of what the tokens of
+            full steps would have been displaced by, had these been local, and its terms.
         verifications: target verifications of a drafted block.
         drafted: draft tokens verified.
         accepted: of them, accepted.
@@ -76,6 +90,13 @@ class Stats:
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     ar_steps: int = 0
     guided_ar_steps: int = 0
+    full_steps: dict[str, int] = field(default_factory=dict[str, int])
+    local_steps: dict[str, int] = field(default_factory=dict[str, int])
+    backbone_rows: dict[str, int] = field(default_factory=dict[str, int])
+    backbone_rows_full: dict[str, int] = field(default_factory=dict[str, int])
+    displacement: dict[str, dict[int, tuple[float, int]]] = field(
+        default_factory=dict[str, dict[int, tuple[float, int]]]
+    )
     verifications: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -128,6 +149,53 @@ class Stats:
         for counter, amount in counts:
             counter[model] = counter.get(model, 0) + amount
 
+    def count_full(self, model: str, rows: int) -> None:
+        """Add a call of a backbone that computed all of so many rows."""
+        for counter, amount in (
+            (self.full_steps, 1), (self.backbone_rows, rows), (self.backbone_rows_full, rows)
+        ):  # fmt: skip
+            counter[model] = counter.get(model, 0) + amount
+
+    def count_local(self, model: str, rows: int, of_full: int) -> None:
+        """Add a local call of a backbone: its rows, and those that a full one has."""
+        for counter, amount in (
+            (self.local_steps, 1), (self.backbone_rows, rows), (self.backbone_rows_full, of_full)
+        ):  # fmt: skip
+            counter[model] = counter.get(model, 0) + amount
+
+    def count_check(self, model: str, rows: int) -> None:
+        """Add the rows of a local call whose tokens are compared and not kept."""
+        self.backbone_rows[model] = self.backbone_rows.get(model, 0) + rows
+
+    def note_displacement(self, model: str, images: NDArray[np.int64], squares: Float32) -> None:
+        """Add what tokens were displaced by, squared, `[B, P, C]`, given the images' numbers."""
+        of_model = self.displacement.setdefault(model, {})
+        for image, own in zip(images.tolist(), squares, strict=True):
+            total, count = of_model.get(image, (0.0, 0))
+            of_model[image] = total + float(own.sum(dtype=np.float64)), count + own.size
+
+    @property
+    def errors(self) -> dict[str, list[float]]:
+        """Root mean square of the displacement of each image in order of number, by model.
+
+        In units of the tokens, as the model emits them.
+        """
+        return {
+            model: [float(np.sqrt(total / count)) for _, (total, count) in sorted(own.items())]
+            for model, own in self.displacement.items()
+        }
+
+    @property
+    def backbone_rows_share(self) -> float:
+        """Rows of the backbones that were computed, of those that full steps have; 1 without."""
+        of_full = sum(self.backbone_rows_full.values())
+        return sum(self.backbone_rows.values()) / of_full if of_full else 1.0
+
+    @property
+    def largest_error(self) -> float | None:
+        """The largest of `errors`; None without one."""
+        return max((error for own in self.errors.values() for error in own), default=None)
+
     def count_verified(self, step_of: NDArray[np.int64], accepted: NDArray[np.bool_]) -> None:
         """Add verified draft tokens, given each one's AR step and whether it was accepted."""
         self.drafted += len(step_of)
@@ -147,6 +215,11 @@ class Stats:
             "seconds_by_part": dict(self.parts),
             "ar_steps": self.ar_steps,
             "guided_ar_steps": self.guided_ar_steps,
+            "full_steps": dict(self.full_steps),
+            "local_steps": dict(self.local_steps),
+            "backbone_rows": dict(self.backbone_rows),
+            "backbone_rows_if_all_full": dict(self.backbone_rows_full),
+            "refresh_error": self.errors,
             "verifications": self.verifications,
             "drafted": self.drafted,
             "accepted": self.accepted,

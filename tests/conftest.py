@@ -74,6 +74,18 @@ def tiny_session(tiny_bundle: Path) -> Iterator[Session]:
         yield session
 
 
+@pytest.fixture(scope="session")
+def local_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the fixtures' models with the graphs of local AR steps."""
+    return exported_once(tmp_path_factory, "local", made.local) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def local_session(local_bundle: Path) -> Iterator[Session]:
+    with Bundle.open(local_bundle).session() as session:
+        yield session
+
+
 @pytest.fixture
 def make_bundle(tiny_bundle: Path, tmp_path: Path) -> BundleMaker:
     """Copy the tiny bundle, with a change of its manifest."""

@@ -125,8 +125,8 @@ class WatchedBackend(OnnxRuntimeBackend):
         super().__init__(folder, manifest, OnnxLoader(threads))
         self._watch = watch
 
-    def open(self, graph, padding=None):
-        loaded, watch = super().open(graph, padding), self._watch
+    def open(self, graph, padding=None, *, lasting=False):
+        loaded, watch = super().open(graph, padding, lasting=lasting), self._watch
 
         class Graph:
             def run(self, feeds, rows=0, keep=()):

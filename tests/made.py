@@ -20,6 +20,19 @@ def tiny(folder: Path) -> None:
     (folder / "export.printed").write_text(printed, encoding="utf-8")
 
 
+def local(folder: Path) -> None:
+    """Export the fixtures' models with the graphs of local AR steps, in all precisions."""
+    from csd.export.cli import main
+
+    argv: list[object] = ["--local-steps", "--precision", "fp16,int8", "--calibration-tokens", 0]
+    argv += ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
+    for role in ("target", "draft"):
+        argv += [f"--{role}", DATA / f"{role}.pth"]
+        argv += [f"--{role}-config", write_config(folder, role)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main([str(part) for part in argv]) == 0
+
+
 def zoo(folder: Path) -> None:
     """Export the shipped pair to `folder/bundle`."""
     _export("--zoo", "fashion-mnist", "--out", folder / "bundle")

@@ -22,6 +22,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from ...models.head import DiffusionMLP
 from ...models.kl_decoder import KLDecoder
+from ...models.local_steps import Caches, full_step, local_step
 from ...models.mar import MAR, Backbone
 from ...runtime.bundle.graph_tensors import GraphTensors, Shapes, graph_tensors
 from ...runtime.config import MARConfig
@@ -29,6 +30,8 @@ from ...runtime.head import HeadSchedule
 from ...runtime.schedule import TRAIN_STEPS
 
 Sizes = dict[str, int]
+# Makes inputs for given sizes of the dynamic dimensions.
+Feeds = Callable[[Sizes, torch.Generator], tuple[Tensor, ...]]
 
 
 class BackboneGraph(nn.Module):
@@ -41,6 +44,43 @@ class BackboneGraph(nn.Module):
     def forward(self, tokens: Tensor, visible: Tensor, query: Tensor, label: Tensor) -> Tensor:
         """Conditions of the queries."""
         return Backbone.forward(self.model, tokens, visible, query, label)
+
+
+class BackboneFullGraph(nn.Module):
+    """See the table at the head of this file."""
+
+    def __init__(self, model: MAR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens: Tensor, visible: Tensor, query: Tensor, label: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Conditions of the queries, and the caches."""
+        z, caches = full_step(self.model, tokens, visible, query, label)
+        return z, *caches
+
+
+class BackboneLocalGraph(nn.Module):
+    """See the table at the head of this file."""
+
+    def __init__(self, model: MAR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        tokens: Tensor,
+        new: Tensor,
+        query: Tensor,
+        buffer_cache: Tensor,
+        token_cache: Tensor,
+        token_bias: Tensor,
+        decoder_cache: Tensor,
+    ) -> Tensor:
+        """Conditions of the queries."""
+        caches = Caches(buffer_cache, token_cache, token_bias, decoder_cache)
+        return local_step(self.model, tokens, new, query, caches)
 
 
 class HeadModulationGraph(nn.Module):
@@ -158,6 +198,7 @@ class ExportGraph:
         integers: which of them are whole numbers.
         feeds: makes random inputs for given sizes of the dynamic dimensions.
         trials: sizes that parity is checked at; the first is the export's example, all above 1.
+        network: what it is a form of: graphs of one network share their weights' file.
     """
 
     name: str
@@ -165,8 +206,13 @@ class ExportGraph:
     inputs: Shapes
     outputs: Shapes
     integers: frozenset[str]
-    feeds: Callable[[Sizes, torch.Generator], tuple[Tensor, ...]]
+    feeds: Feeds
     trials: list[Sizes]
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.network:
+            object.__setattr__(self, "network", self.name)
 
     @property
     def dimensions(self) -> set[str]:
@@ -174,19 +220,21 @@ class ExportGraph:
         return {d for shape in self.inputs.values() for d in shape if isinstance(d, str)}
 
 
-def model_graphs(role: str, model: MAR, *, head_chain: bool = False) -> list[ExportGraph]:
+def model_graphs(
+    role: str, model: MAR, *, head_chain: bool = False, local_steps: bool = False
+) -> list[ExportGraph]:
     """Return the graphs of a model.
 
     Args:
         role: `target` or `draft`.
         model: in evaluation mode.
         head_chain: with the graph of the whole sequential chain.
+        local_steps: with the backbone's graphs of full and local AR steps.
     """
-    graphs = [
-        _backbone(role, model),
-        _head_modulation(role, model),
-        _head_step(role, model),
-    ]
+    graphs = [_backbone(role, model)]
+    if local_steps:
+        graphs += [_backbone_full(role, model), _backbone_local(role, model)]
+    graphs += [_head_modulation(role, model), _head_step(role, model)]
     return [*graphs, _head_chain(role, model)] if head_chain else graphs
 
 
@@ -196,8 +244,8 @@ def _tensors(kind: str, config: MARConfig, upscale: int = 1) -> GraphTensors:
     return tensors
 
 
-def _backbone(role: str, model: MAR) -> ExportGraph:
-    config: MARConfig = model.config
+def _backbone_feeds(config: MARConfig) -> Feeds:
+    """What makes inputs of `backbone`, padding among them."""
     length, channels = config.seq_len, config.token_dim
 
     def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
@@ -214,12 +262,17 @@ def _backbone(role: str, model: MAR) -> ExportGraph:
         tokens = torch.randn(batch, known, channels, generator=rng)
         return tokens, visible, query, label
 
-    half = max(2, length // 2)
+    return feeds
+
+
+def _backbone(role: str, model: MAR) -> ExportGraph:
+    config: MARConfig = model.config
+    length, half = config.seq_len, max(2, config.seq_len // 2)
     return ExportGraph(
         f"{role}.backbone",
         BackboneGraph(model),
         *_tensors("backbone", config),
-        feeds,
+        _backbone_feeds(config),
         [
             {"B": 3, "V": half, "P": 2},
             {"B": 1, "V": 0, "P": length},
@@ -227,6 +280,52 @@ def _backbone(role: str, model: MAR) -> ExportGraph:
             {"B": 2, "V": 1, "P": 2},
         ],
     )  # fmt: skip
+
+
+def _local_trials(length: int) -> list[Sizes]:
+    """Of few sequences: what is noted of them holds keys and values of every block."""
+    return [
+        {"B": 2, "V": max(2, length // 2), "P": 2, "N": 3},
+        {"B": 1, "V": 0, "P": length, "N": 1},
+        {"B": 1, "V": length - 1, "P": 1, "N": length},
+        {"B": 2, "V": 1, "P": 2, "N": 2},
+    ]
+
+
+def _backbone_full(role: str, model: MAR) -> ExportGraph:
+    config: MARConfig = model.config
+    return ExportGraph(
+        f"{role}.backbone_full",
+        BackboneFullGraph(model),
+        *_tensors("backbone_full", config),
+        _backbone_feeds(config),
+        [{d: t[d] for d in "BVP"} for t in _local_trials(config.seq_len)],
+        f"{role}.backbone",
+    )
+
+
+def _backbone_local(role: str, model: MAR) -> ExportGraph:
+    config: MARConfig = model.config
+    before, length = _backbone_feeds(config), config.seq_len
+
+    def feeds(sizes: Sizes, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """What a full AR step keeps, and other tokens anywhere."""
+        batch, count = sizes["B"], sizes["N"]
+        tokens, visible, query, label = before(sizes, rng)
+        with torch.no_grad():
+            _, caches = full_step(model, tokens, visible, query, label)
+        order = torch.rand(batch, length, generator=rng).argsort(dim=1)
+        new = order.repeat(1, -(-count // length))[:, :count]
+        return torch.randn(batch, count, config.token_dim, generator=rng), new, query, *caches
+
+    return ExportGraph(
+        f"{role}.backbone_local",
+        BackboneLocalGraph(model),
+        *_tensors("backbone_local", config),
+        feeds,
+        _local_trials(length),
+        f"{role}.backbone",
+    )
 
 
 def _head_modulation(role: str, model: MAR) -> ExportGraph:

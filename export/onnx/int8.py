@@ -7,7 +7,7 @@ block) and what lies between the graphs stay float32.
 
 | graph | products |
 | --- | --- |
-| `backbone`, `head_modulation` | int8 |
+| `backbone`, `backbone_full`, `backbone_local`, `head_modulation` | int8 |
 | `head_step`, `decoder` | float32: the files of the float32 graphs, written once |
 
 Weights have 7 bits: processors without VNNI add pairs of uint8 x int8 products in 16 bits, and 8
@@ -28,12 +28,13 @@ from pathlib import Path
 import onnx
 
 from ...runtime.backends.onnx_library import load_quantizer
+from ...runtime.bundle.graph_tensors import LOCAL_GRAPHS
 from .strip import strip_notes
-from .weights import pieces_of, save_beside
+from .weights import SharedWeights, pieces_of, save_beside
 
 NAME = "int8"
 # The head's steps take a token's state through up to a thousand times its error.
-_QUANTIZED = ("backbone", "head_modulation")
+_QUANTIZED = ("backbone", *LOCAL_GRAPHS, "head_modulation")
 _PRODUCTS = ["MatMul", "Gemm"]
 
 
@@ -42,12 +43,13 @@ def has_int8(graph: str) -> bool:
     return graph.rpartition(".")[2] in _QUANTIZED
 
 
-def write_int8(source: Path, path: Path) -> list[Path]:
+def write_int8(source: Path, path: Path, shared: SharedWeights | None = None) -> list[Path]:
     """Write a float32 ONNX file with int8 products and return its files, the `.onnx` first.
 
     Args:
         source: the float32 graph.
         path: where to write.
+        shared: see `WeightsFile`.
 
     Raises:
         BackendError: onnxruntime's quantizer cannot be imported.
@@ -63,7 +65,7 @@ def write_int8(source: Path, path: Path) -> list[Path]:
             )  # fmt: skip
         model = onnx.load(rough, load_external_data=False)
         strip_notes(model)
-        return save_beside(model, path, lambda tensor: pieces_of(tensor, rough.parent))
+        return save_beside(model, path, lambda tensor: pieces_of(tensor, rough.parent), shared)
 
 
 @contextmanager

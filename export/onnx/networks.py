@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from ...runtime.backends import Graph, OnnxLoader
@@ -25,6 +24,7 @@ from .graphs import ExportGraph
 from .parity import Reference, check_parity, references
 from .precision import write_variant
 from .to_onnx import export_onnx
+from .weights import SharedWeights
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,26 @@ class _Form:
     """How graphs in a precision are made of those in float32, and checked.
 
     Attributes:
-        write: from a float32 file to the files at a path.
+        write: from a float32 file to the files at a path, and what weights others share with it.
         changes: whether a graph of some name is another one; if not, float32's own files serve.
         emulated: its rounding is checked by emulation: ONNX Runtime leaves out roundings between
             the operators of a float16 file.
         runs: ONNX Runtime has its products.
     """
 
-    write: Callable[[Path, Path], list[Path]]
+    write: Callable[[Path, Path, SharedWeights], list[Path]]
     changes: Callable[[str], bool] = lambda _: True
     emulated: bool = True
     runs: bool = True
 
 
+def _rounded(precision: str) -> Callable[[Path, Path, SharedWeights], list[Path]]:
+    return lambda source, path, shared: write_variant(source, path, precision, shared=shared)
+
+
 _FORMS = {
-    "fp16": _Form(partial(write_variant, precision="fp16")),
-    "bf16": _Form(partial(write_variant, precision="bf16"), runs=False),
+    "fp16": _Form(_rounded("fp16")),
+    "bf16": _Form(_rounded("bf16"), runs=False),
     int8.NAME: _Form(int8.write_int8, int8.has_int8, emulated=False),
 }
 
@@ -64,6 +68,7 @@ class Written:
         integers: likewise.
         files: the `.onnx` first.
         references: what PyTorch computes, by precision.
+        network: see `ExportGraph`.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Written:
     integers: frozenset[str]
     files: list[Path]
     references: Mapping[str, Reference]
+    network: str
 
 
 @dataclass
@@ -111,16 +117,21 @@ def export_networks(
         OSError: the disk is full.
     """
     written: list[Written] = []
+    shared: dict[str, SharedWeights] = {}
     total = len(graphs) if total is None else total
     for index, graph in enumerate(graphs):
         counter = f"[{first + index}/{total}]"
         report(f"{counter} {graph.name}: exporting")
         with progress(f"{graph.name}: exporting"):  # PyTorch does not say how far it is
-            files = export_onnx(graph, folder / f"{_stem(graph.name)}.onnx")
+            path = folder / f"{_stem(graph.name)}.onnx"
+            files = export_onnx(graph, path, shared.setdefault(graph.network, {}))
             made = references(graph, tuple(precisions))
         written.append(
-            Written(graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made)
-        )
+            Written(
+                graph.name, counter, graph.inputs, graph.outputs, graph.integers, files, made,
+                graph.network,
+            )
+        )  # fmt: skip
     return written
 
 
@@ -148,6 +159,7 @@ def check_networks(
         ExportError: a graph cannot be loaded, or a weight does not fit a precision.
         OSError: the disk is full.
     """
+    shared: dict[tuple[str, str], SharedWeights] = {}
     for graph in graphs:
         source, profile = graph.files[0], profiles[graph.name]
         made.specs[graph.name] = _spec(graph, graph.files, profile, "fp32")
@@ -161,7 +173,8 @@ def check_networks(
                 made.variants.setdefault(precision, {})[graph.name] = made.specs[graph.name]
                 continue
             label = f"{graph.name} [{precision}]"
-            typed = form.write(source, source.with_suffix(f".{precision}.onnx"))
+            path = source.with_suffix(f".{precision}.onnx")
+            typed = form.write(source, path, shared.setdefault((graph.network, precision), {}))
             spec = _spec(graph, typed, profile, precision)
             made.variants.setdefault(precision, {})[graph.name] = spec
             report(f"{graph.counter} {label}: {_megabytes(typed):.1f} MB, checking")
@@ -252,7 +265,9 @@ def _stem(graph: str) -> str:
 
 
 def _megabytes(files: Sequence[Path]) -> float:
-    return sum(file.stat().st_size for file in files) / 1e6
+    """Size of a graph's own files; weights that it shares with another one are that one's."""
+    own = (file for file in files if file.name.startswith(files[0].name))
+    return sum(file.stat().st_size for file in own) / 1e6
 
 
 def _spec(graph: Written, files: Sequence[Path], profile: Profile, precision: str) -> GraphSpec:

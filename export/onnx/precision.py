@@ -11,6 +11,7 @@ sm_75. It makes one operation of both, with no room for the product in its memor
 | tensor of a variant | type |
 | --- | --- |
 | `mods`, between `head_modulation` and the head | the variant's |
+| caches, from `backbone_full` to `backbone_local`, but `token_bias` | the variant's |
 | every other floating-point input and output | float32 |
 | integers | as in the float32 graph |
 """
@@ -26,7 +27,7 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from ...runtime.bundle.graph_tensors import TYPED
 from ...runtime.errors import ExportError
-from .weights import Array, is_beside, pieces_of, save_beside
+from .weights import Array, SharedWeights, is_beside, pieces_of, save_beside
 
 ELEMENTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # The first and the last layer of the head: the first step of a cosine chain multiplies an error of
@@ -43,7 +44,12 @@ _MOVES: dict[str, tuple[int, ...] | None] = {
 
 
 def write_variant(
-    source: Path, path: Path, precision: str, *, emulated: bool = False
+    source: Path,
+    path: Path,
+    precision: str,
+    *,
+    emulated: bool = False,
+    shared: SharedWeights | None = None,
 ) -> list[Path]:
     """Write a float32 ONNX file in a precision and return its files, the `.onnx` first.
 
@@ -52,6 +58,7 @@ def write_variant(
         path: where to write.
         precision: a key of `ELEMENTS`.
         emulated: as for `retype`.
+        shared: see `WeightsFile`.
 
     Raises:
         ExportError: a weight is too large for the precision.
@@ -68,7 +75,7 @@ def write_variant(
         for piece in pieces_of(full, source.parent):
             yield _rounded(piece, full.name, precision, emulated)
 
-    return save_beside(model, path, values)
+    return save_beside(model, path, values, shared)
 
 
 def retype(

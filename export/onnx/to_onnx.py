@@ -19,15 +19,20 @@ from ...runtime.errors import ExportError
 from ...runtime.libraries.packages import outdated
 from .graphs import ExportGraph
 from .strip import strip_notes
-from .weights import LEAST_BYTES, WeightsFile
+from .weights import LEAST_BYTES, SharedWeights, WeightsFile
 
 # The first with Gelu as one operator; TensorRT reads it from 10.0 on.
 OPSET = 20
 _EXPORTERS = ("torch", "onnx", "onnxscript")
 
 
-def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
+def export_onnx(graph: ExportGraph, path: Path, shared: SharedWeights | None = None) -> list[Path]:
     """Write a graph as ONNX and return its files, the `.onnx` first.
+
+    Args:
+        graph: what to export.
+        path: where to write.
+        shared: see `WeightsFile`.
 
     Raises:
         ExportError: PyTorch cannot export it.
@@ -57,7 +62,7 @@ def export_onnx(graph: ExportGraph, path: Path) -> list[Path]:
                 raise
             raise _refused(graph, error, chatter.getvalue()) from error
     assert program is not None
-    return _save(program.model, path)
+    return _save(program.model, path, shared)
 
 
 def _refused(graph: ExportGraph, error: Exception, printed: str) -> ExportError:
@@ -69,9 +74,9 @@ def _refused(graph: ExportGraph, error: Exception, printed: str) -> ExportError:
     return ExportError(f"PyTorch cannot export {graph.name} ({said}): {remedy}")
 
 
-def _save(model: onnx_ir.Model, path: Path) -> list[Path]:
+def _save(model: onnx_ir.Model, path: Path, shared: SharedWeights | None) -> list[Path]:
     """Write a model without notes, its weights tensor by tensor; they are not copied before."""
-    with WeightsFile(path) as file:
+    with WeightsFile(path, shared) as file:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             if tensor is None:
@@ -80,9 +85,9 @@ def _save(model: onnx_ir.Model, path: Path) -> list[Path]:
                 # A copy: the exporter keeps its values, and each may be of one file that is mapped.
                 value.const_value = onnx_ir.Tensor(tensor.numpy().copy(), name=name)
                 continue
-            start, length = file.add([tensor.numpy()])
+            place = file.add([tensor.numpy()])
             value.const_value = onnx_ir.ExternalTensor(
-                file.path.name, start, length, tensor.dtype,
+                place.file.name, place.start, place.length, tensor.dtype,
                 shape=onnx_ir.Shape(tensor.shape.numpy()), name=name,
             )  # fmt: skip
     proto = onnx_ir.serde.serialize_model(model)

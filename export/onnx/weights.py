@@ -2,15 +2,17 @@
 
 The weights of `x.onnx` lie in `x.onnx.data`, each tensor at a multiple of `ALIGNMENT`, so that a
 runtime uses them where the file is mapped. What is small stays in the graph: shapes and axes, which
-readers of graphs look at before they read weights.
+readers of graphs look at before they read weights. Graphs of one network share theirs
+(`SharedWeights`): what one of them has written already, the others point to.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import onnx
@@ -29,16 +31,32 @@ Array = NDArray[Any]
 Values = Callable[[TensorProto], Iterator[Array]]
 
 
+class Place(NamedTuple):
+    """Where a tensor's values lie: the file, where they begin in it, and their bytes."""
+
+    file: Path
+    start: int
+    length: int
+
+
+# Where values lie that graphs of one network share, by SHA-256 and length.
+SharedWeights = dict[tuple[bytes, int], Place]
+
+
 class WeightsFile:
     """A file of weights that is being written; it comes to be with its first tensor.
 
     Args:
         graph: the ONNX file that it belongs to.
+        shared: values that other files hold, which are not written again; what is written here is
+            added to it. None shares nothing.
     """
 
-    def __init__(self, graph: Path) -> None:
+    def __init__(self, graph: Path, shared: SharedWeights | None = None) -> None:
         self.path = graph.with_name(graph.name + SUFFIX)
+        self._shared: SharedWeights = {} if shared is None else shared
         self._stream: BinaryIO | None = None
+        self._used: dict[Path, None] = {}  # in order
 
     def __enter__(self) -> WeightsFile:
         return self
@@ -51,26 +69,39 @@ class WeightsFile:
     ) -> None:
         if self._stream is not None:
             self._stream.close()
+            if self.path not in self._used:
+                self.path.unlink()
 
-    def add(self, pieces: Iterable[Array]) -> tuple[int, int]:
-        """Append a tensor's values, given in order; returns where they begin, and their bytes.
+    def add(self, pieces: Iterable[Array]) -> Place:
+        """Append a tensor's values, given in order, unless another file has them.
 
         Raises:
             OSError: the disk is full.
         """
         if self._stream is None:
             self._stream = self.path.open("wb")
-        stream = self._stream
-        stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+        stream, digest = self._stream, hashlib.sha256()
+        before = stream.tell()
+        stream.write(b"\0" * (-before % ALIGNMENT))
         start = stream.tell()
         for piece in pieces:
-            stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
-        return start, stream.tell() - start
+            values = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+            stream.write(values)
+            digest.update(values)
+        own = Place(self.path, start, stream.tell() - start)
+        place = self._shared.setdefault((digest.digest(), own.length), own)
+        if place.file == self.path:
+            place = own  # twice in one graph, as zeros are: each stays at its own place
+        else:
+            stream.seek(before)
+            stream.truncate()
+        self._used[place.file] = None
+        return place
 
     @property
     def files(self) -> list[Path]:
-        """The file, where there is one."""
-        return [] if self._stream is None else [self.path]
+        """The files that hold the values."""
+        return list(self._used)
 
 
 def tensor_bytes(tensor: TensorProto) -> int:
@@ -84,17 +115,16 @@ def is_beside(tensor: TensorProto) -> bool:
     return external_data_helper.uses_external_data(tensor)
 
 
-def placed(tensor: TensorProto, file: WeightsFile, place: tuple[int, int]) -> TensorProto:
+def placed(tensor: TensorProto, place: Place) -> TensorProto:
     """Return a tensor of the same name, type and shape whose values lie in a file.
 
     Args:
         tensor: whose values were written.
-        file: where to.
         place: what `WeightsFile.add` returned.
     """
     made = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     made.data_location = TensorProto.EXTERNAL
-    entries = {"location": file.path.name, "offset": place[0], "length": place[1]}
+    entries = {"location": place.file.name, "offset": place.start, "length": place.length}
     for key, value in entries.items():
         made.external_data.add(key=key, value=str(value))
     return made
@@ -127,23 +157,25 @@ def pieces_of(tensor: TensorProto, folder: Path) -> Iterator[Array]:
             left -= len(raw) // dtype.itemsize
 
 
-def save_beside(model: ModelProto, path: Path, values: Values) -> list[Path]:
+def save_beside(
+    model: ModelProto, path: Path, values: Values, shared: SharedWeights | None = None
+) -> list[Path]:
     """Write a model with its weights beside it and return its files, the `.onnx` first.
 
     Args:
         model: without what lies beside it; changed in place.
         path: where to write it.
         values: of each tensor, in its type.
+        shared: see `WeightsFile`.
 
     Raises:
         OSError: a file cannot be read or written.
     """
-    with WeightsFile(path) as file:
+    with WeightsFile(path, shared) as file:
         for graph in _graphs(model.graph):
             for tensor in graph.initializer:
                 if is_beside(tensor) or tensor_bytes(tensor) >= LEAST_BYTES:
-                    place = file.add(values(tensor))
-                    tensor.CopyFrom(placed(tensor, file, place))
+                    tensor.CopyFrom(placed(tensor, file.add(values(tensor))))
     path.write_bytes(model.SerializeToString(deterministic=True))
     return [path, *file.files]
 

@@ -68,7 +68,8 @@ class Graph(Protocol):
             feeds: arrays, or device tensors of the same backend.
             rows: how many rows the weights multiply, where the caller knows: a hint for threads.
             keep: outputs to leave on the device, where the backend has one. What is kept is good
-                until any graph of the backend keeps something again.
+                until any graph of the backend keeps something again; of a graph that was opened
+                as a lasting one, until this graph does.
 
         Returns:
             Arrays, and device tensors for what was kept.
@@ -160,12 +161,15 @@ class Backend(Protocol):
 
     name: str
 
-    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> Graph:
+    def open(
+        self, graph: str, padding: Mapping[str, int] | None = None, *, lasting: bool = False
+    ) -> Graph:
         """Load a graph of the bundle; once, however often it is asked for.
 
         Args:
             graph: its name in the manifest.
             padding: values of entries that a backend adds to an input; 0 where not given.
+            lasting: what the graph keeps stays until it keeps something again itself.
 
         Raises:
             BackendError: it cannot be loaded here.

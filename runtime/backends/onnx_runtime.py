@@ -322,9 +322,11 @@ class OnnxRuntimeBackend:
         self.name = "onnxruntime" if loader.device is None else "onnxruntime_cuda"
         self._graphs: dict[str, Graph] = {}
 
-    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> Graph:
-        """See `Backend.open`; nothing is ever padded."""
-        del padding
+    def open(
+        self, graph: str, padding: Mapping[str, int] | None = None, *, lasting: bool = False
+    ) -> Graph:
+        """See `Backend.open`; nothing is ever padded, and each call keeps its own."""
+        del padding, lasting
         if graph not in self._graphs:
             spec = graph_spec(self._manifest, graph, self._precision)
             self._check(spec.files)

@@ -20,7 +20,8 @@
 
 A slim bundle (`csd-export --slim`, from schema 3 on) has the graphs of one precision only: none in
 `graphs` where that is not float32. For engines it has these in place of the graphs' files, so that
-a graph names none.
+a graph names none. From schema 4 on a bundle may have the graphs of local AR steps
+(`csd-export --local-steps`).
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from ..config import MARConfig
 from ..errors import BundleError, ConfigError
 from ..head.draft import ROW_COST
 from . import manifest_checks as checks
-from .graph_tensors import MODEL_GRAPHS
+from .graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
 
 
@@ -295,6 +296,17 @@ def needed_graphs(manifest: Manifest) -> tuple[str, ...]:
     """Graphs that a session loads: three of each model, and the decoder where there is one."""
     graphs = [f"{role}.{name}" for role in manifest.models for name in MODEL_GRAPHS]
     return (*graphs, "decoder") if "decoder" in manifest.every_graph else tuple(graphs)
+
+
+def local_graphs(manifest: Manifest) -> tuple[str, ...]:
+    """Graphs of full and local AR steps that a bundle has; all of a model's or none of them."""
+    there = manifest.every_graph
+    return tuple(
+        graph
+        for role in manifest.models
+        if all(f"{role}.{name}" in there for name in LOCAL_GRAPHS)
+        for graph in (f"{role}.{name}" for name in LOCAL_GRAPHS)
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `B` | `backbone` | images, or prefixes of a drafted block; twice that with guidance |
 | `V`, `P` | `backbone` | known tokens, tokens of an AR step or of a block |
+| `N` | `backbone_local` | tokens since a full AR step |
 | `N` | `head_modulation`, `head_step` | tokens sampled together; twice that with guidance |
 | `S` | both | head steps |
 | `R` | `head_step` | N times the rows that the head sampler evaluates of a token at once |
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..backends import GraphDemand
+from ..bundle.graph_tensors import CACHES
+from ..options import AUTO_REFRESH
 from .model import RuntimeModel
 from .plan import Plan
 
@@ -24,15 +27,18 @@ _HEAD = ("head_modulation", "head_step")
 _ON_DEVICE = ("mods",)
 
 
-def largest_calls(plan: Plan, batch: int, models: Mapping[str, RuntimeModel]) -> Demand:
+def largest_calls(
+    plan: Plan, batch: int, models: Mapping[str, RuntimeModel], *, local: bool = False
+) -> Demand:
     """Return the largest calls by graph, for the models that the mode uses.
 
     Args:
         plan: what every AR step does.
         batch: images decoded at once.
         models: by role.
+        local: whether AR steps may be local.
     """
-    calls = _Calls(plan, models)
+    calls = _Calls(plan, models, local=local)
     options, total = plan.options, plan.num_iter
     single = [range(step, step + 1) for step in range(total)]
     if options.mode != "csd":
@@ -52,7 +58,8 @@ def largest_calls(plan: Plan, batch: int, models: Mapping[str, RuntimeModel]) ->
 class _Calls:
     """The largest calls so far."""
 
-    def __init__(self, plan: Plan, models: Mapping[str, RuntimeModel]) -> None:
+    def __init__(self, plan: Plan, models: Mapping[str, RuntimeModel], *, local: bool) -> None:
+        self._local = local
         self._sizes_of: dict[str, dict[str, int]] = {}
         self._plan, self._models = plan, models
         self._sizes = plan.schedule.sizes
@@ -66,6 +73,16 @@ class _Calls:
         role, _, kind = graph.rpartition(".")
         if kind == "backbone":
             return GraphDemand(sizes, shrinks="B")
+        if kind == "backbone_full":
+            # Its caller decodes fewer images at once, with whole branches.
+            least = self._branches(range(self._plan.num_iter))
+            reader = f"{role}.backbone_local"
+            return GraphDemand(
+                sizes, shrinks="B", least=least, on_device=CACHES, reader=reader,
+                alike={"B": (reader,)},
+            )  # fmt: skip
+        if kind == "backbone_local":
+            return GraphDemand(sizes, shrinks="B", on_device=CACHES)
         # A run has one number of head steps, and guidance takes two conditions of every model.
         heads = tuple(f"{own}.{name}" for own in self._models for name in _HEAD)
         alike = {"S": heads, "N": heads}
@@ -81,8 +98,11 @@ class _Calls:
         """Each block predicted in one backbone call, given what was known before it."""
         for block in blocks:
             wanted = sum(self._sizes[block.start : block.stop])
-            self._backbone(role, batch, block, self._known[block.start], wanted)
+            known = self._known[block.start]
+            self._backbone(role, batch, block, known, wanted, local=self._local)
             self._head(role, batch, block, aligned=aligned)
+            if self._local and self._plan.options.refresh == AUTO_REFRESH:
+                self._head(role, batch, block, aligned=True)  # a local step's tokens, to compare
 
     def add_prefixes(self, blocks: Iterable[range]) -> None:
         """Each AR step of a block given its prefix, and the step after it, in one call."""
@@ -90,14 +110,23 @@ class _Calls:
             stop = min(block.stop + 1, len(self._sizes))
             steps = range(block.start, stop)
             sizes = self._sizes[block.start : stop]
-            self._backbone("target", len(sizes), steps, self._known[stop - 1], max(sizes))
+            known = self._known[stop - 1]
+            self._backbone("target", len(sizes), steps, known, max(sizes), local=False)
             self._head("target", 1, block, aligned=True)
 
     def _branches(self, steps: range) -> int:
         return 2 if self._plan.guided(steps) else 1
 
-    def _backbone(self, role: str, batch: int, steps: range, known: int, wanted: int) -> None:
-        self._join(f"{role}.backbone", B=self._branches(steps) * batch, V=known, P=wanted)
+    def _backbone(
+        self, role: str, batch: int, steps: range, known: int, wanted: int, *, local: bool
+    ) -> None:
+        sizes = {"B": self._branches(steps) * batch, "V": known, "P": wanted}
+        if not local:
+            self._join(f"{role}.backbone", **sizes)
+            return
+        self._join(f"{role}.backbone_full", **sizes)
+        # At most all that is known was decoded since the full step.
+        self._join(f"{role}.backbone_local", **sizes, N=max(1, known))
 
     def _head(self, role: str, batch: int, block: range, *, aligned: bool) -> None:
         model, tokens_of = self._models[role], dict[int, int]()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import arrays
-from ..arrays import Bool, Int64
+from ..arrays import Bool, Float32, Int64
 from ..errors import OptionError
 from ..head import HeadRequest
 from ..noise import Noise, Purpose
@@ -25,6 +25,9 @@ from .chains import Chains
 from .evaluator import Conditions
 from .model import RuntimeModel
 from .plan import Canvas, Plan
+from .refresh.backbone import CachedBackbone
+from .refresh.period import period_of
+from .refresh.steps import CachedSteps
 from .verification import Verdict, verify
 
 # Told the number of AR steps just finished.
@@ -40,6 +43,7 @@ def decode(
     *,
     most_tokens: Mapping[str, int] | None = None,
     advanced: Advanced = lambda _: None,
+    cached: Mapping[str, CachedBackbone] | None = None,
 ) -> None:
     """Decode a canvas in the mode of the plan, in place.
 
@@ -51,6 +55,8 @@ def decode(
         stats: where counts and times go.
         most_tokens: rows of z in one call of a model's `head_modulation`, where that is limited.
         advanced: called with the number of AR steps just finished.
+        cached: by role, backbones whose steps are full or local as the options say; the models'
+            own are used where there are none.
 
     Raises:
         OptionError: a model that the mode needs is not there.
@@ -60,7 +66,7 @@ def decode(
     roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
     if missing := [role for role in roles if role not in models]:
         raise OptionError(f"mode {options.mode} needs a {missing[0]}, and there is none")
-    decoder = Decoder(canvas, plan, noise, stats, most_tokens or {}, advanced)
+    decoder = Decoder(canvas, plan, noise, stats, most_tokens or {}, advanced, cached or {})
     if options.mode != "csd":
         decoder.alone(models[options.mode], range(plan.num_iter))
     elif options.verify == "block":
@@ -88,9 +94,15 @@ class Decoder:
         stats: Stats,
         most_tokens: Mapping[str, int],
         advanced: Advanced,
+        cached: Mapping[str, CachedBackbone],
     ) -> None:
         self.canvas, self.plan, self.noise, self.stats = canvas, plan, noise, stats
         self._most_tokens, self._advanced = most_tokens, advanced
+        options = plan.options
+        self._cached = {
+            role: CachedSteps(backbone, period_of(options.refresh, options.refresh_tolerance))
+            for role, backbone in cached.items()
+        }
 
     def alone(self, model: RuntimeModel, steps: range) -> None:
         """Decode AR steps with one model."""
@@ -105,7 +117,7 @@ class Decoder:
             drafted = self._draft(draft, block)
             aligned = self._predict(target, block, drafted)  # given the old prefix
             verdict = self._verify(drafted, aligned)
-            self.canvas.put(drafted.positions, verdict.tokens)
+            self._replace(block, drafted.positions, verdict.tokens)
             self._count(block, verdict.accepted, kept=np.ones_like(verdict.accepted))
             self._advanced(len(block))
 
@@ -118,7 +130,7 @@ class Decoder:
             drafted = self._draft(draft, block)
             aligned, bonus = self._predict_prefixes(target, block, drafted)
             verdict = self._verify(drafted, aligned)
-            self.canvas.put(drafted.positions, verdict.tokens)
+            self._replace(block, drafted.positions, verdict.tokens)
             # The first AR step with a rejection is kept, with its residual samples. What was
             # drafted after it came from a prefix that no longer exists, and is drafted again.
             step_of = self._step_of(block)
@@ -130,6 +142,12 @@ class Decoder:
                 self._put(self._sample(target, bonus, range(step, step + 1)), step)
                 step += 1
                 self._advanced(1)
+
+    def _replace(self, block: range, positions: Int64, tokens: Float32) -> None:
+        """Put what a verification made of a block in place of what was drafted."""
+        self.canvas.put(positions, tokens)
+        for steps in self._cached.values():
+            steps.replaced_from(block.start)
 
     def _draft(self, draft: RuntimeModel, block: range) -> Prediction:
         """Let the draft decode a block, step by step."""
@@ -169,6 +187,8 @@ class Decoder:
     ) -> Prediction:
         """Predict all tokens of some AR steps, given what was known before the first."""
         canvas, plan = self.canvas, self.plan
+        if model.role in self._cached:
+            return self._predict_cached(model, block, aligned_with)
         visible = canvas.known(plan.schedule, block.start)
         conditions = model.condition(
             arrays.gather(canvas.tokens, visible), visible,
@@ -177,6 +197,32 @@ class Decoder:
             guided=plan.guided(block), where=f"AR step {block.start}", stats=self.stats,
         )  # fmt: skip
         return self._sample(model, conditions, block, aligned_with)
+
+    def _predict_cached(
+        self, model: RuntimeModel, block: range, aligned_with: Prediction | None
+    ) -> Prediction:
+        """As `_predict`, by a full or a local step."""
+        steps = self._cached[model.role]
+        predicted = steps.predict(self.canvas, self.plan, block, self.stats)
+        prediction = self._sample(model, predicted.conditions, block, aligned_with)
+        if predicted.stale is not None:
+            steps.period.observe(self._displacement(model, predicted.stale, block, prediction))
+        return prediction
+
+    def _displacement(
+        self, model: RuntimeModel, stale: Conditions, block: range, prediction: Prediction
+    ) -> float:
+        """How far a local step's tokens lie from a full one's under the same noise.
+
+        Returns:
+            The largest root mean square of an image, in units of the tokens.
+        """
+        with self.stats.timed("refresh check"):
+            other = self._sample(model, stale, block, prediction, Stats(self.plan.num_iter))
+            moved = other.chains.tokens - prediction.chains.tokens
+            squares = np.square(moved).reshape(*prediction.positions.shape, -1)
+            self.stats.note_displacement(model.role, self.canvas.images, squares)
+            return float(np.sqrt(squares.mean(axis=(1, 2))).max())
 
     def _predict_prefixes(
         self, target: RuntimeModel, block: range, drafted: Prediction
@@ -209,10 +255,12 @@ class Decoder:
         conditions: Conditions,
         block: range,
         aligned_with: Prediction | None = None,
+        stats: Stats | None = None,
     ) -> Prediction:
         """Sample the tokens of some AR steps, each with its own number of head steps.
 
         `aligned_with` gives the noise, and the trajectories that a parallel sampler starts from.
+        What it takes is counted in `stats`, by default those of the run.
         """
         canvas, plan = self.canvas, self.plan
         if not plan.guided(block):  # though a step beside them in the backbone's call may be
@@ -228,7 +276,7 @@ class Decoder:
             chains = model.sample(
                 conditions[rows], request, plan.options, together=len(rows) // len(canvas),
                 most_tokens=self._most_tokens.get(model.role),
-                where=f"AR step {block.start}", stats=self.stats,
+                where=f"AR step {block.start}", stats=stats or self.stats,
             )  # fmt: skip
             parts.append((rows, chains))
         return Prediction(positions, Chains.scattered(parts))

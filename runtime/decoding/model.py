@@ -25,6 +25,7 @@ from ..stats import Stats
 from .bound import BoundEvaluator, BoundHead
 from .chains import Chains
 from .evaluator import Conditions, HeadEvaluator, HeadGraphs
+from .rows import backbone_rows, both_branches, conditions_of
 from .samplers import HeadSamplers
 
 # adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk.
@@ -88,25 +89,14 @@ class RuntimeModel:
         Returns:
             Conditions of the `B * P` queries.
         """
+        feeds = {"tokens": tokens, "visible": visible, "query": query, "label": labels}
+        rows, branches = backbone_rows(self.config, *visible.shape), 1 + guided
         with stats.timed(f"{self.role} backbone"):
             if guided:
-                nobody = np.full_like(labels, self.config.class_num)
-                tokens = np.concatenate([tokens, tokens])
-                visible = np.concatenate([visible, visible])
-                query = np.concatenate([query, query])
-                labels = np.concatenate([labels, nobody])
-            feeds = {"tokens": tokens, "visible": visible, "query": query, "label": labels}
-            # The encoder sees what is known, the decoder everything: their mean.
-            seen = self.config.buffer_size + (visible.shape[1] + self.config.seq_len) // 2
-            z = self.graphs["backbone"].run(feeds, rows=len(labels) * seen)["z"]
-            z = z.reshape(-1, self.config.condition_dim)
-        if not np.isfinite(z).all():
-            raise NumericsError(
-                f"{self.role}.backbone returned values that are not finite at {where}: check the "
-                "weights"
-            )
-        half = len(z) // 2
-        return Conditions(z[:half], z[half:], scale) if guided else Conditions(z, None, scale)
+                feeds = both_branches(feeds, self.config.class_num)
+            z = self.graphs["backbone"].run(feeds, rows=rows.mean * branches)["z"]
+        stats.count_full(self.role, rows.total * branches)
+        return conditions_of(z, scale, f"{self.role}.backbone", guided=guided, where=where)
 
     def sample(
         self,

@@ -121,6 +121,10 @@ class Canvas:
         """Positions known before an AR step, `[B, V]`."""
         return self.orders[:, schedule.bounds[step][1] :]
 
+    def between(self, schedule: ARSchedule, step: int, later: int) -> Int64:
+        """Positions that were predicted from an AR step on and before a later one, `[B, N]`."""
+        return self.orders[:, schedule.bounds[later][1] : schedule.bounds[step][1]]
+
     def positions(self, schedule: ARSchedule, steps: range) -> Int64:
         """Positions that some AR steps predict, in their order, `[B, P]`."""
         bounds = schedule.bounds[steps.start : steps.stop]

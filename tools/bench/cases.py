@@ -40,6 +40,7 @@ class Sweep:
         modes: of `MODES`.
         heads: head samplers of all modes but the PyTorch ones.
         gammas: for `csd`.
+        refreshes: which AR steps are full, of all modes but the PyTorch ones.
         temperatures: inner temperatures for `csd` at the first gamma, beside the options' own.
         fewer_steps: AR steps at which the target is measured too, where they are fewer: that is
             what a faster mode has to beat.
@@ -50,6 +51,7 @@ class Sweep:
     modes: Sequence[str]
     heads: Sequence[str] = ("auto",)
     gammas: Sequence[int] = (8,)
+    refreshes: Sequence[int | tuple[int, int] | str] = (1,)
     temperatures: Sequence[float] = ()
     fewer_steps: Sequence[int] = (64, 32, 16, 8)
     threads: Sequence[int] = (2,)
@@ -69,8 +71,10 @@ def make_cases(sweep: Sweep, options: GenerateOptions, num_iter: int) -> list[Ca
         Case(name, base, name, threads) for name in sweep.baselines for threads in of_baselines
     ]
     for head in sweep.heads:
-        for name, changed in _runtime_cases(sweep, dataclasses.replace(base, head=head)):
-            cases += [Case(name, changed, threads=threads) for threads in sweep.threads]
+        for refresh in sweep.refreshes:
+            alone = dataclasses.replace(base, head=head, refresh=refresh)
+            for name, changed in _runtime_cases(sweep, alone):
+                cases += [Case(name, changed, threads=threads) for threads in sweep.threads]
     if len({case.threads for case in cases}) > 1:
         cases = [
             dataclasses.replace(case, name=f"{case.name}, {threads_in_words(case.threads)}")
@@ -84,17 +88,24 @@ def threads_in_words(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
+def refresh_in_words(refresh: int | tuple[int, int] | str) -> str:
+    """As the option has it: `2`, `2:8` or `auto`."""
+    return ":".join(map(str, refresh)) if isinstance(refresh, tuple) else str(refresh)
+
+
 def _runtime_cases(sweep: Sweep, alone: GenerateOptions) -> list[tuple[str, GenerateOptions]]:
     """Names and options of a head sampler, `alone` being the target's."""
     assert alone.num_iter is not None
     suffix = "" if alone.head == "sequential" else f", head {alone.head}"
+    if alone.has_local_steps:
+        suffix += f", refresh {refresh_in_words(alone.refresh)}"
     cases: list[tuple[str, GenerateOptions]] = []
     if "target" in sweep.modes:
         cases.append((f"target{suffix}", alone))
         cases += [
             (f"target{suffix}, {n} AR steps", dataclasses.replace(alone, num_iter=n))
             for n in sweep.fewer_steps
-            if n < alone.num_iter
+            if n < alone.num_iter and not alone.has_local_steps
         ]
     if "draft" in sweep.modes:
         cases.append((f"draft{suffix}", dataclasses.replace(alone, mode="draft")))

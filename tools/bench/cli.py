@@ -16,7 +16,7 @@ from ...runtime.cli import add_decoding_arguments, decoding_options, open_sessio
 from ...runtime.command.files import check_outputs, is_stream, output_path, write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.options import HEADS, GenerateOptions
+from ...runtime.options import HEADS, GenerateOptions, parse_refresh
 from ..console import Report, progress_report, results_console
 from ..load import Load, LoadMeter, busy_warning, cores, idle_load
 from ..machine import gpu_state
@@ -53,6 +53,12 @@ def build_parser() -> Parser:
         "--gammas",
         default=DEFAULT_GAMMAS,
         help="gamma values of csd; of the default those that the bundle takes",
+    )
+    what.add_argument(
+        "--refresh",
+        default="1",
+        help="which AR steps compute the whole backbone, as in 1,2,3,4 or 1,2:8,auto; the target "
+        "at fewer AR steps is measured with all of them full",
     )
     what.add_argument(
         "--temperatures",
@@ -159,6 +165,7 @@ def _sweep(args: argparse.Namespace) -> Sweep:
         modes=parse_list("modes", args.modes, str, known=MODES),
         heads=parse_list("heads", args.heads, str, known=HEADS),
         gammas=parse_list("gammas", args.gammas, whole_number_reader(1, 1_000_000)),
+        refreshes=parse_list("refresh", args.refresh, parse_refresh),
         temperatures=(
             parse_list("temperatures", args.temperatures, temperature) if args.temperatures else []
         ),

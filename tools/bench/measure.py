@@ -37,6 +37,9 @@ class Measurement:
         head_evaluations: batched head calls by model of the last repeat.
         head_rounds: sequential head evaluations a token, by model, of the last repeat.
         head_rows: head network rows a token, by model, of the last repeat.
+        backbone_rows_share: rows of the backbone that were computed, of those that full AR steps
+            have; None of the baselines.
+        refresh_error: largest error figure of an image of the last repeat; None without one.
         device_memory_peak: bytes of device memory; None where nobody counts them.
     """
 
@@ -51,6 +54,8 @@ class Measurement:
     head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
     head_rounds: dict[str, float] = field(default_factory=dict[str, float])
     head_rows: dict[str, float] = field(default_factory=dict[str, float])
+    backbone_rows_share: float | None = None
+    refresh_error: float | None = None
     device_memory_peak: int | None = None
 
     def median(self, clock: str) -> float:
@@ -120,6 +125,8 @@ def _run_once(
     result.acceptance_rate = stats.acceptance_rate
     result.parts, result.device_memory_peak = stats.parts, stats.device_memory_peak
     result.head_evaluations = stats.head_evaluations
+    result.backbone_rows_share = stats.backbone_rows_share
+    result.refresh_error = stats.largest_error
     for role, tokens in stats.head_tokens.items():
         result.head_rounds[role] = stats.head_rounds[role] / tokens
         result.head_rows[role] = stats.head_rows[role] / tokens

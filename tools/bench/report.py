@@ -101,6 +101,8 @@ def _row(result: Measurement, batch: int, clock: str, eager: Measurement | None)
         "head_evaluations": result.head_evaluations,
         "head_rounds_per_token": result.head_rounds,
         "head_rows_per_token": result.head_rows,
+        "backbone_rows_share": result.backbone_rows_share,
+        "refresh_error": result.refresh_error,
         "device_memory_peak_bytes": result.device_memory_peak,
     }
 
@@ -129,6 +131,12 @@ def _caption(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, load_caption(report["load"])])
 
 
+def _local_cells(row: Mapping[str, Any]) -> list[str]:
+    """What local AR steps of a row left of the backbone's rows, and their error."""
+    share, error = row["backbone_rows_share"], row["refresh_error"]
+    return ["" if share is None else f"{share:.0%}", "" if error is None else f"{error:.3f}"]
+
+
 def results_table(report: Mapping[str, Any]) -> Table:
     """Return the results as a table, whose caption says which clock its figures are of.
 
@@ -139,10 +147,14 @@ def results_table(report: Mapping[str, Any]) -> Table:
     both = any(row["device_seconds"] for row in report["results"])
     beside = [f"{name} / image"] if both else []
     threads = listed([threads_in_words(count) for count in report["threads"]])
+    # Of interest where AR steps were local.
+    local = any((row["backbone_rows_share"] or 1) != 1 for row in report["results"])
+    rows_of = ["backbone rows", "error"] if local else []
     name_of = report["bundle"]["name"]
     table = Table(title=f"{name_of}, batch {batch}, {threads}", caption=_caption(report))
     table.add_column("mode", no_wrap=True)
-    for column in ("s / image", "10-90 %", *beside, "x eager", "acceptance", "class accuracy"):
+    figures_of = ("x eager", *rows_of, "acceptance", "class accuracy")
+    for column in ("s / image", "10-90 %", *beside, *figures_of):
         table.add_column(column, justify="right", no_wrap=True)
     for row in report["results"]:
         low, high = by_clock(row, "seconds_percentiles_10_90", clock)
@@ -156,6 +168,7 @@ def results_table(report: Mapping[str, Any]) -> Table:
             f"{low / batch:.3f}-{high / batch:.3f}",
             *(["" if second is None else f"{second:.3f}"] if both else []),
             "" if speed_up is None else f"{speed_up:.2f}",
+            *(_local_cells(row) if local else []),
             "" if rate is None else f"{rate:.1%}",
             "" if accuracy is None else f"{accuracy:.1%} of {row['accuracy_images']}",
         )

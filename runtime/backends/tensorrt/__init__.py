@@ -82,7 +82,9 @@ class TensorRtBackend:
         """The engine of each graph."""
         return self._engines.chosen
 
-    def open(self, graph: str, padding: Mapping[str, int] | None = None) -> EngineGraph:
+    def open(
+        self, graph: str, padding: Mapping[str, int] | None = None, *, lasting: bool = False
+    ) -> EngineGraph:
         """See `Backend.open`."""
         if graph in self._graphs:
             return self._graphs[graph]
@@ -104,7 +106,7 @@ class TensorRtBackend:
             graph, spec, engine, self._device,
             Limits(graph, engine.ranges, renewal_command(folder, engine_spec)),
             padding or {},
-            capture=self._capture,
+            capture=self._capture, lasting=lasting,
         )  # fmt: skip
         return self._graphs[graph]
 
@@ -152,12 +154,12 @@ class TensorRtBackend:
             ),
             self._ranges,
         )
-        sizes = fit(wanted, need, arena.available, arena.weights)
+        block_of = {graph: self._graphs[graph].block for graph in wanted}
+        sizes = fit(wanted, need, arena.available, arena.weights, block_of)
         for graph, dims in sizes.items():
             self._graphs[graph].plan(dims, demand[graph].on_device)
         if sizes:
-            kept, turn = blocks(sizes, need)
-            arena.renew(kept=kept, turn=turn)
+            arena.renew(**blocks(sizes, need, block_of))
         for own in self._rounds:
             if own.name in sizes:
                 own.plan(sizes[own.name])

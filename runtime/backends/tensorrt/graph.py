@@ -8,7 +8,8 @@ Device memory of a call, in the arena's turn block:
 | outputs | what is not kept, likewise |
 | scratch | the execution context's own |
 
-Device tensors are bound where they are; kept outputs lie in the arena's kept block.
+Device tensors are bound where they are; kept outputs lie in the arena's kept block, those of a
+lasting graph in a block of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ...bundle.manifest import GraphSpec, TensorSpec
 from ..shapes import SPLIT, Limits, call_dims, leading_dim, shape_of
 from .binding import Engine
 from .execution import Device, Executor, Work
-from .memory import KeptTensor, Layout, Staging, read, view, write
+from .memory import KEPT, KeptTensor, Layout, Staging, read, view, write
 
 # Calls whose places are remembered; rows and tokens make many combinations.
 MOST_CALLS = 4096
@@ -75,6 +76,7 @@ class EngineGraph:
         limits: what the engine takes.
         padding: values of padded entries by input; 0 for the others.
         capture: whether repeated calls are recorded as CUDA graphs.
+        lasting: whether what it keeps stays until it keeps something again itself.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class EngineGraph:
         padding: Mapping[str, int],
         *,
         capture: bool,
+        lasting: bool = False,
     ) -> None:
         self.name, self.spec = name, spec
+        self.block = name if lasting else KEPT
         self.executor = Executor(name, engine, device, capture=capture)
         self._device = device
         self._limits = self._planned = limits
@@ -121,7 +125,7 @@ class EngineGraph:
         self._staging.reserve(inputs.size, outputs.size)
 
     def needs(self, dims: Mapping[str, int], on_device: Collection[str]) -> tuple[int, int]:
-        """Bytes that a call takes of the arena's kept and turn blocks.
+        """Bytes that a call takes of the block that holds what it keeps, and of the turn block.
 
         Args:
             dims: sizes of the named dimensions.
@@ -183,11 +187,11 @@ class EngineGraph:
         inputs, outputs, stay = self._crossing(padded, {*held, *kept})
         scratch = self.scratch_bytes(padded)
         arena, staging = self._device.arena, self._staging
-        arena.reserve(kept=stay.size, turn=inputs.size + outputs.size + scratch)
+        arena.reserve(**{self.block: stay.size, "turn": inputs.size + outputs.size + scratch})
         staging.reserve(inputs.size, outputs.size)
         self.follow()
 
-        turn, base = arena.address("turn"), arena.address("kept")
+        turn, base = arena.address("turn"), arena.address(self.block)
         out_at = turn + inputs.size
         addresses = dict(held)
         addresses.update({name: turn + at for name, at in inputs.offsets.items()})
@@ -232,10 +236,12 @@ class EngineGraph:
         self.executor.submit(call.work)
         results: dict[str, Any] = {}
         if call.kept:
-            generation = device.arena.next_generation()
+            generation = device.arena.next_generation(self.block)
             for tensor, shape in call.kept:
                 address = call.work.addresses[tensor.name]
-                results[tensor.name] = KeptTensor(shape, tensor.dtype, address, generation)
+                results[tensor.name] = KeptTensor(
+                    shape, tensor.dtype, address, generation, self.block
+                )
         if call.outputs:
             device.stream.synchronize()
             results.update({place.name: read(place.part) for place in call.outputs})

@@ -3,6 +3,7 @@
 | block | holds | lives |
 | --- | --- | --- |
 | kept | what a call leaves on the device (`mods`) | until a call keeps something again |
+| of a lasting graph, by its name | what it leaves (caches) | until it keeps something again |
 | turn | inputs, outputs and scratch of the graph that runs | until the next call |
 | rounds | chains of a head sampler that runs on the device (`rounds.py`) | until it ends |
 
@@ -25,7 +26,8 @@ from ..shapes import shape_of
 from .cuda import Bytes, Cuda, Stream
 
 ALIGNMENT = 256
-BLOCKS = ("kept", "turn", "rounds")
+KEPT = "kept"
+BLOCKS = (KEPT, "turn", "rounds")
 _ITEM_BYTES = {"bfloat16": 2}
 
 
@@ -66,13 +68,15 @@ class KeptTensor:
         shape: its dimensions.
         dtype: of the manifest.
         address: on the device.
-        generation: of the arena's kept block when it was written.
+        generation: of the block when it was written.
+        block: of the arena, which holds it.
     """
 
     shape: tuple[int, ...]
     dtype: str
     address: int
     generation: int
+    block: str = KEPT
 
 
 class Arena:
@@ -94,7 +98,7 @@ class Arena:
         self.limit = limit
         self.weights = 0
         self._blocks: dict[str, tuple[int, int]] = dict.fromkeys(BLOCKS, (0, 0))
-        self._generation = 0
+        self._generations: dict[str, int] = {}  # of what is kept, by block
         self.version = 0
         self.peak = 0
 
@@ -105,7 +109,11 @@ class Arena:
 
     def address(self, block: str) -> int:
         """Where a block begins."""
-        return self._blocks[block][0]
+        return self._block(block)[0]
+
+    def _block(self, name: str) -> tuple[int, int]:
+        """Address and size of a block; one that was never asked for is empty."""
+        return self._blocks.get(name, (0, 0))
 
     def renew(self, **sizes: int) -> None:
         """As `reserve`, between runs: blocks of earlier runs go where they leave no room.
@@ -113,7 +121,8 @@ class Arena:
         Raises:
             BackendError: the limit or the device does not allow it.
         """
-        total = sum(max(sizes.get(name, 0), own) for name, (_, own) in self._blocks.items())
+        names = {**self._blocks, **sizes}
+        total = sum(max(sizes.get(name, 0), self._block(name)[1]) for name in names)
         if self.available is not None and total > self.available:
             self.clear()
         self.reserve(**sizes)
@@ -124,14 +133,15 @@ class Arena:
         Raises:
             BackendError: the limit or the device does not allow it.
         """
-        grown = {name: size for name, size in sizes.items() if size > self._blocks[name][1]}
+        grown = {name: size for name, size in sizes.items() if size > self._block(name)[1]}
         if not grown:
             return
-        total = sum(grown.get(name, own) for name, (_, own) in self._blocks.items())
+        total = sum(grown.get(name, self._block(name)[1]) for name in {**self._blocks, **grown})
         if self.available is not None and total > self.available:
             raise out_of_limit(self.weights + total, self.limit or 0)
         self._stream.synchronize()
-        self._generation += "kept" in grown
+        for name in grown:
+            self.next_generation(name)
         # Freed first: both at once may be more than the device has.
         self._free(grown)
         try:
@@ -144,31 +154,33 @@ class Arena:
 
     def _free(self, names: Iterable[str]) -> None:
         for name in names:
-            address, size = self._blocks[name]
+            address, size = self._block(name)
             if size:
                 self._cuda.free(address)
                 self.version += 1  # an empty block has no addresses to forget
             self._blocks[name] = (0, 0)
 
-    def next_generation(self) -> int:
-        """Declare what was kept until now as overwritten; returns the number of what follows."""
-        self._generation += 1
-        return self._generation
+    def next_generation(self, block: str = KEPT) -> int:
+        """Declare what a block kept as overwritten; returns the number of what follows."""
+        self._generations[block] = self._generations.get(block, 0) + 1
+        return self._generations[block]
 
     def check(self, tensor: KeptTensor) -> None:
-        """Check that nothing was kept since.
+        """Check that its block kept nothing since.
 
         Raises:
             RuntimeError: the tensor was overwritten.
         """
-        if tensor.generation != self._generation:
+        if tensor.generation != self._generations.get(tensor.block):
             raise RuntimeError("a kept tensor was overwritten: a later call kept another one")
 
     def clear(self) -> None:
         """Free all blocks."""
         self._stream.synchronize()
-        self._free(BLOCKS)
-        self._generation += 1
+        names = [*self._blocks]
+        self._free(names)
+        for name in names:
+            self.next_generation(name)
 
 
 def out_of_limit(needed: int, limit: int) -> BackendError:

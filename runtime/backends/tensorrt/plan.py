@@ -10,29 +10,55 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..base import GraphDemand
-from .memory import out_of_limit
+from .memory import KEPT, out_of_limit
 
 Sizes = dict[str, dict[str, int]]
-# Bytes of the kept and the turn block that a graph needs at given sizes.
+# Bytes that a graph needs at given sizes of the block for what it keeps, and of the turn block.
 Need = Callable[[str, Mapping[str, int]], tuple[int, int]]
+TURN = "turn"
 
 
-def blocks(sizes: Mapping[str, Mapping[str, int]], need: Need) -> tuple[int, int]:
-    """Bytes of both blocks: graphs take turns, so each block is its largest user's."""
-    needs = [need(graph, dims) for graph, dims in sizes.items()]
-    return max(n[0] for n in needs), max(n[1] for n in needs)
+def blocks(
+    sizes: Mapping[str, Mapping[str, int]], need: Need, block_of: Mapping[str, str] | None = None
+) -> dict[str, int]:
+    """Bytes of each block: graphs take turns, so each block is its largest user's.
+
+    Args:
+        sizes: of the calls, by graph.
+        need: what a graph takes.
+        block_of: block that holds what a graph keeps, where that is not the kept one.
+    """
+    return {name: most for name, (most, _) in _users(sizes, need, block_of or {}).items()}
+
+
+def _users(
+    sizes: Mapping[str, Mapping[str, int]], need: Need, block_of: Mapping[str, str]
+) -> dict[str, tuple[int, str]]:
+    """Bytes of each block, and the graph that needs so many."""
+    users: dict[str, tuple[int, str]] = {}
+    for graph, dims in sizes.items():
+        kept, turn = need(graph, dims)
+        for block, size in ((block_of.get(graph, KEPT), kept), (TURN, turn)):
+            if block not in users or size > users[block][0]:
+                users[block] = size, graph
+    return users
 
 
 def fit(
-    demand: Mapping[str, GraphDemand], need: Need, available: int | None, weights: int = 0
+    demand: Mapping[str, GraphDemand],
+    need: Need,
+    available: int | None,
+    weights: int = 0,
+    block_of: Mapping[str, str] | None = None,
 ) -> Sizes:
     """Return sizes that fit.
 
     Args:
         demand: the largest calls of each graph.
         need: what a graph takes.
-        available: bytes of both blocks at most, or None.
+        available: bytes of all blocks at most, or None.
         weights: bytes that are taken besides, for the message.
+        block_of: see `blocks`.
 
     Raises:
         BackendError: not even the smallest calls fit; says what they need.
@@ -41,14 +67,14 @@ def fit(
     if available is None:
         return sizes
     while True:
-        kept, turn = blocks(sizes, need)
-        if kept + turn <= available:
+        users = _users(sizes, need, block_of or {})
+        total = sum(size for size, _ in users.values())
+        if total <= available:
             return sizes
-        largest_kept = max(sizes, key=lambda graph: need(graph, sizes[graph])[0])
-        largest_turn = max(sizes, key=lambda graph: need(graph, sizes[graph])[1])
-        order = (largest_kept, largest_turn) if kept >= turn else (largest_turn, largest_kept)
-        if not any(_shrink(sizes, graph, demand) for graph in order):
-            raise out_of_limit(weights + kept + turn, weights + available)
+        # The largest block first; of two as large, what is kept.
+        order = sorted(users, key=lambda block: (-users[block][0], block == TURN))
+        if not any(_shrink(sizes, users[block][1], demand) for block in order):
+            raise out_of_limit(weights + total, weights + available)
 
 
 def _shrink(sizes: Sizes, graph: str, demand: Mapping[str, GraphDemand]) -> bool:

@@ -620,7 +620,7 @@ class Rounded(OnnxRuntimeBackend):
     def __init__(self, folder, manifest, *_):
         super().__init__(folder, manifest, OnnxLoader(1))
 
-    def open(self, graph, padding=None):
+    def open(self, graph, padding=None, *, lasting=False):
         loaded, spec = super().open(graph), graph_spec(self._manifest, graph, "bf16")
         names = {t.name for t in (*spec.inputs, *spec.outputs) if t.dtype == "bfloat16"}
 
