@@ -20,11 +20,13 @@ class FeatureNetwork:
     """Images `[N, 1, 28, 28]` in [-1, 1] to features `[N, F]` and recognised classes `[N]`.
 
     Args:
-        graph: with the outputs `features` and `logits`.
+        graph: of a classifier.
+        features: name of the output that holds the features.
+        logits: likewise.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, features: str, logits: str) -> None:
+        self._graph, self._features, self._logits = graph, features, logits
 
     @classmethod
     def of_zoo(cls, name: str, threads: int) -> FeatureNetwork:
@@ -38,11 +40,7 @@ class FeatureNetwork:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "features.onnx"
             onnx.save_model(model, path)
-            made = cls(OnnxLoader(threads).load(path))
-        made._names = into, outputs[0].name
-        return made
-
-    _names = ("features", "logits")
+            return cls(OnnxLoader(threads).load(path), into, outputs[0].name)
 
     def __call__(self, images: Float32) -> tuple[NDArray[np.float64], Int64]:
         """Return features and classes."""
@@ -50,8 +48,8 @@ class FeatureNetwork:
         classes: list[Int64] = []
         for start in range(0, len(images), AT_ONCE):
             out = self._graph.run({"image": images[start : start + AT_ONCE]})
-            features.append(out[self._names[0]])
-            classes.append(out[self._names[1]].argmax(axis=1))
+            features.append(out[self._features])
+            classes.append(out[self._logits].argmax(axis=1))
         return np.concatenate(features).astype(np.float64), np.concatenate(classes)
 
 

@@ -40,8 +40,9 @@ class Row:
 
 @dataclass(eq=False)
 class Made:
-    """Images of a row: tokens of each batch, latents likewise, seconds and counts in all."""
+    """Images of a row: labels, tokens and latents of each batch, seconds and counts in all."""
 
+    labels: list[int] = field(default_factory=list[int])
     tokens: list[Float32] = field(default_factory=list[Float32])
     latents: list[Float32] = field(default_factory=list[Float32])
     seconds: float = 0.0
@@ -101,6 +102,7 @@ def make_images(
                 labels[start : start + batch], row.options, seed=seed, first_image=start
             )
             stats = result.stats
+            own.labels += result.labels
             own.tokens.append(result.tokens)
             own.latents.append(result.latents)
             own.seconds += stats.seconds
@@ -138,7 +140,6 @@ def figures_of(
     shown, wanted = (as_shown(np.concatenate(part.latents)) for part in (own, full))
     squares = np.square(shown - wanted).mean(axis=(1, 2, 3))
     features, classes = network(shown)
-    labels = balanced_labels(len(shown), int(max(classes.max() + 1, 10)))
     draws = [features[rng.integers(len(features), size=len(features))] for _ in range(bootstraps)]
     spread = float(np.std([frechet_distance(draw, reference) for draw in draws]))
     return {
@@ -156,7 +157,7 @@ def figures_of(
         # Of images in [-1, 1], whose largest difference is 2; mean error of all pixels.
         "psnr": float(10 * np.log10(4 / squares.mean())) if squares.any() else None,
         "psnr_least": float(10 * np.log10(4 / squares.max())) if squares.any() else None,
-        "accuracy": float((classes == np.array(labels)).mean()),
+        "accuracy": float((classes == np.array(own.labels)).mean()),
         "frechet": frechet_distance(features, reference),
         "frechet_half_interval": _TWO_SIDED * spread,
     }
