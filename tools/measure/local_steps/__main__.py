@@ -14,6 +14,7 @@ if __name__ == "__main__":  # within the frame before anything heavy is imported
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,9 @@ def build_parser() -> Parser:
         "--reference", type=COUNT, default=10_000, help="training images behind the distances"
     )
     parser.add_argument("--bootstraps", type=COUNT, default=20, help="resamples behind intervals")
-    parser.add_argument("--data", help="directory of the data set (default: Debian's package)")
+    parser.add_argument(
+        "--data", type=Path, help="directory of the data set (default: that of Debian's package)"
+    )
     parser.add_argument(
         "--plot",
         type=output_path,
@@ -95,7 +98,9 @@ def _rows(args: argparse.Namespace) -> list[Row]:
         num_iters=parse_list("num-iters", args.num_iters, whole_number(1, 1_000_000)),
         scales=parse_list("scales", args.scales, GUIDANCE),
         refreshes=parse_list("refresh", args.refresh, parse_refresh),
-        tolerances=parse_list("refresh-tolerances", args.refresh_tolerances, real_number(0, 1e6)),
+        tolerances=parse_list(
+            "refresh-tolerances", args.refresh_tolerances, real_number(0, 1e6, above=True)
+        ),
         fewer=parse_list("fewer", args.fewer, share),
     )
 

@@ -53,7 +53,7 @@ class FeatureNetwork:
         return np.concatenate(features).astype(np.float64), np.concatenate(classes)
 
 
-def real_images(data: str | None, count: int) -> Float32:
+def real_images(data: Path | None, count: int) -> Float32:
     """The first training images, `[N, 1, 28, 28]`.
 
     Raises:
@@ -61,5 +61,4 @@ def real_images(data: str | None, count: int) -> Float32:
     """
     from ....models.training.data import DEFAULT_DATA, load_images
 
-    folder = DEFAULT_DATA if data is None else Path(data)
-    return load_images(folder, "train")[0][:count].numpy()
+    return load_images(data or DEFAULT_DATA, "train")[0][:count].numpy()
