@@ -19,10 +19,10 @@ def gpu_export(tmp_path_factory, tiny_bundle, config_files) -> tuple[Path, str]:
 
     export = networks.export_onnx
 
-    def copied(graph, path):
+    def copied(graph, path, shared=None):
         """The tiny bundle has the float32 graphs already, except for the chain."""
         there = (tiny_bundle / path.name).is_file()
-        return copied_graph(tiny_bundle, path) if there else export(graph, path)
+        return copied_graph(tiny_bundle, path) if there else export(graph, path, shared)
 
     def make(folder: Path) -> None:
         argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
