@@ -12,7 +12,7 @@ from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
 from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.command.files import STDOUT, output_path
 from ..runtime.command.parser import Parser, parse_list
-from ..runtime.command.text import shown
+from ..runtime.command.text import listed, shown
 from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from .engines.builder import BACKENDS
@@ -274,7 +274,7 @@ def _check_slim(backends: Sequence[str], targets: Sequence[int], precisions: Seq
             raise ExportError(f"--slim takes one {name}, not {len(values)}: give one --{name}")
     if not backends and precisions[0] not in ON_CPU:
         raise ExportError(
-            f"--slim without engines is for the CPU, which runs {' and '.join(ON_CPU)}: give one "
+            f"--slim without engines is for the CPU, which runs {listed(ON_CPU)}: give one "
             "of them as --precision, or --backend too"
         )
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..runtime.bundle.manifest import Manifest
-from ..runtime.command.libraries import need
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
+from ..runtime.libraries.imports import need
 from .arguments import (
     CALIBRATION_TOKENS,
     EngineOptions,
@@ -103,7 +103,7 @@ def _request(
     found = find_models(args, report)
     calibration_tokens = args.calibration_tokens
     if calibration_tokens is None:  # a solver has no use for them
-        calibration_tokens = 0 if found.config.solved else CALIBRATION_TOKENS
+        calibration_tokens = 0 if found.models["target"].config.solved else CALIBRATION_TOKENS
     return ExportRequest(
         name=found.name,
         target=found.models["target"],

@@ -1,15 +1,15 @@
-"""The models of an export: looked at before any work, then in memory one after another."""
+"""The models of an export: known before any work, in memory one after another, each once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from ..runtime.config import MARConfig, check_same_tokens
 from ..runtime.errors import ExportError
 from .memory import release_memory
-from .progress import Report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,124 +22,61 @@ DECODER = "decoder"
 T = TypeVar("T", bound="nn.Module")
 
 
-class Parts:
-    """Models by name, of which one at most is in memory.
+@dataclass(frozen=True)
+class ModelPart:
+    """A model that is not read yet.
 
-    Args:
-        models: what reads the model of each role.
-        decoder: what reads the KL decoder, or None.
+    Attributes:
+        config: its configuration, as `read` makes it.
+        read: reads it, and checks that its weights are finite.
     """
 
-    def __init__(
-        self, models: Mapping[str, Callable[[], MAR]], decoder: Callable[[], KLDecoder] | None
-    ) -> None:
-        self._models, self._decoder = models, decoder
-        self._held: tuple[str, nn.Module] | None = None
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles of the models."""
-        return tuple(self._models)
-
-    @property
-    def has_decoder(self) -> bool:
-        """Whether there is a decoder."""
-        return self._decoder is not None
-
-    def model(self, role: str) -> MAR:
-        """Return a model, which is read unless it was the last one.
-
-        Raises:
-            WeightsError: it cannot be read.
-        """
-        return self._get(role, self._models[role])
-
-    def decoder(self) -> KLDecoder:
-        """Return the decoder, which is read unless it was the last part.
-
-        Raises:
-            WeightsError: it cannot be read.
-        """
-        assert self._decoder is not None
-        return self._get(DECODER, self._decoder)
-
-    def _get(self, name: str, load: Callable[[], T]) -> T:
-        if self._held is None or self._held[0] != name:
-            self.free()
-            self._held = name, load()
-        return cast("T", self._held[1])
-
-    def free(self) -> None:
-        """Let go of the part that is in memory, and give its memory back to the system.
-
-        PyTorch's exporter keeps parameters, one of which would keep a whole file that is mapped:
-        they lose their values.
-        """
-        if self._held is not None:
-            for tensor in (*self._held[1].parameters(), *self._held[1].buffers()):
-                tensor.data = tensor.data.new_empty(0)
-        self._held = None
-        release_memory()
+    config: MARConfig
+    read: Callable[[], MAR]
 
 
 @dataclass(frozen=True)
-class PartsFound:
-    """What is known of the parts before any of them is exported.
+class DecoderPart:
+    """A decoder that is not read yet.
 
     Attributes:
-        configs: configuration of each role's model.
-        upscale: pixels of the decoder along a side of a latent; None without one.
+        channels: of the latents that it takes.
+        upscale: pixels that it makes of a latent along a side.
+        read: reads it, and checks that its weights are finite.
     """
 
-    configs: Mapping[str, MARConfig]
-    upscale: int | None
+    channels: int
+    upscale: int
+    read: Callable[[], KLDecoder]
 
 
-def inspect_parts(parts: Parts, report: Report) -> PartsFound:
-    """Look at every part, and whether they fit each other.
+@contextlib.contextmanager
+def in_memory(read: Callable[[], T]) -> Generator[T]:
+    """Read a part, and give its memory back to the system at the end.
 
-    The target comes last, and is still in memory when its export begins.
-
-    Args:
-        parts: to look at.
-        report: called with a line for each.
+    PyTorch's exporter keeps parameters, one of which would keep a whole file that is mapped: they
+    lose their values.
 
     Raises:
-        WeightsError: one cannot be read, or its weights are not finite.
-        ExportError: the decoder does not fit.
-        ConfigError: the draft does not make the target's tokens.
+        WeightsError: it cannot be read.
     """
-    # Not before: it brings PyTorch.
-    from ..models.checkpoint.fit import check_finite
-
-    latents: tuple[int, int] | None = None
-    if parts.has_decoder:
-        report(f"{DECODER}: reading")
-        decoder = parts.decoder()
-        check_finite(decoder.state_dict(), f"the {DECODER}")
-        latents = decoder.latent_channels, decoder.upscale
-        del decoder
-    configs: dict[str, MARConfig] = {}
-    for role in reversed(parts.roles):
-        report(f"{role}: reading")
-        model = parts.model(role)
-        check_finite(model.state_dict(), f"the {role}")
-        configs[role] = model.config
-        del model
-    configs = {role: configs[role] for role in parts.roles}
-    check_parts(configs["target"], configs.get("draft"), latents)
-    return PartsFound(configs, None if latents is None else latents[1])
+    module = read()
+    try:
+        yield module
+    finally:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.new_empty(0)
+        del module
+        release_memory()
 
 
-def check_parts(
-    target: MARConfig, draft: MARConfig | None, latents: tuple[int, int] | None
-) -> None:
+def check_parts(target: MARConfig, draft: MARConfig | None, decoder: DecoderPart | None) -> None:
     """Check that the parts of a bundle belong together.
 
     Args:
         target: configuration of the target.
         draft: configuration of the draft, if there is one.
-        latents: channels that the decoder takes and pixels that it makes of one, or None.
+        decoder: of latents, if there is one.
 
     Raises:
         ConfigError: the draft does not make the target's tokens.
@@ -147,13 +84,13 @@ def check_parts(
     """
     if draft is not None:
         check_same_tokens(target, draft)
-    if latents is None:
+    if decoder is None:
         return
     if target.image_kind == "pixel":
         raise ExportError("a pixel model has no decoder: leave out --decoder")
-    if latents[0] != target.vae_embed_dim:
+    if decoder.channels != target.vae_embed_dim:
         raise ExportError(
-            f"the decoder takes {latents[0]} latent channels, the model makes "
+            f"the decoder takes {decoder.channels} latent channels, the model makes "
             f"{target.vae_embed_dim} (vae_embed_dim): give the decoder that belongs to the model"
         )
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..runtime.bundle.manifest import Source
 from ..runtime.bundle.manifest_checks import MAX_BATCH, MAX_GAMMA
@@ -13,11 +12,8 @@ from ..runtime.errors import ExportError
 from ..runtime.head.draft import ROW_COST
 from ..runtime.schedule import TRAIN_STEPS
 from .engines.update import EngineRequest
+from .parts import DecoderPart, ModelPart, check_parts
 from .profiles import ProfileChange
-
-if TYPE_CHECKING:
-    from ..models.kl_decoder import KLDecoder
-    from ..models.mar import MAR
 
 # Numbers of a request, and what they can be; 0 calibration tokens fit none.
 RANGES = {
@@ -34,9 +30,9 @@ class ExportRequest:
 
     Attributes:
         name: name of the bundle.
-        target: reads the large model.
-        draft: reads the small model, or None for a bundle that serves the target only.
-        decoder: reads the KL decoder; None for a pixel model, or for a bundle that makes latents
+        target: the large model.
+        draft: the small model, or None for a bundle that serves the target only.
+        decoder: the KL decoder; None for a pixel model, or for a bundle that makes latents
             only.
         head_steps: default number S of head steps; None is the target's.
         max_batch: images in one call at most.
@@ -54,13 +50,14 @@ class ExportRequest:
         slim: with one precision and what one target needs only (`slim.py`).
 
     Raises:
-        ExportError: a number is out of range.
+        ExportError: a number is out of range, or the decoder does not fit.
+        ConfigError: the draft does not make the target's tokens.
     """
 
     name: str
-    target: Callable[[], MAR]
-    draft: Callable[[], MAR] | None
-    decoder: Callable[[], KLDecoder] | None
+    target: ModelPart
+    draft: ModelPart | None
+    decoder: DecoderPart | None
     head_steps: int | None
     max_batch: int
     max_gamma: int
@@ -81,10 +78,12 @@ class ExportRequest:
             if (value := getattr(self, name)) is not None:
                 check_number(name, value)
         check_row_cost(self.row_cost)
+        draft = None if self.draft is None else self.draft.config
+        check_parts(self.target.config, draft, self.decoder)
 
     @property
-    def models(self) -> dict[str, Callable[[], MAR]]:
-        """What reads the models, by role."""
+    def models(self) -> dict[str, ModelPart]:
+        """The models by role."""
         models = {"target": self.target}
         return models if self.draft is None else {**models, "draft": self.draft}
 

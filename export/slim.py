@@ -36,7 +36,7 @@ from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.bundle.verification import FileCheck
 from ..runtime.command.files import check_outside, write_atomically
 from ..runtime.command.parser import parse_list
-from ..runtime.command.text import shown
+from ..runtime.command.text import listed, shown
 from ..runtime.errors import ExportError
 from .destination import new_bundle
 from .engines.builder import BACKENDS
@@ -74,7 +74,7 @@ def parse_for(text: str) -> SlimFor:
     capability = None if targets[0] == CPU else targets[0]
     if capability is None and precisions[0] not in ON_CPU:
         raise ExportError(
-            f"for is {shown(text)}: the CPU runs {' and '.join(ON_CPU)}; give one of them, or the "
+            f"for is {shown(text)}: the CPU runs {listed(ON_CPU)}; give one of them, or the "
             "compute capability of a GPU, as sm_89"
         )
     if capability is not None and precisions[0] not in ENGINE_PRECISIONS:
@@ -174,7 +174,7 @@ def slim_manifest(
         if name not in table or (engines is None and not table[name].files):
             raise ExportError(
                 f"bundle {folder} has no {precision} graph {name}: give --for with "
-                f"{' or '.join(manifest.precisions) or 'another precision'}, or export it with "
+                f"{listed(manifest.precisions or ['another precision'], 'or')}, or export it with "
                 f"--precision {precision}"
             )
         kept[name] = table[name] if engines is None else dataclasses.replace(table[name], files={})
@@ -207,8 +207,8 @@ def _engines_for(
     if len(backends) > 1:
         raise ExportError(
             f"bundle {bundle.path} has {precision} engines for {_sm(capability)} of "
-            f"{' and '.join(LIBRARIES[name] for name in backends)}: give --backend "
-            f"{' or '.join(backends)}"
+            f"{listed([LIBRARIES[name] for name in backends])}: give --backend "
+            f"{listed(backends, 'or')}"
         )
     fitting.sort(key=lambda engine: len(engine.compute_capabilities), reverse=True)
     best = {(engine.graph, engine.platform): engine for engine in fitting}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,14 @@ from ..models.checkpoint import Weights, build_mar, find_mar
 from ..models.checkpoint.files import WeightFiles
 from ..models.checkpoint.shape import Hints, Shape, check_config, infer_config
 from ..models.families import load_config
-from ..models.kl_decoder import KLDecoder, build_kl_decoder, decoder_shape, find_kl_decoder
-from ..models.mar import MAR
+from ..models.kl_decoder import build_kl_decoder, decoder_shape, find_kl_decoder
 from ..models.zoo import ZooEntry, zoo_entry
 from ..runtime.bundle.manifest import Source, file_sha256
 from ..runtime.command.text import plain
 from ..runtime.config import SHARED_FIELDS, MARConfig
 from .arguments import AUTO, head_counts, weights_by_role
 from .class_names import class_names
-from .parts import check_parts, stride_warning
+from .parts import DecoderPart, ModelPart, check_parts, stride_warning
 from .progress import Report
 
 
@@ -36,19 +35,17 @@ class FoundModels:
 
     Attributes:
         name: of the bundle.
-        models: what reads them, by role.
-        decoder: what reads the decoder of latents, or None.
+        models: by role.
+        decoder: of latents, or None.
         class_names: of the labels, or None.
         sources: by role, where the weights came from.
-        config: of the target.
     """
 
     name: str
-    models: Mapping[str, Callable[[], MAR]]
-    decoder: Callable[[], KLDecoder] | None
+    models: Mapping[str, ModelPart]
+    decoder: DecoderPart | None
     class_names: tuple[str, ...] | None
     sources: Mapping[str, Source]
-    config: MARConfig
 
 
 def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
@@ -68,10 +65,10 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
         return _of_zoo(zoo_entry(args.zoo))
     wanted = weights_by_role(args.weights)
     found: dict[str, Weights] = {}
-    latents: tuple[int, int] | None = None
+    decoder: DecoderPart | None = None
     if args.decoder:
-        found["decoder"] = find_kl_decoder(args.decoder, wanted.get("decoder"))
-        latents = decoder_shape(found["decoder"])
+        weights = found["decoder"] = find_kl_decoder(args.decoder, wanted.get("decoder"))
+        decoder = DecoderPart(*decoder_shape(weights), partial(build_kl_decoder, weights))
     configs: dict[str, MARConfig] = {}
     for role in ("target", "draft"):
         path, asked = getattr(args, role), getattr(args, f"{role}_config")
@@ -82,44 +79,45 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
         shape = Shape.of(weights.tensors, path)
         if config is None:
             heads = head_counts(role, getattr(args, f"{role}_heads"))
-            hints = _hints(role, heads, weights, latents, configs.get("target"))
+            hints = _hints(role, heads, weights, decoder, configs.get("target"))
             config, source = infer_config(shape, path, hints)
             report(f"{role}: configuration {_told(config)}; {source}")
         check_config(shape, config, path)
         configs[role] = config
     target = configs["target"]
-    check_parts(target, configs.get("draft"), latents)
-    if latents is not None and (warning := stride_warning(target, latents[1])):
+    check_parts(target, configs.get("draft"), decoder)
+    if decoder is not None and (warning := stride_warning(target, decoder.upscale)):
         report(f"warning: {warning}")
     for role, weights in found.items():
         if weights.key:
             report(f"{role}: {plain(weights.described())}")
-    decoder = found.get("decoder")
     return FoundModels(
         name=args.target.stem,
-        models={role: partial(build_mar, found[role], config) for role, config in configs.items()},
-        decoder=None if decoder is None else partial(build_kl_decoder, decoder),
+        models={
+            role: ModelPart(config, partial(build_mar, found[role], config))
+            for role, config in configs.items()
+        },
+        decoder=decoder,
         class_names=class_names(args.class_names, target.class_num, report),
         sources={role: _source(weights) for role, weights in found.items()},
-        config=target,
     )
 
 
 def _of_zoo(entry: ZooEntry) -> FoundModels:
-    models: dict[str, Callable[[], MAR]] = {}
+    models: dict[str, ModelPart] = {}
     sources: dict[str, Source] = {}
     for role in ("target", "draft"):
         path, config = entry.weights(role), entry.config(role)
-        models[role] = partial(build_mar, find_mar(path), config)
+        models[role] = ModelPart(config, partial(build_mar, find_mar(path), config))
         sources[role] = Source(f"zoo:{entry.name}", file_sha256(path))
-    return FoundModels(entry.name, models, None, entry.class_names, sources, entry.config("target"))
+    return FoundModels(entry.name, models, None, entry.class_names, sources)
 
 
 def _hints(
     role: str,
     heads: tuple[int, int] | None,
     weights: Weights,
-    latents: tuple[int, int] | None,
+    decoder: DecoderPart | None,
     target: MARConfig | None,
 ) -> Hints:
     """What is known of a model besides its weights; a draft makes the target's tokens."""
@@ -127,8 +125,8 @@ def _hints(
     return Hints(
         heads=heads,
         heads_option=f"--{role}-heads ENCODER,DECODER",
-        latent_channels=None if latents is None else latents[0],
-        stride=None if latents is None else latents[1],
+        latent_channels=None if decoder is None else decoder.channels,
+        stride=None if decoder is None else decoder.upscale,
         arguments={**shared, **weights.arguments},
     )
 

@@ -28,7 +28,7 @@ from .onnx.calibrate import calibrate
 from .onnx.graphs import ExportGraph, decoder_graph, model_graphs
 from .onnx.networks import Networks, check_networks, export_networks, load
 from .onnx.operators import operator_dimensions, write_operators
-from .parts import DECODER, Parts, PartsFound, inspect_parts
+from .parts import DECODER, ModelPart, T, in_memory
 from .profiles import Limits, Profile, changed_profiles, default_profiles
 from .progress import Progress, Report, silent
 from .request import ExportRequest
@@ -54,16 +54,12 @@ def write_bundle(
         The bundle. Its manifest says whether every parity check passed.
 
     Raises:
-        WeightsError: a model cannot be read.
-        ExportError: `out` is in the way, models do not fit each other, or a graph cannot be
-            exported or built.
-        ConfigError: the draft does not make the target's tokens.
+        WeightsError: a model cannot be read, or a weight is not finite.
+        ExportError: `out` is in the way, or a graph cannot be exported or built.
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
-    parts = Parts(request.models, request.decoder)
-    found = inspect_parts(parts, report)
     with new_bundle(out, force=force, report=report) as folder:
-        manifest = _Export(request, parts, found, folder, report, progress).run()
+        manifest = _Export(request, folder, report, progress).run()
         if request.engines is not None:
             jobs = jobs_of(folder, manifest, request.engines)
             engines = update_engines(folder, manifest, jobs, report, progress)
@@ -89,16 +85,15 @@ class _Export:
     def __init__(
         self,
         request: ExportRequest,
-        parts: Parts,
-        found: PartsFound,
         folder: Path,
         report: Report,
         progress: Progress,
     ) -> None:
-        self._request, self._parts, self._found = request, parts, found
-        self._folder, self._report, self._progress = folder, report, progress
+        self._request, self._folder = request, folder
+        self._report, self._progress = report, progress
         self._loader = OnnxLoader(threads=os.cpu_count() or 1, lean=True)  # before minutes of work
-        config = found.configs["target"]
+        self._configs = {role: part.config for role, part in request.models.items()}
+        config = request.target.config
         steps = config.num_sampling_steps if request.head_steps is None else request.head_steps
         self._limits = Limits(request.max_batch, request.max_gamma, steps)
         # Of the chain, which drafts are fitted for.
@@ -109,25 +104,26 @@ class _Export:
 
     def run(self) -> Manifest:
         """Write the files, and return the manifest."""
-        request, configs = self._request, self._found.configs
+        request, config = self._request, self._request.target.config
         fitted: dict[str, NDArray[np.float32]] = {}
-        for role in configs:
-            self._export(lambda role=role: self._model_graphs(role))
+        # The target last: what is wrong with the others shows before its minutes of work.
+        if request.decoder is not None:
+            self._export(DECODER, request.decoder.read, lambda m: [decoder_graph(m, config)])
+        for role, part in reversed(request.models.items()):
+            self._export_model(role, part)
             if request.calibration_tokens:
                 fitted |= self._calibrate(role)
-        if self._parts.has_decoder:
-            self._export(self._decoder_graphs)
         operators: dict[str, GraphSpec] = {}
         if request.operators:
-            operators = write_operators(self._folder, configs["target"], self._profiles)
+            operators = write_operators(self._folder, config, self._profiles)
         return Manifest(
             name=request.name,
-            models=configs,
+            models=self._configs,
             head_steps=self._limits.head_steps,
             max_batch=request.max_batch,
             max_gamma=request.max_gamma,
-            graphs={**self._made.specs, **operators},
-            variants=self._made.variants,
+            graphs={**self._in_order(self._made.specs), **operators},
+            variants={name: self._in_order(specs) for name, specs in self._made.variants.items()},
             class_names=request.class_names,
             calibration=self._write_calibration(fitted) if fitted else None,
             parity=tuple(self._made.parity),
@@ -145,10 +141,10 @@ class _Export:
         )
         tensors = {
             f"{role}.{kind}": graph_tensors(kind, config)
-            for role, config in self._found.configs.items()
+            for role, config in self._configs.items()
             for kind in kinds
         }
-        if self._parts.has_decoder:
+        if self._request.decoder is not None:
             tensors[DECODER] = graph_tensors(DECODER, target)
         return {
             name: {d for shape in found.inputs.values() for d in shape if isinstance(d, str)}
@@ -161,27 +157,34 @@ class _Export:
         if self._request.operators:
             dimensions |= operator_dimensions()
         return changed_profiles(
-            default_profiles(dimensions, self._found.configs, self._limits),
+            default_profiles(dimensions, self._configs, self._limits),
             self._request.profile, target,
         )  # fmt: skip
 
-    def _model_graphs(self, role: str) -> list[ExportGraph]:
-        return model_graphs(
-            role, self._parts.model(role),
-            head_chain=self._request.head_chain, local_steps=self._request.local_steps,
-        )  # fmt: skip
+    def _in_order(self, specs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:
+        """Graphs in the order of their models, in whichever they were made."""
+        return {name: specs[name] for name in self._dimensions}
 
-    def _decoder_graphs(self) -> list[ExportGraph]:
-        return [decoder_graph(self._parts.decoder(), self._found.configs["target"])]
+    def _export_model(self, role: str, part: ModelPart) -> None:
+        chain, local = self._request.head_chain, self._request.local_steps
+        self._export(
+            role,
+            part.read,
+            lambda model: model_graphs(role, model, head_chain=chain, local_steps=local),
+        )
 
-    def _export(self, make: Callable[[], list[ExportGraph]]) -> None:
-        """Write and check the graphs of one part, which leaves memory in between."""
+    def _export(
+        self, name: str, read: Callable[[], T], graphs: Callable[[T], list[ExportGraph]]
+    ) -> None:
+        """Read a part, write its graphs and check them, when it has left memory."""
         precisions, first = self._request.precisions, 1 + len(self._made.specs)
-        written = export_networks(
-            make(), precisions, self._folder, self._report, self._progress, first,
-            len(self._dimensions),
-        )  # fmt: skip
-        self._parts.free()
+        self._report(f"{name}: reading")
+        with in_memory(read) as module:
+            written = export_networks(
+                graphs(module), precisions, self._folder, self._report, self._progress, first,
+                len(self._dimensions),
+            )  # fmt: skip
+            del module
         check_networks(
             written, precisions, self._profiles, self._made, self._loader, self._report,
             self._progress,
@@ -198,7 +201,7 @@ class _Export:
         }
         with self._progress(f"{role}: fitting the head's draft") as step:
             fitted = calibrate(
-                RuntimeModel(role, self._found.configs[role], graphs),
+                RuntimeModel(role, self._configs[role], graphs),
                 steps=self._chain_steps, tokens=request.calibration_tokens,
                 batch=request.max_batch, step=step,
             )  # fmt: skip

@@ -26,10 +26,15 @@ def enter(prog: str, body: Callable[[], int]) -> int:
     if ours:
         signal.signal(signal.SIGINT, leave)
     from .command.frame import run_framed
+    from .command.memory_errors import check_room_for_numpy
+
+    def checked() -> int:
+        check_room_for_numpy()
+        return body()
 
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    code = run_framed(prog, body, last=True)
+    code = run_framed(prog, checked, last=True)
     # All is done. A Ctrl-C while Python tidies up ends it, without a traceback.
     if ours and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

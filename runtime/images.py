@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .command.files import write_atomically
-from .command.libraries import import_library
 from .errors import BackendError, OptionError
+from .libraries.imports import import_library
 
 Images = NDArray[np.uint8]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,7 @@ class Origin:
     """What a session ran with.
 
     Attributes:
-        bundle: the bundle's name.
-        manifest_sha256: of its manifest, which holds the hashes of all its other files.
+        bundle: what tells it from others (`Bundle.identity`).
         class_names: names of its classes, or None.
         backend: what ran the graphs.
         threads: CPU threads.
@@ -24,8 +24,7 @@ class Origin:
         versions: of csd, Python, NumPy and the backend's library.
     """
 
-    bundle: str
-    manifest_sha256: str
+    bundle: Mapping[str, str]
     class_names: tuple[str, ...] | None
     backend: str
     threads: int
@@ -35,7 +34,7 @@ class Origin:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values, as the statistics of a run hold it."""
         return {
-            "bundle": {"name": self.bundle, "manifest_sha256": self.manifest_sha256},
+            "bundle": dict(self.bundle),
             "backend": self.backend,
             "threads": self.threads,
             "host_library": self.host_library,
@@ -55,7 +54,7 @@ class Origin:
         """
         return {
             "csd": VERSION,
-            "bundle": {"name": self.bundle, "manifest_sha256": self.manifest_sha256},
+            "bundle": dict(self.bundle),
             "backend": self.backend,
             "labels": list(labels),
             "seed": seed,

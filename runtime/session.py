@@ -16,7 +16,7 @@ from .arguments import instance_of, whole_number_from, wrong_type
 from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
 from .bundle.bundle import Bundle
 from .bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
-from .bundle.manifest import MANIFEST_FILE, file_sha256, local_graphs, needed_graphs
+from .bundle.manifest import local_graphs, needed_graphs
 from .bundle.manifest_checks import MAX_GAMMA
 from .command.memory_errors import memory_explained
 from .command.text import shown
@@ -105,8 +105,7 @@ class Session:
     def _describe(self) -> Origin:
         manifest = self.bundle.manifest
         return Origin(
-            bundle=manifest.name,
-            manifest_sha256=file_sha256(self.bundle.path / MANIFEST_FILE),
+            bundle=self.bundle.identity(),
             class_names=None if manifest.class_names is None else tuple(manifest.class_names),
             backend=self._backend.name,
             threads=self._options.threads,

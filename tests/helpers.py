@@ -154,9 +154,3 @@ def with_engines(bundle: Bundle, backend: str, tmp_path_factory: pytest.TempPath
     argv = ["--rebuild", str(folder), "--backend", backend, "--precision", "fp32"]
     assert export(argv) == 0
     return Bundle.open(folder)
-
-
-def copied_graph(bundle: Path, path: Path) -> list[Path]:
-    """Copy a graph of a bundle, with its weights, in place of exporting it to `path`."""
-    sources = [bundle / path.name, *bundle.glob(f"{path.name}.data")]
-    return [Path(shutil.copy(source, path.with_name(source.name))) for source in sources]

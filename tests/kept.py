@@ -87,6 +87,12 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Mak
     return made_once(tmp_path_factory, name, kept_or_made)
 
 
+def kept_folder(name: str) -> Path | None:
+    """A folder for what is made of these sources, which a later run finds again, or None."""
+    cache = _cache()
+    return None if cache is None else cache / sources_hash() / name
+
+
 @functools.cache
 def sources_hash() -> str:
     """Hash of all that an exported bundle is made of."""

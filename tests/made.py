@@ -12,15 +12,12 @@ from .helpers import DATA, tiny_config
 
 def tiny(folder: Path) -> None:
     """Export the fixtures' models to `folder/bundle`; what that printed is `export.printed`."""
-    from csd.export.cli import main
-
     argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
     for role in ("target", "draft"):
         argv += [f"--{role}", DATA / f"{role}.pth"]
         argv += [f"--{role}-config", write_config(folder, role)]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main([str(part) for part in argv]) == 0
-    (folder / "export.printed").write_text(printed.getvalue(), encoding="utf-8")
+    printed = _export(*argv)
+    (folder / "export.printed").write_text(printed, encoding="utf-8")
 
 
 def local(folder: Path) -> None:
@@ -38,10 +35,7 @@ def local(folder: Path) -> None:
 
 def zoo(folder: Path) -> None:
     """Export the shipped pair to `folder/bundle`."""
-    from csd.export.cli import main
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert main(["--zoo", "fashion-mnist", "--out", str(folder / "bundle")]) == 0
+    _export("--zoo", "fashion-mnist", "--out", folder / "bundle")
 
 
 def emigm(folder: Path) -> None:
@@ -64,13 +58,20 @@ def one_token(folder: Path) -> None:
 
 
 def _alone(folder: Path, family: str, *argv: object) -> None:
-    from csd.export.cli import main
-
     target = ["--target", DATA / family / "weights.pth"]
     config = ["--target-config", DATA / family / "config.json"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        given = [*target, *config, *argv, "--out", folder / "bundle"]
-        assert main([str(part) for part in given]) == 0
+    _export(*target, *config, *argv, "--out", folder / "bundle")
+
+
+def _export(*argv: object) -> str:
+    """Export, and return what was printed."""
+    from csd.export.cli import main
+
+    from .exporter import asked_once
+
+    with asked_once(), contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([str(part) for part in argv]) == 0
+    return printed.getvalue()
 
 
 def write_config(folder: Path, role: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from csd.runtime.command.libraries import DISTRIBUTION, LIBRARIES
+from csd.runtime.libraries.packages import DISTRIBUTION, LIBRARIES
 
 from .helpers import ROOT, run_python
 
@@ -88,7 +88,7 @@ def test_the_runtime_never_mentions_an_import_of_torch():
             # The entry imports the module that runs, by its own name.
             text = text.replace("return import_module(name).main()", "")
             # Libraries are imported by name in one place, which tells what is wrong with them.
-            if path != ROOT / "runtime" / "command" / "libraries.py":
+            if path != ROOT / "runtime" / "libraries" / "imports.py":
                 assert "import_module(" not in text, path
             assert not re.search(r"import_library\(\"torch", text), path
 
@@ -335,17 +335,20 @@ def test_a_wheel_generates_without_torch_and_alike_without_a_compiler(
 
 @pytest.mark.slow
 def test_a_wheel_runs_the_demo_from_another_folder(built, tmp_path):
-    # The libraries are the tests' own, csd is what the wheel brings.
+    # The libraries are the tests' own, csd is what the wheel brings. Its networks were exported
+    # before, from the same sources: PyTorch's exporter is not asked again.
     place, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place]
     _run(*install, built.wheel, cwd=work)
     short = (
+        f"import sys; sys.path.append({str(ROOT)!r}); from tests.exporter import asked_once; "
         "import functools, csd; from csd.tools import demo; "
         "demo.GenerateOptions = functools.partial("
         "demo.GenerateOptions, num_iter=2, head_steps=3); "
         "print(csd.__file__); "
-        "raise SystemExit(demo.main(['--out', 'out', '--repeats', '1', '--threads', '1']))"
+        "argv = ['--out', 'out', '--repeats', '1', '--threads', '1']\n"
+        "with asked_once(): raise SystemExit(demo.main(argv))"
     )
     printed = _run(sys.executable, "-c", short, cwd=work, PYTHONPATH=str(place))
     assert Path(printed.splitlines()[0]).is_relative_to(place)

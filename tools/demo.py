@@ -12,25 +12,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-
 from ..export.cli import main as export
 from ..models.zoo import zoo_entry
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.manifest import MANIFEST_FILE
-from ..runtime.command.files import write_atomically, write_json
+from ..runtime.command.files import write_json
 from ..runtime.command.parser import Parser, run_command
 from ..runtime.errors import CsdError
 from ..runtime.options import GenerateOptions
-from .arguments import COUNT, THREADS
 from .bench.baselines import check_baselines, eager_samplers
 from .bench.cases import EAGER, Case, threads_in_words
 from .bench.measure import Runners, measure
 from .bench.report import make_report, results_table
 from .console import progress_report, results_console
 from .load import LoadMeter, idle_load
+from .option_values import COUNT, THREADS
 from .outputs import result_files
 
 ZOO = "fashion-mnist"
@@ -77,13 +73,9 @@ def run(args: argparse.Namespace) -> int:
     alone = GenerateOptions(mode="target", cfg=cfg, head="sequential")
     with bundle.session(threads=args.threads) as session:
         progress(f"generating {ROWS * len(names)} images with csd, guidance {cfg:g}")
-        labels = [label for label in range(len(names)) for _ in range(ROWS)]
+        labels = [*range(len(names))] * ROWS
         made = session.generate(labels, speculative, seed=0)
-        picture = labelled_grid(
-            made.images.reshape(len(names), ROWS, *made.images.shape[1:]), names
-        )
-        with write_atomically(picture_file) as stream:
-            picture.save(stream, format="PNG")
+        made.save(picture_file, columns=len(names), captions=True)
         counts = sorted({1, args.threads})
         runners = Runners(
             {args.threads: session}, eager_samplers(bundle, [EAGER], None, counts, "cpu")
@@ -106,29 +98,3 @@ def run(args: argparse.Namespace) -> int:
     console.print(results_table(report))
     console.print(f"images: {picture_file}   figures: {figures_file}", soft_wrap=True)
     return 0
-
-
-def labelled_grid(images: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
-    """Draw a column for each class, its name on top.
-
-    Args:
-        images: uint8 `[classes, rows, H, W, 3]`.
-        names: of the classes.
-
-    Returns:
-        A picture.
-    """
-    scale, gap, header = 3, 6, 20
-    classes, rows, height, width, _ = images.shape
-    cell_h, cell_w = height * scale + gap, width * scale + gap
-    canvas = Image.new("RGB", (classes * cell_w + gap, rows * cell_h + header), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    for column, name in enumerate(names):
-        left = gap + column * cell_w
-        draw.text((left + (cell_w - gap) / 2, header / 2), name, "black", font, anchor="mm")
-        for row in range(rows):
-            tile = Image.fromarray(images[column, row]).resize(
-                (width * scale, height * scale), Image.Resampling.NEAREST
-            )
-            canvas.paste(tile, (left, header + row * cell_h))
-    return canvas

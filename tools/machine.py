@@ -11,8 +11,6 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle.bundle import Bundle
-from ..runtime.bundle.manifest import MANIFEST_FILE, file_sha256
 from ..runtime.version import version
 
 
@@ -41,12 +39,6 @@ def describe_machine() -> dict[str, Any]:
         "libraries": libraries,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
-
-
-def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Return the name of a bundle and the hash of its manifest, which holds those of its files."""
-    manifest_sha256 = file_sha256(bundle.path / MANIFEST_FILE)
-    return {"bundle": {"name": bundle.manifest.name, "manifest_sha256": manifest_sha256}}
 
 
 _GPU_FIELDS = (

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 
 from ..models.families import load_config, presets
 from ..runtime.command.files import write_atomically, write_json
-from ..runtime.command.libraries import need
 from ..runtime.command.parser import Parser, run_command
 from ..runtime.config import MARConfig
-from .arguments import SEED, real_number
+from ..runtime.libraries.imports import need
 from .console import results_console
+from .option_values import SEED, real_number_reader
 from .outputs import result_files
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def build_parser() -> Parser:
     parser.add_argument("--config", required=True, help=f"JSON file or {', '.join(presets())}")
     parser.add_argument("--out", type=Path, required=True, help="directory for both files")
     parser.add_argument(
-        "--roughness", type=real_number(0, 10), default=0.2, help="how much eps depends on t and z"
+        "--roughness",
+        type=real_number_reader(0, 10),
+        default=0.2,
+        help="how much eps depends on t and z",
     )
     parser.add_argument("--seed", type=SEED, default=0, help="of the weights")
     return parser

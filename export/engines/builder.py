@@ -24,9 +24,9 @@ from types import FrameType
 from typing import Any
 
 from ...runtime.bundle.manifest import GraphSpec
-from ...runtime.command.libraries import import_library
 from ...runtime.device import find_device
 from ...runtime.errors import BackendError, ExportError
+from ...runtime.libraries.imports import import_library
 from ..progress import OnStep
 from .operator_plugins import parse_with_plugins
 

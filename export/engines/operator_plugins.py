@@ -20,8 +20,8 @@ from ...plugins.onnx_functions import remove_functions
 from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.tensorrt.binding import Binding
 from ...runtime.backends.tensorrt.plugins import VARIABLE, find_library, register
-from ...runtime.command.libraries import import_library
 from ...runtime.errors import BackendError, ExportError
+from ...runtime.libraries.imports import import_library
 
 _PREFERS_PLUGINS = 10, 7
 

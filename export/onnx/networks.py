@@ -8,7 +8,7 @@ files and runs each file by itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,34 @@ from .precision import write_variant
 from .to_onnx import export_onnx
 from .weights import SharedWeights
 
-# ONNX Runtime's CPU provider has no products in it: its numbers are checked by emulation alone.
-_NOT_IN_ONNX_RUNTIME = "bf16"
+
+@dataclass(frozen=True)
+class _Form:
+    """How graphs in a precision are made of those in float32, and checked.
+
+    Attributes:
+        write: from a float32 file to the files at a path, and what weights others share with it.
+        changes: whether a graph of some name is another one; if not, float32's own files serve.
+        emulated: its rounding is checked by emulation: ONNX Runtime leaves out roundings between
+            the operators of a float16 file.
+        runs: ONNX Runtime has its products.
+    """
+
+    write: Callable[[Path, Path, SharedWeights], list[Path]]
+    changes: Callable[[str], bool] = lambda _: True
+    emulated: bool = True
+    runs: bool = True
+
+
+def _rounded(precision: str) -> Callable[[Path, Path, SharedWeights], list[Path]]:
+    return lambda source, path, shared: write_variant(source, path, precision, shared=shared)
+
+
+_FORMS = {
+    "fp16": _Form(_rounded("fp16")),
+    "bf16": _Form(_rounded("bf16"), runs=False),
+    int8.NAME: _Form(int8.write_int8, int8.has_int8, emulated=False),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +168,13 @@ def check_networks(
             full = _run(graph.references["fp32"], source, loader, "checking", step)
         _note(made, full, report)
         for precision in precisions:
-            if precision == int8.NAME and not int8.has_int8(graph.name):
+            form = _FORMS[precision]
+            if not form.changes(graph.name):
                 made.variants.setdefault(precision, {})[graph.name] = made.specs[graph.name]
                 continue
             label = f"{graph.name} [{precision}]"
-            typed = _write(source, precision, shared.setdefault((graph.network, precision), {}))
+            path = source.with_suffix(f".{precision}.onnx")
+            typed = form.write(source, path, shared.setdefault((graph.network, precision), {}))
             spec = _spec(graph, typed, profile, precision)
             made.variants.setdefault(precision, {})[graph.name] = spec
             report(f"{graph.counter} {label}: {_megabytes(typed):.1f} MB, checking")
@@ -155,39 +183,36 @@ def check_networks(
             _note(made, half, report)
 
 
-def _write(source: Path, precision: str, shared: SharedWeights) -> list[Path]:
-    path = source.with_suffix(f".{precision}.onnx")
-    if precision == int8.NAME:
-        return int8.write_int8(source, path, shared)
-    return write_variant(source, path, precision, shared=shared)
-
-
 def _check_variant(
     graph: Written, precision: str, typed: Path, loader: OnnxLoader, step: OnStep
 ) -> ParityResult:
-    """Check a variant: the file where ONNX Runtime has its type, and its rounding by emulation.
+    """Check a variant: the file where ONNX Runtime runs it, and its rounding by emulation."""
+    wanted, form, rows = graph.references[precision], _FORMS[precision], list[ParityResult]()
+    if form.emulated:
+        rows.append(_check_rounding(graph, precision, typed, loader, step))
+    if form.runs:
+        rows.append(_run(wanted, typed, loader, "checking", step))
+    return dataclasses.replace(
+        rows[-1],
+        max_abs=max(row.max_abs for row in rows),
+        max_rel=max(row.max_rel for row in rows),
+        passed=all(row.passed for row in rows),
+    )
 
-    Both, because ONNX Runtime leaves out roundings between the operators of a float16 file.
-    """
-    wanted = graph.references[precision]
-    if precision == int8.NAME:
-        return _run(wanted, typed, loader, "checking", step)
+
+def _check_rounding(
+    graph: Written, precision: str, typed: Path, loader: OnnxLoader, step: OnStep
+) -> ParityResult:
+    """Check a variant by a graph in float32 that rounds as it does, which then goes."""
     path = typed.with_name(f"{typed.stem}.emulated.onnx")
     files = write_variant(graph.files[0], path, precision, emulated=True)
     try:
-        emulated = _run(wanted, path, loader, "checking its rounding", step, emulated=True)
+        return _run(
+            graph.references[precision], path, loader, "checking its rounding", step, emulated=True
+        )
     finally:
         for file in files:
             file.unlink(missing_ok=True)
-    if precision == _NOT_IN_ONNX_RUNTIME:
-        return emulated
-    own = _run(wanted, typed, loader, "checking", step)
-    return dataclasses.replace(
-        own,
-        max_abs=max(own.max_abs, emulated.max_abs),
-        max_rel=max(own.max_rel, emulated.max_rel),
-        passed=own.passed and emulated.passed,
-    )
 
 
 def _run(

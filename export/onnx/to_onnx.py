@@ -14,9 +14,9 @@ import onnx_ir
 import onnxscript
 import torch
 
-from ...runtime.command.libraries import outdated
 from ...runtime.command.text import first_line
 from ...runtime.errors import ExportError
+from ...runtime.libraries.packages import outdated
 from .graphs import ExportGraph
 from .strip import strip_notes
 from .weights import LEAST_BYTES, SharedWeights, WeightsFile

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...runtime.command.text import shown
+from ...runtime.command.text import listed, shown
 from ...runtime.errors import WeightsError
 
 # Left out wherever they stand: PyTorch's own, within a model too.
@@ -43,7 +43,7 @@ def unwrapped(
     before = _before(plain.values(), landmark)
     if len(before) > 1:
         raise WeightsError(
-            f"{path} holds {landmark} under {' and '.join(shown(each) for each in before)}: give a "
+            f"{path} holds {landmark} under {listed([shown(each) for each in before])}: give a "
             "file of one model"
         )
     start = before[0] if before else ""

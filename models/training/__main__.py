@@ -67,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--features", type=Path, metavar="FILE",
         help="weights of a classifier of another seed, which the decoder is trained with",
     )  # fmt: skip
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE",
+        help="weights that a target or draft begins with, of another run of it (default: random)",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the classifier")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda, cuda:1")
@@ -114,7 +118,7 @@ def _train_model(args: argparse.Namespace) -> None:
     )
     model = train(
         config, recipe, latents, labels, run_files(args.out, args.what),
-        device=device, bf16=args.bf16, save_every=args.save_every,
+        device=device, start=args.start, bf16=args.bf16, save_every=args.save_every,
     )  # fmt: skip
     _save_half(model.state_dict(), args.out / f"{args.what}.safetensors")
     write_json(args.out / f"{args.what}.json", config.to_dict())

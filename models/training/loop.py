@@ -212,7 +212,7 @@ def _resume(
             continue
         for name, values in settings.items():
             wanted = {key: value for key, value in values.items() if key not in length}
-            refuse_other_run(path, content[name], wanted)
+            refuse_other_run(path, content.get(name, {}), wanted)
         if not of_this_length and content["step"] > recipe.decay_start:
             least = content["step"] + recipe.decay_steps
             raise CsdError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from ...runtime.config import MARConfig
 from ...runtime.schedule import TRAIN_STEPS
+from ..checkpoint import load_mar
 from ..head import DiffusionMLP
 from ..mar import MAR, Backbone, gather_rows
 from ..patches import patchify
@@ -42,6 +45,7 @@ def train(
     files: RunFiles,
     *,
     device: torch.device,
+    start: Path | None = None,
     bf16: bool = False,
     save_every: int = 100,
     log_every: int = 100,
@@ -55,6 +59,7 @@ def train(
         labels: `[N]` int64.
         files: where the run is kept.
         device: where to train.
+        start: weights to begin with, of a model of this configuration; else they are random.
         bf16: autocast to bfloat16.
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
@@ -62,10 +67,15 @@ def train(
     Raises:
         CsdError: the checkpoint belongs to another run or lies past the start of the decay, or
             the loss is not finite.
+        WeightsError: `start` cannot be read, or is of another model.
     """
     torch.manual_seed(recipe.seed)
     model = MAR(config)
     model.initialize()
+    begun: dict[str, Mapping[str, str]] = {}
+    if start is not None:
+        model.load_state_dict(load_mar(start, config).state_dict())
+        begun = {"start": {"sha256": hashlib.sha256(start.read_bytes()).hexdigest()}}
     model.to(device)
     loss_of = DiffusionLoss(config.beta_schedule, device)
     data = TokenPosteriors.of(latents, labels, config, device)
@@ -85,7 +95,7 @@ def train(
     return run_steps(
         TrainingState.start(model, _optimizer(model, recipe)),
         recipe,
-        settings_of(recipe, config=config.to_dict()),
+        settings_of(recipe, config=config.to_dict(), **begun),
         losses,
         files,
         examine=examine,

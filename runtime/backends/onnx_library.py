@@ -12,8 +12,10 @@ import sys
 from typing import Any
 
 from ..command.frame import raise_if_stopped
-from ..command.libraries import explain_part, import_library, installed_packages, reinstall
 from ..errors import BackendError
+from ..libraries.causes import explain_part
+from ..libraries.imports import import_library
+from ..libraries.packages import installed_packages, reinstall
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..bundle.manifest import Manifest, needed_graphs
-from ..command.libraries import upgrade
 from ..command.memory_errors import is_memory_error, out_of_memory
 from ..command.permissions import read_refused, readable
 from ..command.text import check_text, first_line, plain
 from ..device import DeviceInfo
 from ..errors import BackendError
+from ..libraries.packages import upgrade
 from .base import Array, Check, Dims, Graph, GraphDemand, HeadRounds, unchecked
 from .engines import graph_spec
 from .external_data import linked_weights

@@ -15,7 +15,7 @@ from ..head import AffineDraft, HeadCalibration
 from .calibration import read_head_draft
 from .checks import check_graphs, read_manifest
 from .folder import BundleFolder
-from .manifest import Manifest
+from .manifest import MANIFEST_FILE, Manifest, file_sha256
 from .verification import POLICIES, FileCheck
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ class Bundle:
     def __repr__(self) -> str:
         models = " and ".join(self.manifest.models)
         return f"<Bundle {self.manifest.name} at {self.path}: {models}>"
+
+    def identity(self) -> dict[str, str]:
+        """Its name, and the SHA-256 of its manifest, which holds those of all its other files.
+
+        Raises:
+            OSError: the manifest cannot be read.
+        """
+        manifest_sha256 = file_sha256(self.path / MANIFEST_FILE)
+        return {"name": self.manifest.name, "manifest_sha256": manifest_sha256}
 
     @classmethod
     def open(cls, path: str | Path, *, verify_files: str = "once", links: bool = False) -> Bundle:

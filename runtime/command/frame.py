@@ -171,7 +171,7 @@ def _told(prog: str, error: Exception, lower: str) -> int:
     if isinstance(error, OSError):
         return _tell(prog, os_error_text(error), EXIT_ERROR)
     if isinstance(error, ImportError):
-        from .libraries import explain_missing
+        from ..libraries.causes import explain_missing
 
         if (known := explain_missing(error)) is not None:
             return _tell(prog, ": ".join(known), EXIT_ERROR)

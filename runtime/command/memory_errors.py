@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 from collections.abc import Generator
@@ -24,6 +25,9 @@ _SAID = (
     "pthread_create",
     "out of memory",
 )
+# Less than importing NumPy 2 was seen to map on Linux with one core (84 MiB), and with more (124
+# MiB with two; each thread of OpenBLAS takes 40).
+_NUMPY_MAPS = 80 << 20, 118 << 20
 _REFUSED = re.compile(r"requested buffer of size (\d+)")
 
 
@@ -68,6 +72,25 @@ def out_of_memory(what: str, error: BaseException, remedy: str = "") -> OutOfMem
     else:
         asked = "a request was refused"
     return OutOfMemoryError(f"{what} ({asked})", remedy)
+
+
+def check_room_for_numpy() -> None:
+    """Check, within a limit of address space, that there is room for what importing NumPy maps.
+
+    Its OpenBLAS does not report that there is none: it ends the process, or interrupts it.
+
+    Raises:
+        OutOfMemoryError: there is too little.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return
+    import mmap
+
+    size = _NUMPY_MAPS[min(os.cpu_count() or 1, len(_NUMPY_MAPS)) - 1]
+    try:
+        mmap.mmap(-1, size, prot=mmap.PROT_READ).close()
+    except OSError as error:
+        raise OutOfMemoryError(f"importing NumPy ({size >> 20} MiB were refused)") from error
 
 
 def more_memory() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def shown(value: Any, most: int = MOST_SHOWN) -> str:
     if not text.isprintable():  # an array of several lines
         return plain(text, most)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
+    *most, end = names
+    return f"{', '.join(most)} {last} {end}" if most else end
 
 
 def check_text(path: Path, who: str, kind: type[CsdError]) -> None:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -287,21 +287,21 @@ class Decoder:
         """Chains of tokens, aligned with a leader's where there is one."""
         channels = self.canvas.tokens.shape[2]
 
-        def streams() -> list[np.random.Generator]:
-            pairs = zip(images.tolist(), positions.tolist(), strict=True)
+        def streams_of(chains: Sequence[int]) -> list[np.random.Generator]:
+            pairs = ((int(images[chain]), int(positions[chain])) for chain in chains)
             return [self.noise.stream(Purpose.HEAD, *pair) for pair in pairs]
 
         temperature = self.plan.options.temperature
         initial = self.noise.initial(images, positions, channels)
         if self.plan.options.solved:  # one noise and no other
             nothing = np.broadcast_to(np.float32(0), (len(initial), steps, channels))
-            return HeadRequest((initial, nothing), temperature, streams)
+            return HeadRequest((initial, nothing), temperature, streams_of)
         if leader is None:
             per_step = self.noise.per_step(images, positions, steps, channels)
-            return HeadRequest((initial, per_step), temperature, streams)
+            return HeadRequest((initial, per_step), temperature, streams_of)
         # Denoising trajectory alignment: the noise with which the leader's chain was made.
         noise = initial, leader.noise[:, :steps]
-        return HeadRequest(noise, temperature, streams, leader.trajectory[: steps + 1])
+        return HeadRequest(noise, temperature, streams_of, leader.trajectory[: steps + 1])
 
 
 def _joined(parts: list[Prediction]) -> Prediction:

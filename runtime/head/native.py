@@ -19,7 +19,7 @@ from ...plugins import host, structs
 from ..arrays import Float32, Int64
 from ..errors import BackendError, NumericsError
 from .draft import AffineDraft
-from .request import Evaluate, HeadNoise, HeadReport, HeadRows, RowsEvaluate
+from .request import Evaluate, HeadNoise, HeadReport, HeadRows, RowsEvaluate, outputs_of
 from .schedule import HeadSchedule
 from .slopes import Slopes
 
@@ -85,12 +85,8 @@ class _Copied(RowsEvaluate):
 
     def evaluate_rows(self, count: int) -> None:
         """See `RowsEvaluate.evaluate_rows`."""
-        x, step, token, *room = (array[:count] for array in self._rows)
-        outputs = self._evaluate(x.copy(), step.copy(), token.copy())
-        for place, output in zip(room, outputs, strict=True):
-            if (shape := np.shape(output)) != place.shape:
-                raise ValueError(f"evaluate gave {shape} for rows of {place.shape}")
-            place[:] = output
+        x, step, token, eps, v = (array[:count] for array in self._rows)
+        eps[:], v[:] = outputs_of(self._evaluate, x.copy(), step.copy(), token.copy())
 
     def check_rows(self, count: int) -> None:
         """See `RowsEvaluate.check_rows`: the network has done it, if it does."""

@@ -105,13 +105,14 @@ class HeadRequest:
     Attributes:
         noise: `(initial [N, C], per_step [N, S, C])`; entry i of S belongs to head step i.
         temperature: factor of the noise of every step.
-        streams: makes the generator of each chain, for what a sampler draws besides the noise.
+        streams_of: makes the generators of the chains of some numbers, for what a sampler draws
+            besides the noise.
         start: trajectory `[S + 1, N, C]` that an iteration may start from, or None.
     """
 
     noise: HeadNoise
     temperature: float
-    streams: Callable[[], Sequence[np.random.Generator]]
+    streams_of: Callable[[Sequence[int]], Sequence[np.random.Generator]]
     start: Float32 | None = None
 
     @classmethod
@@ -139,23 +140,32 @@ class HeadRequest:
         if start is not None and start.shape != shape:
             raise OptionError(f"start is {start.shape}, not {shape}")
 
-        def every() -> Sequence[np.random.Generator]:
+        def streams_of(chains: Sequence[int]) -> Sequence[np.random.Generator]:
             if streams is not None:
-                return streams
+                return [streams[chain] for chain in chains]
             if rng is None:
                 raise OptionError("give rng or streams")
-            return [rng] * len(given[0])
+            return [rng for _ in chains]
 
-        return cls(given, temperature, every, start)
+        return cls(given, temperature, streams_of, start)
+
+    def streams(self) -> Sequence[np.random.Generator]:
+        """Make the generator of each chain."""
+        return self.streams_of(range(len(self)))
 
     def __getitem__(self, rows: slice) -> HeadRequest:
         """Return the request for some of the chains."""
         initial, per_step = self.noise
+        numbers = range(len(self))[rows]
+
+        def streams_of(chains: Sequence[int]) -> Sequence[np.random.Generator]:
+            return self.streams_of([numbers[chain] for chain in chains])
+
         start = None if self.start is None else self.start[:, rows]
         return replace(
             self,
             noise=(initial[rows], per_step[rows]),
-            streams=lambda: self.streams()[rows],
+            streams_of=streams_of,
             start=start,
         )
 
@@ -260,6 +270,21 @@ def draw_noise(
     return initial, per_step
 
 
+def outputs_of(
+    evaluate: Evaluate, x: Float32, step: Int64, token: Int64
+) -> tuple[Float32, Float32]:
+    """Evaluate rows and return `(eps, v)`, `[R, C]` each.
+
+    Raises:
+        ValueError: an output has another shape; NumPy would spread `[R, 1]` over the channels.
+    """
+    eps, v = evaluate(x, step, token)
+    for output in (eps, v):
+        if (shape := np.shape(output)) != x.shape:
+            raise ValueError(f"evaluate gave {shape} for rows of {x.shape}")
+    return eps, v
+
+
 def evaluated(
     schedule: HeadSchedule, evaluate: Evaluate, x: Float32, step: Int64, token: Int64
 ) -> tuple[Transition, Float32]:
@@ -267,8 +292,9 @@ def evaluated(
 
     Raises:
         NumericsError: an output, or the transition that it makes, is not finite.
+        ValueError: an output has another shape than the rows.
     """
-    eps, v = evaluate(x, step, token)
+    eps, v = outputs_of(evaluate, x, step, token)
     with np.errstate(over="ignore", invalid="ignore"):
         transition = schedule.transition(x, eps, v, step)
         # A sum is finite only if its terms are, and costs less than looking at each.

@@ -35,7 +35,7 @@ from ..arguments import one_of, whole_number_from
 from ..arrays import Float32, Float64
 from ..errors import NumericsError
 from ..schedule import BETA_SCHEDULES, TRAIN_STEPS, training_betas
-from .request import Evaluate, HeadNoise, HeadReport, HeadRequest
+from .request import Evaluate, HeadNoise, HeadReport, HeadRequest, outputs_of
 from .sampler import HeadSampler
 
 # Noisier than this there is nothing to solve for: the solver starts here, as the released one.
@@ -249,7 +249,7 @@ class SolverSampler(HeadSampler):
         for i in range(steps - 1, -1, -1):
             from_x, from_eps, from_state, from_first, from_last = self.schedule.rows[i]
             x = states[i + 1]
-            eps, _ = evaluate(x, np.full(count, i, dtype=np.int64), token)
+            eps, _ = outputs_of(evaluate, x, np.full(count, i, dtype=np.int64), token)
             with np.errstate(over="ignore", invalid="ignore"):
                 last = from_x * x + from_eps * eps
                 if self.schedule.tables.first[i]:

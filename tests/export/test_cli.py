@@ -23,7 +23,7 @@ from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.errors import ExportError
 
 from .. import nasty
-from ..helpers import DATA, copied_graph, edit_manifest, failure, leftovers, run_python, tiny_config
+from ..helpers import DATA, edit_manifest, failure, leftovers, run_python, tiny_config
 from ..pairwise import pairwise
 
 COMMAND = "from csd.export.cli import main; raise SystemExit(main())"
@@ -51,16 +51,6 @@ def _config(path, **changes):
     return path
 
 
-@pytest.fixture
-def exported_before(tiny_bundle, monkeypatch):
-    """Take graphs from the tiny bundle: the export itself is tested there."""
-
-    def copied(graph, path):
-        return copied_graph(tiny_bundle, path)
-
-    monkeypatch.setattr("csd.export.onnx.networks.export_onnx", copied)
-
-
 def test_an_export_prints_progress_and_a_parity_table(tiny_export):
     bundle, shown = tiny_export
     table = shown.split("largest difference to PyTorch")[1]
@@ -75,7 +65,7 @@ def test_an_export_prints_progress_and_a_parity_table(tiny_export):
     assert not [name for name in beside if name.startswith(".")]
 
 
-def test_a_target_alone_makes_a_bundle_with_the_limits_given(target, tmp_path, exported_before):
+def test_a_target_alone_makes_a_bundle_with_the_limits_given(target, tmp_path):
     argv = [*target, "--max-batch", 1, "--max-gamma", 2, "--head-steps", 7]
     argv += ["--calibration-tokens", 0]
     assert main([str(part) for part in [*argv, "--out", tmp_path / "new" / "bundle"]]) == 0
@@ -123,7 +113,7 @@ def test_graphs_have_the_inputs_and_outputs_of_the_design(tiny_bundle):
 
 @pytest.mark.parametrize(("difference", "told"), [(1e-3, "1.0e-03"), (np.nan, "inf")])
 def test_a_graph_that_differs_from_pytorch_fails_the_export(
-    difference, told, target, tmp_path, monkeypatch, capsys, exported_before
+    difference, told, target, tmp_path, monkeypatch, capsys
 ):
     from csd.runtime.backends.onnx_runtime import OnnxGraph
 
@@ -293,7 +283,7 @@ def test_configurations_are_read_off_the_weights(tmp_path, out, capsys, requeste
         wanted = tiny_config(role)
         # The decoder tells the stride, nothing the head steps.
         wanted = dataclasses.replace(wanted, num_sampling_steps=100, img_size=8, vae_stride=2)
-        assert request.models[role]().config == wanted
+        assert request.models[role].config == wanted
         assert f"{role}: configuration " in printed
         assert f"encoder_depth {wanted.encoder_depth}" in printed
 
@@ -411,7 +401,7 @@ def test_a_bundle_is_replaced_with_force_only(make_bundle, target, capsys, monke
     assert leftovers(bundle.parent) == ["bundle"]
 
 
-def _full_disk(graph, path):
+def _full_disk(graph, path, shared):
     path.write_bytes(b"half of it")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -431,9 +421,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
         Bundle.open(bundle)
 
 
-def test_a_really_full_disk_is_one_line_and_leaves_nothing(
-    target, small_disk, capsys, exported_before
-):
+def test_a_really_full_disk_is_one_line_and_leaves_nothing(target, small_disk, capsys):
     argv = [*target, "--calibration-tokens", 0, "--out", small_disk / "bundle"]
     message = failure(main, argv, capsys)
     assert "No space left on device" in message

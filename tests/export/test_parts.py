@@ -1,61 +1,134 @@
 from __future__ import annotations
 
-import gc
-import weakref
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 import torch
 
-from csd.export.parts import Parts, inspect_parts
-from csd.models import MAR
-from csd.runtime.errors import WeightsError
+from csd.export.cli import main
+from csd.export.onnx import networks
+from csd.export.parts import DecoderPart, ModelPart, in_memory
+from csd.export.request import ExportRequest
+from csd.export.writer import write_bundle
+from csd.models import MAR, load_mar
+from csd.models.kl_decoder import load_kl_decoder
+from csd.runtime.errors import ConfigError, ExportError
 
-from ..helpers import tiny_config
+from ..helpers import DATA, copied_graph, failure, leftovers, tiny_config
+
+VAE = DATA / "vae.ckpt"
 
 
 class Source:
-    """Reads a tiny model, and checks that none of another source is in memory."""
+    """Reads a part, and checks that the weights of none that was read before are in memory."""
 
-    made: ClassVar[list[weakref.ref]] = []
+    read: ClassVar[list[str]] = []
+    made: ClassVar[list[torch.nn.Module]] = []
 
-    def __init__(self, role, **changes):
-        self.role, self.reads, self.changes = role, 0, changes
+    def __init__(self, name, load):
+        self.name, self.load = name, load
 
     def __call__(self):
-        gc.collect()
-        assert not [ref for ref in self.made if ref() is not None], "two at once"
-        self.reads += 1
-        model = MAR(tiny_config(self.role)).eval()
-        for name, value in self.changes.items():
-            model.get_parameter(name).data.fill_(value)
-        self.made.append(weakref.ref(model))
-        return model
+        assert not [p for module in self.made for p in module.parameters() if p.numel()]
+        self.read.append(self.name)
+        self.made.append(self.load())
+        return self.made[-1]
 
 
 @pytest.fixture(autouse=True)
-def nothing_made():
-    Source.made = []
+def nothing_read(monkeypatch):
+    monkeypatch.setattr(Source, "read", [])
+    monkeypatch.setattr(Source, "made", [])
 
 
-def test_one_model_is_in_memory_at_a_time_and_the_target_is_read_once():
-    target, draft = Source("target"), Source("draft")
-    parts, said = Parts({"target": target, "draft": draft}, None), []
-    found = inspect_parts(parts, said.append)
-    assert list(found.configs) == ["target", "draft"]
-    assert said == ["draft: reading", "target: reading"]
-    assert parts.model("target").config == found.configs["target"]
-    assert target.reads == 1
-    parts.free()
-    parts.model("draft")
-    parts.free()
-    assert (target.reads, draft.reads) == (1, 2)
-    assert not [ref for ref in Source.made if ref() is not None]
+@pytest.fixture
+def exported(tiny_bundle, monkeypatch):
+    """Names of the graphs that are exported; they are those of the tiny bundle."""
+    names = []
+
+    def export(graph, path, shared):
+        names.append(graph.name)
+        return copied_graph(tiny_bundle, path)
+
+    monkeypatch.setattr(networks, "export_onnx", export)
+    return names
 
 
-@pytest.mark.parametrize("role", ["target", "draft"])
-def test_weights_that_are_not_finite_are_found_before_any_work(role):
-    sources = {r: Source(r, **({"fake_latent": torch.nan} if r == role else {}))
-               for r in ("target", "draft")}  # fmt: skip
-    with pytest.raises(WeightsError, match=rf"the {role}: fake_latent holds values"):
-        inspect_parts(Parts(sources, None), lambda _: None)
+def _model(role):
+    path, config = DATA / f"{role}.pth", tiny_config(role)
+    return ModelPart(config, Source(role, lambda: load_mar(path, config)))
+
+
+def _request(**changes):
+    parts = {
+        "target": _model("target"),
+        "draft": _model("draft"),
+        "decoder": DecoderPart(
+            16, 2, Source("decoder", lambda: load_kl_decoder(DATA / "vae.ckpt"))
+        ),
+    }
+    return ExportRequest(
+        **{**parts, **changes}, name="tiny", head_steps=None, max_batch=1, max_gamma=1,
+        class_names=None, sources={}, calibration_tokens=64,
+    )  # fmt: skip
+
+
+def test_every_part_is_read_once_and_none_beside_another(exported, tiny_bundle, tmp_path):
+    said = []
+    bundle = write_bundle(_request(), tmp_path / "bundle", force=False, report=said.append)
+    assert Source.read == ["decoder", "draft", "target"]
+    assert [line for line in said if "reading" in line] == [f"{n}: reading" for n in Source.read]
+    assert not [p for module in Source.made for p in module.parameters() if p.numel()]
+    assert all(row.passed for row in bundle.manifest.parity)
+    assert list(bundle.manifest.models) == ["target", "draft"]
+    kinds = ("backbone", "head_modulation", "head_step")
+    names = [f"{role}.{kind}" for role in ("target", "draft") for kind in kinds]
+    assert list(bundle.manifest.graphs) == [*names, "decoder"]
+
+
+def test_a_part_that_fails_leaves_memory_too():
+    model = MAR(tiny_config("draft"))
+    with pytest.raises(KeyError), in_memory(lambda: model):
+        raise KeyError
+    assert not [p for p in model.parameters() if p.numel()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"decoder": DecoderPart(8, 2, None)}, ExportError, "the decoder takes 8 latent channels"),
+        ({"draft": ModelPart(replace(tiny_config("draft"), class_num=7), None)}, ConfigError,
+         "class_num"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_refused_before_any_is_read(changes, kind, message):
+    with pytest.raises(kind, match=message):
+        _request(**changes)
+    assert Source.read == []
+
+
+@pytest.mark.parametrize("sick", ["decoder", "draft", "target"])
+def test_a_weight_that_is_not_finite_is_named_and_leaves_nothing(
+    sick, exported, config_files, tmp_path, capsys
+):
+    files = {
+        "target": DATA / "target.pth",
+        "draft": DATA / "draft.pth",
+        "decoder": DATA / "vae.ckpt",
+    }
+    content = torch.load(files[sick], weights_only=False)
+    state = next(c for k, c in content.items() if k in ("model_ema", "model", "state_dict"))
+    name = next(n for n in state if n.startswith(("decoder.conv_in", "fake_latent")))
+    state[name].view(-1)[0] = torch.nan
+    files[sick] = tmp_path / "sick.pth"
+    torch.save({"model": state}, files[sick])
+    out = tmp_path / "out"
+    out.mkdir()
+    argv = [part for option, path in files.items() for part in (f"--{option}", path)]
+    for role in ("target", "draft"):
+        argv += [f"--{role}-config", config_files[role]]
+    message = failure(main, [*argv, "--out", out / "bundle"], capsys)
+    assert f"sick.pth: {name} holds values that are not finite: give weights" in message
+    assert leftovers(out) == []
+    assert not [graph for graph in exported if graph.startswith(("target.", f"{sick}."))]

@@ -122,7 +122,7 @@ def test_an_export_can_be_slim(config_files, tmp_path):
         (["--for", "fp16"], "for is 'fp16': give a precision and a target"),
         (["--for", "cpu,sm_89,fp16"], "give a precision and a target"),
         (["--for", "fp8,cpu"], "'fp8' is neither: give a precision and a target"),
-        (["--for", "bf16,cpu"], "the CPU runs fp32 and fp16"),
+        (["--for", "bf16,cpu"], "the CPU runs fp32, fp16 and int8; give"),
         (["--for", "fp16,sm_75"], "has no fp16 engine of target.backbone for sm_75: csd-export "),
         (["--for", "fp32,sm_89"], "--precision fp32 --sm 89, then this again"),
         (["--for", "fp16,sm_89", "--backend", "tensorrt"], "--backend tensorrt --precision fp16"),

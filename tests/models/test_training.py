@@ -9,6 +9,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from csd.models import MAR
 from csd.models.kl_decoder import load_kl_decoder
@@ -212,6 +213,21 @@ def test_the_average_differs_from_the_model_and_both_have_learned(tmp_path):
     assert state["model"][name].abs().max() > 0
     assert state["model_ema"][name].abs().max() > 0
     assert (state["model"][name] != state["model_ema"][name]).any()
+
+
+def test_a_run_begins_with_weights_that_it_is_given(tmp_path):
+    start = tmp_path / "start.safetensors"
+    first = _train(tmp_path / "first")
+    save_file({k: v.contiguous() for k, v in first.state_dict().items()}, start)
+    still = _changed(steps=2, decay_steps=0, learning_rate=1e-9)
+    begun = _train(tmp_path / "begun", still, start=start)
+    for name, tensor in first.state_dict().items():
+        torch.testing.assert_close(begun.state_dict()[name], tensor, rtol=0, atol=1e-6)
+    save_file({k: 2 * v for k, v in first.state_dict().items()}, start)
+    with pytest.raises(CsdError, match="was trained with sha256"):  # a run that began elsewhere
+        _train(tmp_path / "begun", still, start=start)
+    with pytest.raises(CsdError, match="nowhere"):
+        _train(tmp_path / "other", start=tmp_path / "nowhere")
 
 
 def test_training_lowers_the_loss(tmp_path):

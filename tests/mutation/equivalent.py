@@ -80,7 +80,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "ParallelSampler._drafted: 0 -> 1": "the token itself is the result of a sweep, not its start",
     },
     "runtime/head/request.py": {
-        "HeadRequest.drawn.every: 0 -> 1": _LENGTH,
         "HeadRequest.__len__: 0 -> 1": _LENGTH,
         "evaluated: transition.mean.sum() + transition.log_std.sum() -> transition.mean.sum() - transition.log_std.sum()":
         "neither is finite unless both sums are",

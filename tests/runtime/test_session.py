@@ -223,14 +223,16 @@ OTHER = MARConfig(
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """Weights of another configuration and the bundle exported from them."""
+    from csd.export.parts import ModelPart
     from csd.export.writer import ExportRequest, write_bundle
 
     folder, state = tmp_path_factory.mktemp("other"), random_state(OTHER, seed=3)
     torch.save({"model": state}, folder / "weights.pth")
     model = load_mar(folder / "weights.pth", OTHER)
     request = ExportRequest(
-        name="other", target=lambda: load_mar(folder / "weights.pth", OTHER), draft=None,
-        decoder=None, head_steps=13, max_batch=2, max_gamma=1, class_names=None, sources={},
+        name="other", draft=None, decoder=None,
+        target=ModelPart(OTHER, lambda: load_mar(folder / "weights.pth", OTHER)),
+        head_steps=13, max_batch=2, max_gamma=1, class_names=None, sources={},
         calibration_tokens=0,
     )  # fmt: skip
     bundle = write_bundle(request, folder / "bundle", force=False, report=lambda _: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,22 @@ from types import ModuleType
 import pytest
 
 from csd.runtime.session import Session
-from csd.tools import arguments, demo, random_model
+from csd.tools import demo, option_values, random_model
 from csd.tools.bench import cli as bench
 from csd.tools.gpu_check import __main__ as gpu_check
 from csd.tools.load import Load
-from csd.tools.measure import frame, head_curve, head_fidelity, option_sets, profile, zoo_eval
+from csd.tools.measure import (
+    backbone_times,
+    frame,
+    head_curve,
+    head_fidelity,
+    option_sets,
+    profile,
+    zoo_eval,
+)
 from csd.tools.measure.local_steps import __main__ as local_steps
 from csd.tools.measure.models import __main__ as models
+from csd.tools.option_values import real_number_reader, whole_number_reader
 
 from ..helpers import failure, leftovers, run_python
 
@@ -50,6 +60,7 @@ class Tool:
 SEED_ENDS = ("0", *HUGE)
 MEASURED = {"--threads": (), "--cfg": (), "--seed": SEED_ENDS}
 TOOLS = {
+    "backbone_times": Tool(backbone_times, ("{zoo}",), {**MEASURED, "--rounds": ()}),
     "csd-bench": Tool(
         bench, ("{zoo}", "--modes", "target,csd", "--num-iter", "2", "--head-steps", "2"),
         {
@@ -117,6 +128,7 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo_eval, "_figures", work)
     monkeypatch.setattr(local_steps, "real_images", lambda *_: None)
     monkeypatch.setattr(local_steps, "_figures", work)
+    monkeypatch.setattr(backbone_times, "_figures", work)
 
 
 def whole_argv(tool: Tool, bundle: Path, tmp_path: Path, *more: str) -> list[str]:
@@ -146,7 +158,7 @@ def test_an_end_is_taken_or_refused_before_work_in_one_line(
 def test_the_table_names_every_number(name):
     tool, readers = TOOLS[name], {int, float}
     for action in tool.module.build_parser()._actions:
-        made_here = getattr(action.type, "__module__", "") == arguments.__name__
+        made_here = getattr(action.type, "__module__", "") == option_values.__name__
         if action.type in readers or made_here:
             assert {*tool.options, *tool.shared} & set(action.option_strings), action
 
@@ -236,14 +248,14 @@ def test_class_accuracy_needs_no_pytorch(zoo_bundle, tmp_path):
 
 
 def test_readers_say_what_they_take():
-    whole, real = arguments.whole_number(1, 5), arguments.real_number(0, 2, above=True)
+    whole, real = whole_number_reader(1, 5), real_number_reader(0, 2, above=True)
     assert [whole(text) for text in ("1", " 5", "3")] == [1, 5, 3]
     assert real("2") == 2
     refused: list[tuple[Callable[[str], object], str]] = [
         (whole, "0"), (whole, "6"), (whole, "1.0"), (whole, ""), (real, "0"), (real, "2.01"),
-        (real, "nan"), (real, "-inf"), (real, "x"), (arguments.real_number(0, 1), "-0.1"),
+        (real, "nan"), (real, "-inf"), (real, "x"), (real_number_reader(0, 1), "-0.1"),
     ]  # fmt: skip
     for reader, text in refused:
-        with pytest.raises(arguments.argparse.ArgumentTypeError, match="is not a"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a"):
             reader(text)
-    assert arguments.real_number(0, 1)("0") == 0
+    assert real_number_reader(0, 1)("0") == 0

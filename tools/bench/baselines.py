@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ...models.zoo import zoo_entry
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.command.libraries import need
+from ...runtime.command.text import listed
 from ...runtime.errors import CsdError, WeightsError
+from ...runtime.libraries.imports import need
 
 if TYPE_CHECKING:  # it needs PyTorch, which the other modes do not
     from .eager import EagerSampler
@@ -81,7 +82,7 @@ def _same_weights(path: Path, sha256: str) -> bool:
 
 
 def _without(names: Sequence[str]) -> str:
-    return f"leave {' and '.join(names)} out of --modes"
+    return f"leave {listed(names)} out of --modes"
 
 
 def eager_samplers(

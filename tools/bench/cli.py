@@ -17,10 +17,10 @@ from ...runtime.command.files import check_outputs, is_stream, output_path, writ
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
 from ...runtime.options import HEADS, GenerateOptions, parse_refresh
-from ..arguments import COUNT, SEED, THREADS, real_number, whole_number
 from ..console import Report, progress_report, results_console
 from ..load import Load, LoadMeter, busy_warning, cores, idle_load
 from ..machine import gpu_state
+from ..option_values import COUNT, SEED, THREADS, real_number_reader, whole_number_reader
 from ..quality import ImageClassifier, bundle_classifier
 from .baselines import check_baselines, eager_samplers, target_weights
 from .cases import MODES, Case, Sweep, make_cases
@@ -70,15 +70,20 @@ def build_parser() -> Parser:
         default="64,32,16,8",
         help="AR steps at which the target is measured too, where they are fewer; 0 = none",
     )
-    what.add_argument("--batch", type=whole_number(1, 4096), default=1, help="images at once")
+    what.add_argument(
+        "--batch", type=whole_number_reader(1, 4096), default=1, help="images at once"
+    )
     what.add_argument("--repeats", type=COUNT, default=5, help="timed runs of each mode")
     what.add_argument(
-        "--warm-ups", type=whole_number(0, 1000), default=1, help="runs before those that are timed"
+        "--warm-ups",
+        type=whole_number_reader(0, 1000),
+        default=1,
+        help="runs before those that are timed",
     )
     what.add_argument("--seed", type=SEED, default=0, help="seed of the first run")
     what.add_argument(
         "--quality-images",
-        type=whole_number(0, 100_000),
+        type=whole_number_reader(0, 100_000),
         default=0,
         help="images behind the class accuracy of each mode, 0 = not measured",
     )
@@ -154,12 +159,12 @@ def _save(args: argparse.Namespace, report: dict[str, Any]) -> None:
 
 def _sweep(args: argparse.Namespace) -> Sweep:
     """Read and check what is varied."""
-    temperature = real_number(0, 1e6, above=True)
-    steps = parse_list("fewer-steps", args.fewer_steps, whole_number(0, 1_000_000))
+    temperature = real_number_reader(0, 1e6, above=True)
+    steps = parse_list("fewer-steps", args.fewer_steps, whole_number_reader(0, 1_000_000))
     return Sweep(
         modes=parse_list("modes", args.modes, str, known=MODES),
         heads=parse_list("heads", args.heads, str, known=HEADS),
-        gammas=parse_list("gammas", args.gammas, whole_number(1, 1_000_000)),
+        gammas=parse_list("gammas", args.gammas, whole_number_reader(1, 1_000_000)),
         refreshes=parse_list("refresh", args.refresh, parse_refresh),
         temperatures=(
             parse_list("temperatures", args.temperatures, temperature) if args.temperatures else []

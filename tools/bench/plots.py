@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.command.files import write_atomically
-from ...runtime.command.libraries import need
 from ...runtime.errors import OptionError
+from ...runtime.libraries.imports import need
 from .report import by_clock
 
 # Formats by the ending of the file.

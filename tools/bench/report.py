@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ...runtime.command.text import listed
 from ...runtime.head import native
 from ...runtime.session import Session
 from ..load import Load, load_caption, load_report
-from ..machine import describe_bundle, describe_machine
+from ..machine import describe_machine
 from .cases import EAGER, threads_in_words
 from .measure import EVENTS, WALL_CLOCK, Measurement
 
@@ -41,7 +42,7 @@ def make_report(
     """
     threads = sorted({result.case.threads for result in results})
     return {
-        **describe_bundle(session.bundle),
+        "bundle": session.bundle.identity(),
         "batch": batch,
         "repeats": repeats,
         "warm_ups": warm_ups,
@@ -145,10 +146,10 @@ def results_table(report: Mapping[str, Any]) -> Table:
     other, name = (WALL_CLOCK, "wall s") if clock == EVENTS else (EVENTS, "device s")
     both = any(row["device_seconds"] for row in report["results"])
     beside = [f"{name} / image"] if both else []
+    threads = listed([threads_in_words(count) for count in report["threads"]])
     # Of interest where AR steps were local.
     local = any((row["backbone_rows_share"] or 1) != 1 for row in report["results"])
     rows_of = ["backbone rows", "error"] if local else []
-    threads = " and ".join(threads_in_words(count) for count in report["threads"])
     name_of = report["bundle"]["name"]
     table = Table(title=f"{name_of}, batch {batch}, {threads}", caption=_caption(report))
     table.add_column("mode", no_wrap=True)

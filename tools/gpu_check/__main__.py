@@ -39,12 +39,12 @@ from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.device import find_device
 from ...runtime.errors import CsdError
 from ...runtime.options import GenerateOptions
-from ..arguments import COUNT, GUIDANCE
 from ..bench.baselines import check_baselines, target_weights
 from ..bench.cases import BASELINES
 from ..bench.cli import main as bench
 from ..console import results_console
-from ..machine import describe_bundle, describe_machine, gpu_state
+from ..machine import describe_machine, gpu_state
+from ..option_values import COUNT, GUIDANCE
 from ..outputs import result_files
 from . import kernels, parity, suite
 from .part import Outcome, Skipped, device_or_skip
@@ -131,7 +131,7 @@ def _trace() -> list[str]:
 def _machine(bundle: Bundle) -> Outcome:
     found = obstacles(bundle.path, bundle.manifest, BackendOptions())
     details = {
-        **describe_bundle(bundle), **describe_machine(), "gpu": gpu_state(), "obstacles": found,
+        "bundle": bundle.identity(), **describe_machine(), "gpu": gpu_state(), "obstacles": found,
     }  # fmt: skip
     try:
         details["device"] = vars(find_device())

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+from ...runtime.command.text import listed
 from .part import Outcome, Skipped, device_or_skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,7 @@ def check(out: Path, kernels: Path) -> Outcome:
         details["sanitizer"] = _pytest(out / "tests-sanitizer.xml", wrapped, kernels, KERNELS)
     failed = [name for name, run in details.items() if run.get("exit_code")]
     if failed:
-        return Outcome("failed", f"{' and '.join(failed)}: see {out}/tests-*.xml", details)
+        return Outcome("failed", f"{listed(failed)}: see {out}/tests-*.xml", details)
     return Outcome("passed", "", details)
 
 

@@ -21,10 +21,10 @@ from ...runtime.command.parser import Parser, run_command
 from ...runtime.head import native
 from ...runtime.options import GenerateOptions
 from ...runtime.session import Session
-from ..arguments import GUIDANCE, SEED, THREADS
 from ..console import progress_report, results_console
 from ..load import LoadMeter, busy_warning, cores, idle_load, load_caption, load_report
-from ..machine import describe_bundle, describe_machine
+from ..machine import describe_machine
+from ..option_values import GUIDANCE, SEED, THREADS
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run_script(
         # Before the tables: whoever reads those may be gone.
         if args.json is not None:
             values = {
-                **describe_bundle(bundle),
+                "bundle": bundle.identity(),
                 "options": _options(args),
                 "threads": args.threads,
                 "host_library": native.available(),

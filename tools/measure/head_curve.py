@@ -29,7 +29,7 @@ from ...runtime.head import (
 )
 from ...runtime.session import Session
 from ...runtime.stats import Stats
-from ..arguments import COUNT
+from ..option_values import COUNT
 from .frame import Figures, figures_table, measuring_parser, run_script
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)

@@ -19,7 +19,7 @@ from ...runtime.command.parser import Parser, parse_list
 from ...runtime.options import GenerateOptions
 from ...runtime.result import GenerateResult
 from ...runtime.session import Session
-from ..arguments import COUNT, real_number
+from ..option_values import COUNT, real_number_reader
 from ..quality import balanced_labels
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tolerances(args: argparse.Namespace) -> list[float]:
-    return parse_list("tolerances", args.tolerances, real_number(0, 1000))
+    return parse_list("tolerances", args.tolerances, real_number_reader(0, 1000))
 
 
 def _check(session: Session, args: argparse.Namespace) -> None:

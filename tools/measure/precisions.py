@@ -20,8 +20,8 @@ from ...runtime.command.parser import Parser
 from ...runtime.options import GenerateOptions
 from ...runtime.result import GenerateResult
 from ...runtime.session import Session
-from ..arguments import COUNT
 from ..console import progress_report
+from ..option_values import COUNT
 from ..quality import as_shown, balanced_labels, bundle_classifier
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 

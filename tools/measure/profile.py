@@ -26,7 +26,7 @@ from ...runtime.noise import SeededNoise
 from ...runtime.options import HEADS, GenerateOptions
 from ...runtime.session import Session
 from ...runtime.stats import Stats
-from ..arguments import COUNT
+from ..option_values import COUNT
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 HOST_FUNCTIONS = (

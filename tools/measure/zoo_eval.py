@@ -17,14 +17,14 @@ import numpy as np
 from ...models.zoo import zoo_entry
 from ...runtime.bundle.manifest_checks import ROLES
 from ...runtime.command.files import output_path
-from ...runtime.command.libraries import need
 from ...runtime.command.parser import Parser, parse_list
 from ...runtime.errors import OptionError
 from ...runtime.images import grid, save_png
+from ...runtime.libraries.imports import need
 from ...runtime.options import HEADS, GenerateOptions
 from ...runtime.session import Session
-from ..arguments import COUNT, GUIDANCE
 from ..console import progress_report
+from ..option_values import COUNT, GUIDANCE
 from ..quality import ImageClassifier, as_shown, balanced_labels
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 

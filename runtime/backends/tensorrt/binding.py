@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.manifest import EngineSpec, GraphSpec
-from ...command.libraries import import_library, install
 from ...errors import BackendError
+from ...libraries.imports import import_library
+from ...libraries.packages import install
 from ..engines import LIBRARIES, renewal_command
 from .kernel_cache import KernelFile
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...command.libraries import import_library
 from ...errors import BackendError
+from ...libraries.imports import import_library
 
 Bytes = NDArray[np.uint8]
 

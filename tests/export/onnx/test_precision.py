@@ -16,7 +16,7 @@ from csd.runtime.bundle.manifest import Manifest
 from csd.runtime.bundle.onnx_file import read_onnx
 from csd.runtime.errors import ExportError
 
-from ...helpers import DATA, assert_parity, copied_graph, failure
+from ...helpers import DATA, assert_parity, failure
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -232,14 +232,9 @@ def test_a_loop_may_use_values_of_the_graph_around_it_in_both_types(order, preci
         assert_parity(emulated[name], values, f"{name} emulated", TOLERANCE[precision])
 
 
-def test_a_variant_that_differs_fails_the_export(
-    config_files, tiny_bundle, tmp_path, monkeypatch, capsys
-):
-    def copied(graph, path):
-        return copied_graph(tiny_bundle, path)
-
-    def broken(source, path, precision, *, emulated=False):
-        files = write_variant(source, path, precision, emulated=emulated)
+def test_a_variant_that_differs_fails_the_export(config_files, tmp_path, monkeypatch, capsys):
+    def broken(source, path, precision, *, emulated=False, shared=None):
+        files = write_variant(source, path, precision, emulated=emulated, shared=shared)
         if "head_step" in path.name:
             model = onnx.load(path)  # with its weights, which then lie inside
             (bias,) = (w for w in model.graph.initializer if w.name == "head.input_proj.bias")
@@ -248,7 +243,6 @@ def test_a_variant_that_differs_fails_the_export(
             onnx.save_model(model, path)
         return files
 
-    monkeypatch.setattr(networks, "export_onnx", copied)
     monkeypatch.setattr(networks, "write_variant", broken)
     argv = ["--target", DATA / "target.pth", "--target-config", config_files["target"]]
     argv += ["--precision", "fp16", "--calibration-tokens", 0, "--out", tmp_path / "bundle"]

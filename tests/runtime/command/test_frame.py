@@ -332,6 +332,27 @@ def test_the_entry_of_a_command_imports_nothing_heavy():
     assert run_python(code).stdout == "\n"
 
 
+@pytest.mark.parametrize("room", [8, 40, 70, 100])
+def test_too_little_memory_for_numpy_is_one_line_with_its_remedy(room):
+    code = """
+import resource, sys
+from csd.runtime import entry
+from csd.runtime.command import frame, memory_errors
+lines = open("/proc/self/status").read().splitlines()
+used = int(next(line for line in lines if line.startswith("VmSize")).split()[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[1]) << 20), -1))
+raise SystemExit(entry.enter("command", lambda: __import__("numpy") and 0))
+"""
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = run_python(code, room, env=env)
+    if done.returncode == 0:
+        pytest.skip("this NumPy takes less")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "memory" in line
+    assert "(ulimit -v)" in line
+
+
 def test_a_closed_stderr_is_nobodys_file(tmp_path):
     """What a library prints must not come into the next file that is opened."""
     code = (
@@ -359,7 +380,8 @@ MODULES = (
     "csd.tools.demo", "csd.tools.random_model", "csd.tools.gpu_check", "csd.models.training",
     "csd.models.training.evaluate",
     *(f"csd.tools.measure.{name}"
-      for name in ("head_curve", "head_fidelity", "option_sets", "profile", "zoo_eval")),
+      for name in ("backbone_times", "head_curve", "head_fidelity", "option_sets", "profile",
+                   "zoo_eval")),
 )  # fmt: skip
 
 

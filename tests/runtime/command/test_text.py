@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from csd.runtime.command.text import plain
+from csd.runtime.command.text import listed, plain
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,12 @@ from csd.runtime.command.text import plain
 def test_sentences_of_libraries_are_plain(text, shown):
     assert plain(text) == shown
     assert plain(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("a", "a"), ("ab", "a or b"), ("abc", "a, b or c"), ("abcd", "a, b, c or d")],
+)
+def test_names_are_listed_as_in_a_sentence(names, text):
+    assert listed([*names], "or") == text
+    assert listed(names) == text.replace("or", "and")

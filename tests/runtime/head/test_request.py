@@ -65,6 +65,17 @@ def test_every_token_draws_from_its_stream_or_all_from_the_generator():
         drawn(None, noise).streams()
 
 
+def test_a_part_makes_the_streams_of_its_own_chains_alone():
+    asked = []
+    request = HeadRequest(
+        some_noise(), 1.0, lambda chains: asked.append(list(chains)) or [None for _ in chains]
+    )
+    assert request[1:][1:].streams() == [None]
+    assert request[:2].streams() == [None, None]
+    assert request[3:].streams() == []
+    assert asked == [[2], [0, 1], []]
+
+
 def test_a_part_of_a_request_is_the_request_of_some_tokens():
     streams = [np.random.default_rng(k) for k in range(TOKENS)]
     start = np.random.default_rng(1).standard_normal((STEPS + 1, TOKENS, CHANNELS))

@@ -145,3 +145,11 @@ def test_values_that_are_not_finite_are_found_at_their_head_step():
 def test_numbers_of_evaluations_out_of_range_are_refused(steps):
     with pytest.raises(OptionError, match="head steps is"):
         SolverSchedule.named("cosine", steps)
+
+
+def test_outputs_that_could_be_spread_over_channels_are_an_error():
+    with pytest.raises(ValueError, match=r"^evaluate gave \(2, 1\) for rows of \(2, 3\)$"):
+        SolverSampler(SolverSchedule.named("cosine", 4)).sample(
+            lambda x, step, token: (x[:, :1], x),
+            n_tokens=2, channels=3, rng=np.random.default_rng(0),
+        )  # fmt: skip

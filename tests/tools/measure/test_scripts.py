@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from csd.tools.measure import head_curve, head_fidelity, option_sets, zoo_eval
+from csd.tools.measure import backbone_times, head_curve, head_fidelity, option_sets, zoo_eval
 from csd.tools.measure import profile as profile_target
 
 from ...helpers import no_draft
@@ -84,3 +84,18 @@ def test_option_sets_are_the_same_tokens_twice_and_others_with_another_seed(
     (tmp_path / "x.json").write_text("[]", encoding="utf-8")
     assert option_sets.main([str(tiny_bundle), "--against", str(tmp_path / "x.json")]) == 2
     assert "give a file that --json of this script saved" in capsys.readouterr().err
+
+
+def test_the_backbone_is_timed_in_every_precision_at_three_ar_steps(emigm_bundle, tmp_path):
+    path = tmp_path / "backbone.json"
+    argv = [str(emigm_bundle), "--cfg", "3", "--rounds", "2", "--threads", "1", "--json", str(path)]
+    assert backbone_times.main(argv) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["backbone"]
+    assert [row["precision"] for row in rows] == ["fp32", "fp16"] * 3
+    assert [row["step"] for row in rows] == [4, 4, 8, 8, 12, 12]
+    assert [row["batch"] for row in rows] == [1, 1, 1, 1, 2, 2]  # it is guided in an interval
+    for full, half in zip(rows[::2], rows[1::2], strict=True):
+        assert min(full["cpu_seconds"], full["seconds"], half["cpu_seconds"], half["seconds"]) > 0
+        assert full["cpu_ratio"] == 1
+        assert half["cpu_ratio"] == pytest.approx(full["cpu_seconds"] / half["cpu_seconds"])
+        assert full["known"] + full["predicted"] <= 64

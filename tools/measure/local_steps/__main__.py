@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from ....runtime.command.files import output_path
-from ....runtime.command.libraries import need
 from ....runtime.command.parser import Parser, parse_list
 from ....runtime.errors import OptionError
+from ....runtime.libraries.imports import need
 from ....runtime.options import GenerateOptions, parse_refresh
 from ....runtime.session import Session
-from ...arguments import COUNT, GUIDANCE, real_number, whole_number
 from ...bench.plots import check_plot
 from ...console import progress_report
+from ...option_values import COUNT, GUIDANCE, real_number_reader, whole_number_reader
 from ..frame import Figures, check_runs, figures_table, measuring_parser, run_script
 from .features import FeatureNetwork, real_images
 from .plot import plot_rows
@@ -91,15 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(args: argparse.Namespace) -> list[Row]:
-    share = real_number(0, 1, above=True)
+    share = real_number_reader(0, 1, above=True)
     base = GenerateOptions(head=args.head, head_steps=args.head_steps)
     return wanted_rows(
         base,
-        num_iters=parse_list("num-iters", args.num_iters, whole_number(1, 1_000_000)),
+        num_iters=parse_list("num-iters", args.num_iters, whole_number_reader(1, 1_000_000)),
         scales=parse_list("scales", args.scales, GUIDANCE),
         refreshes=parse_list("refresh", args.refresh, parse_refresh),
         tolerances=parse_list(
-            "refresh-tolerances", args.refresh_tolerances, real_number(0, 1e6, above=True)
+            "refresh-tolerances", args.refresh_tolerances, real_number_reader(0, 1e6, above=True)
         ),
         fewer=parse_list("fewer", args.fewer, share),
     )

@@ -32,10 +32,10 @@ from ....runtime.command.files import (
 )
 from ....runtime.command.parser import Parser, parse_list, run_command
 from ....runtime.errors import CsdError
-from ...arguments import THREADS
 from ...console import Report, progress_report, results_console
 from ...load import LoadMeter, busy_warning, cores, idle_load, load_report
 from ...machine import describe_machine
+from ...option_values import THREADS
 from ..frame import figures_table
 from .measure import Bench, count_parameters
 from .rows import (

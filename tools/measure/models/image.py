@@ -24,7 +24,7 @@ from ....runtime.bundle.bundle import Bundle
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import CsdError
 from ....runtime.options import GenerateOptions
-from ...arguments import THREADS
+from ...option_values import THREADS
 
 AR_STEPS, HEAD_STEPS = 4, 8
 

@@ -26,9 +26,9 @@ import numpy as np
 
 from ....models.families import load_config
 from ....runtime.command.files import write_json
-from ....runtime.command.libraries import need
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.config import MARConfig
+from ....runtime.libraries.imports import need
 from ...random_model import random_model
 
 if TYPE_CHECKING:

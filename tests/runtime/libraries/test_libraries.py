@@ -9,14 +9,15 @@ import pytest
 
 from csd.runtime.command import permissions
 from csd.runtime.command.frame import run_framed
-from csd.runtime.command.libraries import explain_missing, outdated
 from csd.runtime.errors import WriteRefusedError
+from csd.runtime.libraries.causes import explain_missing
+from csd.runtime.libraries.packages import outdated
 
 from ...helpers import run_python
 
 LOAD = """
 import sys
-from csd.runtime.command.libraries import import_library, need
+from csd.runtime.libraries.imports import import_library, need
 try:
     need("it", *sys.argv[2:]) if sys.argv[2:] else import_library(sys.argv[1])
 except Exception as error:

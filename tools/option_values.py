@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
+def whole_number_reader(least: int, most: int) -> Callable[[str], int]:
     """Return a reader of whole numbers from `least` to `most`, for `add_argument` and lists.
 
     The reader raises `argparse.ArgumentTypeError` where a text is anything else.
@@ -27,7 +27,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return whole_number
 
 
-def real_number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
+def real_number_reader(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
     """Return a reader of numbers from `least` (or, with `above`, above it) to `most`.
 
     The reader raises `argparse.ArgumentTypeError` where a text is anything else, NaN included.
@@ -47,8 +47,8 @@ def real_number(least: float, most: float, *, above: bool = False) -> Callable[[
 
 
 # Runs count up from a seed, and both NumPy's and PyTorch's generators take these.
-SEED = whole_number(0, 2**63 - 1)
+SEED = whole_number_reader(0, 2**63 - 1)
 # More of any of them is a slip of the hand: the work would not end.
-COUNT = whole_number(1, 100_000)
-THREADS = whole_number(1, 256)
-GUIDANCE = real_number(0, 100, above=True)
+COUNT = whole_number_reader(1, 100_000)
+THREADS = whole_number_reader(1, 256)
+GUIDANCE = real_number_reader(0, 100, above=True)
