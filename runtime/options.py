@@ -206,14 +206,14 @@ def parse_refresh(text: str) -> int | tuple[int, int] | str:
     """Read `N`, `N:F` or `auto`.
 
     Raises:
-        OptionError: the text is none of these.
+        OptionError: the text is none of these, or a number is 0.
     """
     if text == AUTO_REFRESH:
         return text
     parts = text.split(":")
     if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise OptionError(f"refresh is {shown(text)}: {_REFRESH}")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    return _refresh(int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1])))
 
 
 def parse_interval(text: str) -> tuple[float, float]:

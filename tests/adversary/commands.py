@@ -83,6 +83,8 @@ WHOLE = {
         "{} --labels=1 --num-iter=17", "{} --labels=1 --gamma=33 --mode=csd",
         "{} --labels=1 --he=sequential", "-- {} --labels=1", "{}/ --labels=99",
         "{}/manifest.json --labels=1", "gone --labels=1", ". --labels=1", "/ --labels=1",
+        "{} --labels=1 --refresh=2", "{} --labels=1 --refresh=0", "{} --labels=1 --refresh=2:",
+        "{} --labels=1 --refresh=often", "{} --labels=1 --refresh-tolerance=0",
         "{} --labels=1,,2", "{} --labels=1:2", "{} --labels=10,11", "@file --labels=1",
     ),
     "csd-export": (
@@ -101,7 +103,8 @@ WHOLE = {
         f"{TARGET} --out=b --profile=backbone.V=3:2:1", f"{TARGET} --out=b --profile=no.V=1:2:3",
         f"{TARGET} --out=b --profile=backbone.V=0:1:9999", f"{TARGET} --out=/proc/b",
         f"{TARGET} --out={{t}}/b", f"{TARGET} --out=..", f"{TARGET} --out=/", "--wat",
-        f"{TARGET} --out=b --head-chain=yes", f"{TARGET} --out=b --force --max-batch=0",
+        f"{TARGET} --out=b --head-chain=yes", f"{TARGET} --out=b --local-steps=2",
+        "--rebuild={} --backend=tensorrt --local-steps", f"{TARGET} --out=b --force --max-batch=0",
     ),
     "csd-bench": (
         "", "gone", "{} {}", "{} --modes=", "{} --modes=fast", "{} --heads=none", "{} --gammas=0",
@@ -110,6 +113,7 @@ WHOLE = {
         "{} --plot=gone/x.png", "{} --plot=x", "{} --eager-device=tpu", "{} --eager-device=cuda",
         "{} --target-weights=gone", "{} --target-weights={}", "{} --quality-images=5",
         "{} --threads=1,x", "{} --threads=", "{} --seed=-1", "{} --repeats=0", "{} --wat",
+        "{} --refresh=2", "{} --refresh=0", "{} --refresh=,", "{} --refresh=1,x",
         "{} --num-iter=99", "{} --head-steps=x", "{} --memory-limit=1", "{} --backend=abacus",
     ),
     "demo": ("extra", "--out", "--out={t}", "--repeats=0", "--repeats=x", "--threads=0", "--wat",

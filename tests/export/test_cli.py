@@ -401,7 +401,7 @@ def test_a_bundle_is_replaced_with_force_only(make_bundle, target, capsys, monke
     assert leftovers(bundle.parent) == ["bundle"]
 
 
-def _full_disk(graph, path):
+def _full_disk(graph, path, shared):
     path.write_bytes(b"half of it")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 

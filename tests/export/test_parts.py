@@ -47,7 +47,7 @@ def exported(tiny_bundle, monkeypatch):
     """Names of the graphs that are exported; they are those of the tiny bundle."""
     names = []
 
-    def export(graph, path):
+    def export(graph, path, shared):
         names.append(graph.name)
         return copied_graph(tiny_bundle, path)
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from csd.runtime import GenerateOptions, MARConfig, OptionError
-from csd.runtime.options import parse_head_steps, parse_interval
+from csd.runtime.options import parse_head_steps, parse_interval, parse_refresh
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,10 @@ from csd.runtime.options import parse_head_steps, parse_interval
         ("temperature", 0.0), ("temperature", -1.0), ("temperature", math.nan),
         ("inner_temperature", 0.0), ("inner_temperature", math.inf),
         ("prefill", -0.1), ("prefill", 1.1), ("prefill", math.nan),
+        ("refresh", 0), ("refresh", -2), ("refresh", (2, 0)), ("refresh", (0, 2)),
+        ("refresh", (2,)), ("refresh", (2, 3, 4)), ("refresh", "often"), ("refresh", "2"),
+        ("refresh", 1.5), ("refresh", None), ("refresh", [2, 4]), ("refresh", True),
+        ("refresh_tolerance", 0.0), ("refresh_tolerance", -1.0), ("refresh_tolerance", math.nan),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(name, value):
@@ -54,6 +58,7 @@ def test_the_defaults_are_those_of_the_documentation():
     assert (options.verify, options.acceptance) == ("block", "paper")
     assert (options.gamma, options.inner_temperature, options.prefill) == (8, 42.0, 0.05)
     assert (options.cfg, options.temperature) == (1.0, 1.0)
+    assert (options.refresh, options.has_local_steps) == (1, False)
     full = options.resolved(MARConfig(), 100)
     assert (full.num_iter, full.head_steps, full.head) == (64, 100, "auto")
     assert (full.mask_schedule, full.cfg_schedule) == ("cosine", "linear")
@@ -108,3 +113,21 @@ def test_head_steps_are_read_with_and_without_annealing(text, expected):
 def test_head_steps_that_are_neither_are_refused_with_an_example(text):
     with pytest.raises(OptionError, match="give N, or N:M to anneal, as in 50:5"):
         parse_head_steps(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "refresh", "local"),
+    [("1", 1, False), ("1:9", (1, 9), False), ("2", 2, True), ("3:8", (3, 8), True),
+     ("auto", "auto", True)],
+)  # fmt: skip
+def test_a_refresh_is_read_and_says_whether_steps_may_be_local(text, refresh, local):
+    options = GenerateOptions(refresh=parse_refresh(text))
+    assert options.refresh == refresh
+    assert options.has_local_steps == local
+
+
+@pytest.mark.parametrize("text", ["", "0", "2:0", "x", "2:", ":2", "1:2:3", "-1", "1.5", "9" * 10])
+def test_another_refresh_is_one_line(text):
+    with pytest.raises(OptionError, match=r"^refresh is .*: give ") as error:
+        parse_refresh(text)
+    assert "\n" not in str(error.value)

@@ -24,6 +24,7 @@ from csd.tools.measure import (
     profile,
     zoo_eval,
 )
+from csd.tools.measure.local_steps import __main__ as local_steps
 from csd.tools.measure.models import __main__ as models
 from csd.tools.option_values import real_number_reader, whole_number_reader
 
@@ -65,10 +66,10 @@ TOOLS = {
         {
             "--batch": (), "--repeats": (), "--warm-ups": ("0",), "--seed": SEED_ENDS,
             "--quality-images": ("0",), "--threads": (), "--gammas": (), "--temperatures": (),
-            "--fewer-steps": ("0",),
+            "--fewer-steps": ("0",), "--refresh": (),
         },
         ("--inner-temperature", "--prefill", "--num-iter", "--head-steps", "--head-tolerance",
-         "--cfg", "--temperature", "--memory-limit"),
+         "--cfg", "--temperature", "--memory-limit", "--refresh-tolerance"),
     ),
     "demo": Tool(demo, ("--out", "{out}"), {"--repeats": (), "--threads": ()}),
     "random_model": Tool(
@@ -82,6 +83,14 @@ TOOLS = {
     "head_fidelity": Tool(
         head_fidelity, ("{zoo}",),
         {**MEASURED, "--images": (), "--gamma": (), "--tolerances": ("0",)},
+    ),
+    "local_steps": Tool(
+        local_steps, ("{zoo}", "--refresh", "1", "--num-iters", "2"),
+        {
+            "--threads": (), "--seed": SEED_ENDS, "--images": (), "--batch": (), "--num-iters": (),
+            "--scales": (), "--refresh": (), "--refresh-tolerances": (), "--fewer": (),
+            "--head-steps": (), "--reference": (), "--bootstraps": (),
+        },
     ),
     "models": Tool(models, ("--work", "{work}"), {"--threads": ()}),
     "option_sets": Tool(option_sets, ("{zoo}",), {"--threads": (), "--seed": SEED_ENDS}),
@@ -117,6 +126,8 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     # The data set is not part of the repository.
     monkeypatch.setattr(zoo_eval, "_real_images", lambda _: None)
     monkeypatch.setattr(zoo_eval, "_figures", work)
+    monkeypatch.setattr(local_steps, "real_images", lambda *_: None)
+    monkeypatch.setattr(local_steps, "_figures", work)
     monkeypatch.setattr(backbone_times, "_figures", work)
 
 
@@ -188,6 +199,9 @@ def test_every_tool_tells_its_version_and_every_default(name, capsys):
         ("zoo_eval", ["--json", "a", "--samples", "a"], "are one file: give two"),
         ("profile", ["--json", "{zoo}/manifest.json"], "belongs to the bundle"),
         ("head_curve", ["--json", "gone/x.json"], "check the path"),
+        ("local_steps", ["--refresh", "2"], "csd-export --local-steps, or give --refresh 1"),
+        ("local_steps", ["--images", "1"], "images or reference is 1"),
+        ("local_steps", ["--plot", "x.txt"], "give a file that ends in .png"),
         ("models", ["--json", "gone/x.json"], "check the path"),
     ],
 )
@@ -202,7 +216,9 @@ def test_other_bad_values_are_refused_too(
     assert (leftovers(tmp_path), leftovers(zoo_bundle)) == ([], before)
 
 
-NEEDING_TORCH = [name for name in TOOLS if name in ("demo", "random_model", "zoo_eval")]
+NEEDING_TORCH = [
+    name for name in TOOLS if name in ("demo", "local_steps", "random_model", "zoo_eval")
+]
 
 
 @pytest.mark.parametrize("name", NEEDING_TORCH)

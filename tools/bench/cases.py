@@ -40,22 +40,22 @@ class Sweep:
         modes: of `MODES`.
         heads: head samplers of all modes but the PyTorch ones.
         gammas: for `csd`.
-        refreshes: which AR steps are full, of all modes but the PyTorch ones.
         temperatures: inner temperatures for `csd` at the first gamma, beside the options' own.
         fewer_steps: AR steps at which the target is measured too, where they are fewer: that is
             what a faster mode has to beat.
         threads: thread counts, of the runtime's cases and of the baselines.
         baseline_threads: thread counts of the baselines, unless the same.
+        refreshes: which AR steps are full, of all modes but the PyTorch ones.
     """
 
     modes: Sequence[str]
     heads: Sequence[str] = ("auto",)
     gammas: Sequence[int] = (8,)
-    refreshes: Sequence[int | tuple[int, int] | str] = (1,)
     temperatures: Sequence[float] = ()
     fewer_steps: Sequence[int] = (64, 32, 16, 8)
     threads: Sequence[int] = (2,)
     baseline_threads: Sequence[int] | None = None
+    refreshes: Sequence[int | tuple[int, int] | str] = (1,)
 
     @property
     def baselines(self) -> list[str]:

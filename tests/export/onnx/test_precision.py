@@ -233,8 +233,8 @@ def test_a_loop_may_use_values_of_the_graph_around_it_in_both_types(order, preci
 
 
 def test_a_variant_that_differs_fails_the_export(config_files, tmp_path, monkeypatch, capsys):
-    def broken(source, path, precision, *, emulated=False):
-        files = write_variant(source, path, precision, emulated=emulated)
+    def broken(source, path, precision, *, emulated=False, shared=None):
+        files = write_variant(source, path, precision, emulated=emulated, shared=shared)
         if "head_step" in path.name:
             model = onnx.load(path)  # with its weights, which then lie inside
             (bias,) = (w for w in model.graph.initializer if w.name == "head.input_proj.bias")

@@ -10,6 +10,7 @@ from csd.runtime import BackendError, Bundle, GenerateOptions
 from csd.runtime.backends import OnnxLoader, OnnxRuntimeBackend
 from csd.runtime.backends.onnx_library import load_onnxruntime
 from csd.runtime.backends.onnx_runtime import CUDA_PROVIDER, BoundGraph, KeptValue
+from csd.runtime.bundle.graph_tensors import CACHES, LOCAL_GRAPHS
 from csd.runtime.device import DeviceInfo, find_device
 from csd.runtime.stats import _annotate, profiler_range
 
@@ -186,3 +187,32 @@ def test_parts_of_a_run_are_ranges_of_a_profiler(tiny_session, monkeypatch):
         pass
     assert names[-1] == "/decoder"
     _annotate.cache_clear()
+
+
+def test_caches_of_a_step_that_knows_nothing_stay_where_they_are(local_bundle):
+    """As on a CUDA device, whose code is tried on the CPU: no known token makes an empty cache."""
+    folder = Bundle.open(local_bundle)
+    config = folder.manifest.target
+    full, local = (
+        BoundLoader(1).load(local_bundle / folder.manifest.graphs[f"target.{name}"].onnx_file)
+        for name in LOCAL_GRAPHS
+    )
+    query = np.array([[3, 5]])
+    known = {
+        "tokens": np.zeros((1, 0, config.token_dim), np.float32),
+        "visible": np.zeros((1, 0), np.int64), "query": query, "label": np.array([1]),
+    }  # fmt: skip
+    out = full.run(known, keep=CACHES)
+    assert isinstance(out["z"], np.ndarray)
+    assert all(isinstance(out[name], KeptValue) for name in CACHES)
+    assert out["token_cache"].shape[3] == 0
+    new = {
+        "tokens": np.ones((1, 1, config.token_dim), np.float32), "new": np.array([[0]]),
+        "query": query, **{name: out[name] for name in CACHES},
+    }  # fmt: skip
+    made = local.run(new)["z"]
+    plain = OnnxLoader(1).load(
+        local_bundle / folder.manifest.graphs["target.backbone_local"].onnx_file
+    )
+    arrays = {name: v.value.numpy() if isinstance(v, KeptValue) else v for name, v in new.items()}
+    np.testing.assert_allclose(made, plain.run(arrays)["z"], rtol=0, atol=1e-5)

@@ -53,3 +53,13 @@ def test_every_case_is_measured_at_every_thread_count_beside_the_others():
         ("eager, 2 threads", 2), ("target, 1 thread", 1), ("target, 4 threads", 4),
     ]  # fmt: skip
     assert [case.name for case in _cases(("eager",), threads=(4,))] == ["eager"]
+
+
+def test_a_sweep_of_full_steps_keeps_fewer_ar_steps_as_they_are():
+    cases = _cases(("eager", "target", "csd"), gammas=(4,), refreshes=(1, 2, (3, 8), "auto"))
+    assert [(c.name, c.options.refresh) for c in cases] == [
+        ("eager", 1), ("target", 1), ("target, 8 AR steps", 1), ("csd, gamma 4, T 42", 1),
+        ("target, refresh 2", 2), ("csd, refresh 2, gamma 4, T 42", 2),
+        ("target, refresh 3:8", (3, 8)), ("csd, refresh 3:8, gamma 4, T 42", (3, 8)),
+        ("target, refresh auto", "auto"), ("csd, refresh auto, gamma 4, T 42", "auto"),
+    ]  # fmt: skip

@@ -94,3 +94,16 @@ def test_the_caption_says_how_busy_the_machine_was():
     text = " ".join(shown(figures([measured("target", [2.0])], 2)).split())
     assert "other processes: 0.00 of" in text
     assert "0.02 during; load average 0.10 and 1.50" in text
+
+
+def test_rows_and_error_of_local_steps_are_shown_where_there_are_any():
+    full, local = measured("target", [2.0]), measured("target, refresh auto", [1.0])
+    full.backbone_rows_share = 1.0
+    assert "backbone rows" not in shown(figures([full], 2))
+    local.backbone_rows_share, local.refresh_error = 0.614, 0.0312
+    report = figures([full, local], 2)
+    text = shown(report)
+    assert "backbone rows" in text
+    row = next(line for line in text.splitlines() if "refresh auto" in line)
+    assert [part.strip() for part in row.split("│")[5:7]] == ["61%", "0.031"]
+    assert report["results"][1]["refresh_error"] == 0.0312

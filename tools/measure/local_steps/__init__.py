@@ -1,0 +1,1 @@
+"""Local AR steps beside the target at fewer AR steps: seconds against quality."""
