@@ -12,6 +12,7 @@ from ...runtime.command.parser import Parser, run_command
 # What each does; its module in `commands` has the same name.
 COMMANDS = {
     "run": "generate and store the images of one setting",
+    "compare": "runs beside each other",
 }
 
 

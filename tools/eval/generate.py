@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def make_images(
     wanted: int,
     *,
     shard: Shard = Shard(),  # noqa: B008
-    features: Features | None = None,
+    features: Sequence[Features] = (),
     step: OnStep,
     until: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -107,7 +107,7 @@ def make_images(
         run: whose images are made.
         wanted: images of the whole run, all shards.
         shard: what of it is ours.
-        features: computed and stored after each batch, and of what is stored without; or None.
+        features: spaces whose features are stored after each batch, and of what lacks them.
         step: called with images done and in all.
         until: asked after each batch whether to leave the rest for another time.
 
@@ -119,8 +119,8 @@ def make_images(
     todo = [*missing_batches(wanted, settings.batch, numbers_of(connection, run), shard)]
     total = own_images(wanted, settings.batch, shard)
     done, made = total - sum(count for _, count in todo), 0
-    if features is not None:
-        fill_features(connection, run, features.space, features.extract)
+    for each in features:
+        fill_features(connection, run, each.space, each.extract)
     step(run.name, done, total)
     for first, count in todo:
         labels = [number % settings.classes for number in range(first, first + count)]
@@ -132,8 +132,8 @@ def make_images(
         seconds = stats.seconds if stats.device_seconds is None else stats.device_seconds
         batch = Batch(first, count, seconds, meter.read().others, stats.to_dict())
         add_batch(connection, run, batch, result.images, labels)
-        if features is not None:
-            fill_features(connection, run, features.space, features.extract)
+        for each in features:
+            fill_features(connection, run, each.space, each.extract)
         done, made = done + count, made + count
         step(run.name, done, total)
         if until():

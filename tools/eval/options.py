@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...export.progress import Progress, shown_progress, silent
@@ -14,9 +15,10 @@ from ...runtime.command.files import output_path
 from ...runtime.command.parser import Group, make_console
 from ...runtime.command.text import shown
 from ...runtime.errors import OptionError
-from ..arguments import THREADS, real_number
+from ..arguments import THREADS, real_number, whole_number
 from .generate import Features
 from .metrics.features import FeatureSpace
+from .real import REFERENCE
 from .store.database import DEFAULT_DATABASE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w./+:@=-]{0,79}", re.ASCII)
@@ -35,13 +37,33 @@ def add_database_argument(group: Group) -> None:
 
 
 def add_features_argument(group: Group) -> None:
-    """Add the option that names another feature space than the bundle's classifier."""
+    """Add the option that names feature spaces beside the bundle's classifier."""
     group.add_argument(
         "--features",
         type=Path,
+        action="append",
+        default=[],
         metavar="FILE.onnx",
-        help="graph whose features images are compared in, with FILE.json beside it (default: the "
-        "classifier of the bundle's zoo pair)",
+        help="graph whose features images are compared in, with its preprocessing in FILE.json; "
+        "may be given several times, and stands beside the classifier of the bundle's zoo pair "
+        "(default: that classifier alone)",
+    )
+
+
+def add_real_arguments(group: Group) -> None:
+    """Add the options that say which real images generated ones are held against."""
+    group.add_argument(
+        "--real",
+        metavar="PATH",
+        help="real images: a folder of IDX files, a .npz with train_images, train_labels, "
+        "test_images and test_labels, or none (default: the zoo pair's, else none)",
+    )
+    group.add_argument(
+        "--real-images",
+        type=whole_number(2, 1_000_000),
+        default=REFERENCE,
+        metavar="N",
+        help="real images of the training split that generated ones are held against",
     )
 
 
@@ -91,37 +113,34 @@ def zoo_of(manifest: Manifest) -> str | None:
     return name if source is not None and source.path != name else None
 
 
-def find_features(given: Path | None, zoo: str | None, threads: int) -> Features | None:
-    """Load the feature space that was asked for, or that of a zoo pair's classifier.
+def find_features(given: Sequence[Path], zoo: str | None, threads: int) -> list[Features]:
+    """Load feature spaces: that of a zoo pair's classifier, which leads, and those asked for.
 
     Args:
-        given: the graph, or None.
+        given: graphs.
         zoo: name of the pair, or None.
         threads: CPU threads.
 
-    Returns:
-        None where there is neither.
-
     Raises:
-        CsdError: the graph cannot be used.
+        CsdError: a graph cannot be used, or two have one name.
     """
-    if given is not None:
-        space = FeatureSpace.at(given)
-    elif zoo in ZOO:
-        space = FeatureSpace.at(zoo_entry(zoo).classifier, f"{zoo} classifier")
-    else:
-        return None
-    return Features(space, space.loaded(threads))
+    spaces = [FeatureSpace.at(path) for path in given]
+    if zoo in ZOO:
+        spaces.insert(0, FeatureSpace.at(zoo_entry(zoo).classifier, f"{zoo} classifier"))
+    titles = [space.title for space in spaces]
+    if len(set(titles)) < len(titles):
+        raise OptionError(f"--features has two graphs named {titles[-1]}: rename one")
+    return [Features(space, space.loaded(threads)) for space in spaces]
 
 
-def need_features(given: Path | None, zoo: str | None, threads: int) -> Features:
+def need_features(given: Sequence[Path], zoo: str | None, threads: int) -> list[Features]:
     """As `find_features`.
 
     Raises:
-        OptionError: there is neither.
+        OptionError: there are none.
     """
     features = find_features(given, zoo, threads)
-    if features is None:
+    if not features:
         raise OptionError(
             "these images are of no zoo pair, so there is no classifier: give --features FILE.onnx"
         )

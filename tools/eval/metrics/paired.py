@@ -30,10 +30,14 @@ def psnr(a: Images, b: Images) -> Float:
 def ssim(a: Images, b: Images) -> Float:
     """Structural similarity of each pair, the mean over pixels and channels, `[N]`.
 
-    Windows lie within the image; of one smaller than a window, the window is the image.
+    Images are mirrored at their edges, so that every pixel has a window; windows of images that are
+    smaller than one are the largest odd number of pixels that fits.
     """
-    kernel = _window(min(WINDOW, a.shape[1], a.shape[2]))
-    x, y = a.astype(np.float64), b.astype(np.float64)
+    size = min(WINDOW, a.shape[1], a.shape[2])
+    kernel = _window(size if size % 2 else size - 1)
+    around = len(kernel) // 2
+    edges = ((0, 0), (around, around), (around, around), (0, 0))
+    x, y = (np.pad(v.astype(np.float64), edges, mode="reflect") for v in (a, b))
     mean_x, mean_y = _filtered(x, kernel), _filtered(y, kernel)
     var_x = _filtered(x * x, kernel) - mean_x**2
     var_y = _filtered(y * y, kernel) - mean_y**2
