@@ -13,6 +13,9 @@ from ...runtime.command.parser import Parser, run_command
 COMMANDS = {
     "run": "generate and store the images of one setting",
     "compare": "runs beside each other",
+    "gate": "is a candidate worse than a baseline, as an exit code",
+    "history": "one figure over bundles and versions",
+    "merge": "databases of several machines into one",
 }
 
 
