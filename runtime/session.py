@@ -194,6 +194,7 @@ class Session:
         seed: int = 0,
         noise: Noise | None = None,
         first_image: int = 0,
+        at_once: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> GenerateResult:
         """Generate one image for each label.
@@ -203,8 +204,10 @@ class Session:
             options: what to do; the defaults are those of `GenerateOptions`.
             seed: seed of all noise, unless `noise` is given.
             noise: noise to use in place of the seed's.
-            first_image: number of the first image; image k of a seed is the same image whatever
-                the batch it is generated in.
+            first_image: number of the first image. Image k of a seed is the same image whatever
+                the batch it is generated in, with any head but `auto`.
+            at_once: images that `auto` chooses for, where more are to come than these: it is the
+                same image in every batch for which that is the same. Those of this call else.
             progress: called after AR steps.
 
         Raises:
@@ -222,10 +225,12 @@ class Session:
         wanted = self.check(labels, options)
         source = SeededNoise(seed) if noise is None else _checked_noise(noise)
         first_image = whole_number_from("first_image", first_image, 0, MOST_IMAGES - len(wanted))
+        if at_once is not None:
+            at_once = whole_number_from("at_once", at_once, 1, MOST_IMAGES)
         if progress is not None and not callable(progress):
             raise wrong_type("progress", progress, "a function that takes a Progress")
         with memory_explained("images cannot be generated", _less_memory(len(wanted), options)):
-            return self._generate(wanted, options, source, first_image, progress)
+            return self._generate(wanted, options, source, first_image, at_once or 1, progress)
 
     def _generate(
         self,
@@ -233,6 +238,7 @@ class Session:
         options: GenerateOptions,
         source: Noise,
         first_image: int,
+        at_once: int,
         progress: ProgressCallback | None,
     ) -> GenerateResult:
         manifest, config = self.bundle.manifest, self.bundle.manifest.target
@@ -248,13 +254,14 @@ class Session:
         # Under prefix verification each image accepts its own number of AR steps.
         alone = options.mode == "csd" and options.verify == "prefix"
         cached = self._cached_backbones(options)
-        size = min(1 if alone else manifest.max_batch, len(canvas))
-        most_tokens, size = self._prepare(plan, size, cached)
+        most = 1 if alone else manifest.max_batch
+        most_tokens, size = self._prepare(plan, min(most, len(canvas)), cached)
         parts = canvas.split(size)
+        at_once = max(len(parts[0]), min(most, at_once))
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
             decode(
-                part, self._models, plan, source, stats, at_once=len(parts[0]),
+                part, self._models, plan, source, stats, at_once=at_once,
                 most_tokens=most_tokens, advanced=report.advanced, cached=cached,
             )  # fmt: skip
 

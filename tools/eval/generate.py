@@ -82,7 +82,7 @@ def about_run(session: Session) -> dict[str, Any]:
         "machine": describe_machine(),
         "threads": origin.threads,
         "host_library": origin.host_library is not None,
-        "manifest_sha256": origin.manifest_sha256,
+        "manifest_sha256": origin.bundle["manifest_sha256"],
         "class_names": list(manifest.class_names or ()),
         "zoo": source.path[4:] if source is not None and source.path.startswith("zoo:") else None,
     }
@@ -126,7 +126,12 @@ def make_images(
         labels = [number % settings.classes for number in range(first, first + count)]
         meter = LoadMeter()
         result = session.generate(
-            labels, options, seed=settings.seed, first_image=first, progress=_stop_here
+            labels,
+            options,
+            seed=settings.seed,
+            first_image=first,
+            at_once=settings.batch,
+            progress=_stop_here,
         )
         stats = result.stats
         seconds = stats.seconds if stats.device_seconds is None else stats.device_seconds

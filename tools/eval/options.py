@@ -15,7 +15,7 @@ from ...runtime.command.files import output_path
 from ...runtime.command.parser import Group, make_console
 from ...runtime.command.text import shown
 from ...runtime.errors import OptionError
-from ..arguments import THREADS, real_number, whole_number
+from ..option_values import THREADS, real_number_reader, whole_number_reader
 from .generate import Features
 from .metrics.features import FeatureSpace
 from .real import REFERENCE
@@ -60,7 +60,7 @@ def add_real_arguments(group: Group) -> None:
     )
     group.add_argument(
         "--real-images",
-        type=whole_number(2, 1_000_000),
+        type=whole_number_reader(2, 1_000_000),
         default=REFERENCE,
         metavar="N",
         help="real images of the training split that generated ones are held against",
@@ -98,7 +98,7 @@ def share(text: str) -> float:
     return value
 
 
-SIGNIFICANCE = real_number(0, 0.5, above=True)
+SIGNIFICANCE = real_number_reader(0, 0.5, above=True)
 
 
 def progress_of(quiet: bool) -> Progress:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from csd.runtime import Bundle, GenerateOptions
+from csd.runtime import Bundle, GenerateOptions, OptionError
 from csd.runtime.head import ParallelSampler, SequentialSampler, SpeculativeSampler
 from csd.runtime.head.draft import ROW_COST
 
@@ -70,6 +70,20 @@ def test_auto_counts_all_images_that_are_decoded_at_once(tiny_session, used):
     assert kinds(8, "speculative") == {"speculative"}
     # The images of a run are sampled alike, also those that are left for a smaller canvas.
     assert kinds(9, "auto") == {"sequential"}
+
+
+def test_auto_may_be_told_for_how_many_images_to_choose(tiny_session):
+    options = GenerateOptions(mode="target", num_iter=4, head_steps=40)
+
+    def tokens(labels, **given):
+        return tiny_session.generate(labels, options, seed=0, **given).tokens
+
+    whole = tokens([1, 2, 3, 4, 5, 6, 7, 8])
+    part = tokens([3, 4], first_image=2, at_once=8)
+    np.testing.assert_allclose(part, whole[2:4], rtol=1e-4, atol=1e-4)
+    assert np.abs(tokens([3, 4], first_image=2) - whole[2:4]).max() > 0.1
+    with pytest.raises(OptionError, match="at_once is 0"):
+        tokens([3], at_once=0)
 
 
 def test_the_stats_tell_what_aligned_chains_took(tiny_session):

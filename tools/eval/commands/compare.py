@@ -10,8 +10,8 @@ from ....runtime.command.files import check_outputs, output_path, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
-from ...arguments import COUNT, whole_number
 from ...console import results_console
+from ...option_values import COUNT, whole_number_reader
 from ..compare import check_together, compare, fewer_steps
 from ..options import (
     add_database_argument,
@@ -56,7 +56,10 @@ def build_parser() -> Parser:
         help="also write one page with plots and images (default: none)",
     )
     output.add_argument(
-        "--show", type=whole_number(0, 1000), default=20, help="images of each run in the page"
+        "--show",
+        type=whole_number_reader(0, 1000),
+        default=20,
+        help="images of each run in the page",
     )
     output.add_argument(
         "--json",

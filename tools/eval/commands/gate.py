@@ -9,8 +9,8 @@ from ....runtime.command.files import check_outputs, output_path, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.command.text import one_line
 from ....runtime.images import load_pillow
-from ...arguments import COUNT
 from ...console import results_console
+from ...option_values import COUNT
 from ..compare import compare
 from ..judge import LEAD, METRICS
 from ..options import (

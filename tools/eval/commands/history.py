@@ -12,9 +12,9 @@ from ....runtime.command.files import check_outputs, output_path, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
-from ...arguments import COUNT
 from ...bench.plots import check_plot
 from ...console import results_console
+from ...option_values import COUNT
 from ..compare import Comparison, compare
 from ..judge import LEAD, METRICS
 from ..metrics.halves import Estimate

@@ -17,7 +17,7 @@ from ....runtime.images import load_pillow
 from ....runtime.noise import SeededNoise
 from ....runtime.options import HEADS, MODES, GenerateOptions
 from ....runtime.session import Session
-from ...arguments import COUNT, whole_number
+from ...option_values import COUNT, whole_number_reader
 from ..generate import about_run, make_images, settings_of
 from ..options import (
     add_database_argument,
@@ -50,7 +50,9 @@ def build_parser() -> Parser:
     what = parser.group("what to generate")
     what.add_argument("--name", type=run_name, required=True, help="of the run")
     what.add_argument("--images", type=COUNT, default=1000, help="images in all")
-    what.add_argument("--batch", type=whole_number(1, 4096), default=16, help="images at once")
+    what.add_argument(
+        "--batch", type=whole_number_reader(1, 4096), default=16, help="images at once"
+    )
     what.add_argument("--seed", type=int, default=0, help="runs of one seed share their noise")
     what.add_argument(
         "--mode", choices=MODES, default=defaults.mode, help="as for csd-generate"
