@@ -34,6 +34,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither read nor write what the user's cache holds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("COLUMNS", raising=False)  # what runs tests side by side may set it
         yield
 
 
