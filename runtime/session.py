@@ -254,7 +254,7 @@ class Session:
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
             decode(
-                part, self._models, plan, source, stats,
+                part, self._models, plan, source, stats, at_once=len(parts[0]),
                 most_tokens=most_tokens, advanced=report.advanced, cached=cached,
             )  # fmt: skip
 

@@ -73,6 +73,7 @@ class Stats:
         dropped: of them, discarded because an earlier AR step had a rejection (prefix).
         unreachable: resampled tokens whose residual was empty or was not hit: drawn from the
             target's last step instead.
+        head_samplers: tokens by the head sampler that drew them, by model; aligned chains apart.
         head_evaluations: batched head calls by model.
         head_rows: head network rows by model.
         head_tokens: tokens sampled by model.
@@ -103,6 +104,7 @@ class Stats:
     resampled: int = 0
     dropped: int = 0
     unreachable: int = 0
+    head_samplers: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     head_evaluations: dict[str, int] = field(default_factory=dict[str, int])
     head_rows: dict[str, int] = field(default_factory=dict[str, int])
     head_tokens: dict[str, int] = field(default_factory=dict[str, int])
@@ -135,9 +137,11 @@ class Stats:
             self.parts[part] += time.perf_counter() - began
 
     def count_head(
-        self, model: str, report: HeadReport, *, guided: bool, aligned: bool = False
+        self, model: str, kind: str, report: HeadReport, *, guided: bool, aligned: bool = False
     ) -> None:
-        """Add what a head sampler of a model took; guidance doubles the rows."""
+        """Add what a head sampler of a model took, and which kind it was; guidance doubles rows."""
+        chosen = self.head_samplers.setdefault(f"{model}, aligned" if aligned else model, {})
+        chosen[kind] = chosen.get(kind, 0) + len(report.rounds)
         self.aligned_evaluations += report.evaluations if aligned else 0
         rows = report.row_evaluations * (2 if guided else 1)
         counts = (
@@ -228,6 +232,7 @@ class Stats:
             "unreachable_residuals": self.unreachable,
             "acceptance_rate": self.acceptance_rate,
             "acceptance_rate_by_ar_step": by_step,
+            "head_samplers": {model: dict(own) for model, own in self.head_samplers.items()},
             "head_evaluations": dict(self.head_evaluations),
             "head_rows": dict(self.head_rows),
             "head_rounds_per_token": {

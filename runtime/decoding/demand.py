@@ -137,8 +137,9 @@ class _Calls:
         for steps, tokens in tokens_of.items():
             rows = model.chunk_tokens(tokens, steps, branches) * branches
             window = model.largest_window(
-                self._plan.options, steps, tokens // batch, aligned=aligned, guided=branches == 2
-            )
+                self._plan.options, steps, tokens // batch, batch,
+                aligned=aligned, guided=branches == 2,
+            )  # fmt: skip
             self._join(f"{role}.head_modulation", N=rows, S=steps)
             self._join(f"{role}.head_step", N=rows, S=steps, R=rows * window)
 

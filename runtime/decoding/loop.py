@@ -41,6 +41,7 @@ def decode(
     noise: Noise,
     stats: Stats,
     *,
+    at_once: int | None = None,
     most_tokens: Mapping[str, int] | None = None,
     advanced: Advanced = lambda _: None,
     cached: Mapping[str, CachedBackbone] | None = None,
@@ -53,6 +54,8 @@ def decode(
         plan: what every AR step does.
         noise: source of all randomness.
         stats: where counts and times go.
+        at_once: images of the run's largest canvas, which all its canvases are sampled alike for;
+            None is this one's.
         most_tokens: rows of z in one call of a model's `head_modulation`, where that is limited.
         advanced: called with the number of AR steps just finished.
         cached: by role, backbones whose steps are full or local as the options say; the models'
@@ -66,7 +69,10 @@ def decode(
     roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
     if missing := [role for role in roles if role not in models]:
         raise OptionError(f"mode {options.mode} needs a {missing[0]}, and there is none")
-    decoder = Decoder(canvas, plan, noise, stats, most_tokens or {}, advanced, cached or {})
+    at_once = len(canvas) if at_once is None else at_once
+    decoder = Decoder(
+        canvas, plan, noise, stats, at_once, most_tokens or {}, advanced, cached or {}
+    )
     if options.mode != "csd":
         decoder.alone(models[options.mode], range(plan.num_iter))
     elif options.verify == "block":
@@ -92,12 +98,13 @@ class Decoder:
         plan: Plan,
         noise: Noise,
         stats: Stats,
+        at_once: int,
         most_tokens: Mapping[str, int],
         advanced: Advanced,
         cached: Mapping[str, CachedBackbone],
     ) -> None:
         self.canvas, self.plan, self.noise, self.stats = canvas, plan, noise, stats
-        self._most_tokens, self._advanced = most_tokens, advanced
+        self._at_once, self._most_tokens, self._advanced = at_once, most_tokens, advanced
         options = plan.options
         self._cached = {
             role: CachedSteps(backbone, period_of(options.refresh, options.refresh_tolerance))
@@ -275,7 +282,7 @@ class Decoder:
             request = self._request(images[rows], flat[rows], steps, leader)
             chains = model.sample(
                 conditions[rows], request, plan.options, together=len(rows) // len(canvas),
-                most_tokens=self._most_tokens.get(model.role),
+                images=self._at_once, most_tokens=self._most_tokens.get(model.role),
                 where=f"AR step {block.start}", stats=stats or self.stats,
             )  # fmt: skip
             parts.append((rows, chains))

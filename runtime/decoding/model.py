@@ -28,8 +28,10 @@ from .evaluator import Conditions, HeadEvaluator, HeadGraphs
 from .rows import backbone_rows, both_branches, conditions_of
 from .samplers import HeadSamplers
 
-# adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk.
+# adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk. A host
+# takes smaller chunks of many tokens, which cost it no time.
 MODULATION_BYTES = 256 << 20
+HOST_CHUNK_BYTES, HOST_CHUNK_TOKENS = 32 << 20, 32
 
 
 class RuntimeModel:
@@ -55,7 +57,11 @@ class RuntimeModel:
         self.config = config
         self.graphs = graphs
         self.calibration = calibration or HeadCalibration()
-        self.samplers = HeadSamplers(config.beta_schedule, config.token_dim, self.calibration)
+        # Rounds on the device leave the host nothing to do.
+        weights = 2 * config.diffloss_d * config.diffloss_w**2 if rounds is None else None
+        self.samplers = HeadSamplers(
+            config.beta_schedule, config.token_dim, self.calibration, weights
+        )
         modulation, step = graphs["head_modulation"], graphs["head_step"]
         self.head_graphs = HeadGraphs(role, modulation, step, rounds)
         self.bound: BoundHead | None = None
@@ -105,6 +111,7 @@ class RuntimeModel:
         options: GenerateOptions,
         *,
         together: int,
+        images: int,
         most_tokens: int | None,
         where: str,
         stats: Stats,
@@ -116,6 +123,7 @@ class RuntimeModel:
             request: of N chains; those with a start are aligned with others.
             options: head sampler and tolerance.
             together: how many of the tokens belong to one image.
+            images: how many are decoded at once.
             most_tokens: rows of z in one call of `head_modulation`, guidance's included; None is
                 no limit.
             where: what is being sampled, for error messages.
@@ -123,7 +131,9 @@ class RuntimeModel:
         """
         steps, aligned = request.noise[1].shape[1], request.start is not None
         guided = conditions.unconditional is not None
-        sampler = self.samplers.choose(options, steps, together, aligned=aligned, guided=guided)
+        kind, sampler = self.samplers.choose(
+            options, steps, together, images, aligned=aligned, guided=guided
+        )
         timesteps: Int64 | Float32 = sampler.timesteps.astype(np.int64)
         if self.config.solved:  # what its graph takes
             timesteps = sampler.timesteps.astype(np.float32)
@@ -135,7 +145,7 @@ class RuntimeModel:
                     reports.append(sampler.run(evaluate, request[rows]))
                 except NumericsError as error:
                     raise self._located(error, evaluate, where) from error
-                stats.count_head(self.role, reports[-1], guided=guided, aligned=aligned)
+                stats.count_head(self.role, kind, reports[-1], guided=guided, aligned=aligned)
         return Chains.of(HeadReport.joined(reports))
 
     def _located(self, error: NumericsError, evaluate: HeadEvaluator, where: str) -> NumericsError:
@@ -150,10 +160,19 @@ class RuntimeModel:
         return error if graph in str(error) else NumericsError(f"{graph} at {where}: {error}")
 
     def largest_window(
-        self, options: GenerateOptions, steps: int, together: int, *, aligned: bool, guided: bool
+        self,
+        options: GenerateOptions,
+        steps: int,
+        together: int,
+        images: int,
+        *,
+        aligned: bool,
+        guided: bool,
     ) -> int:
         """Rows that a token may have in one evaluation; arguments as for `HeadSamplers.choose`."""
-        sampler = self.samplers.choose(options, steps, together, aligned=aligned, guided=guided)
+        _, sampler = self.samplers.choose(
+            options, steps, together, images, aligned=aligned, guided=guided
+        )
         return sampler.largest_window
 
     def chunk_tokens(self, tokens: int, steps: int, branches: int) -> int:
@@ -165,7 +184,10 @@ class RuntimeModel:
             branches: 2 with guidance, else 1.
         """
         per_token = 4 * steps * self.config.modulation_dim * branches
-        return min(tokens, max(1, MODULATION_BYTES // per_token))
+        fitting = max(1, MODULATION_BYTES // per_token)
+        if self.bound is not None:
+            fitting = min(fitting, max(HOST_CHUNK_TOKENS, HOST_CHUNK_BYTES // per_token))
+        return min(tokens, fitting)
 
     def _chunks(
         self, conditions: Conditions, steps: int, most_tokens: int | None

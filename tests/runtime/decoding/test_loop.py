@@ -502,14 +502,13 @@ def toys(**changes):
     return {role: toy.Toy(role, gain, **changes) for role, gain in GAINS.items()}
 
 
-def decoded(options, images, models=None, most_tokens=None):
+def decoded(options, images, models=None, **limits):
     plan, noise = Plan.of(toy.resolved(options), toy.LENGTH), ScriptedSeed(3)
     images = np.array(images)
     canvas = Canvas.blank(TOY_CONFIG, noise, images % 4, images)
     stats, advanced = Stats(plan.num_iter), []
     decode(
-        canvas, models or toys(), plan, noise, stats, most_tokens=most_tokens,
-        advanced=advanced.append,
+        canvas, models or toys(), plan, noise, stats, advanced=advanced.append, **limits
     )  # fmt: skip
     return canvas, stats, advanced
 
@@ -560,6 +559,15 @@ def test_models_are_told_what_they_are_called_for():
     ]
     assert models["target"].samples == [*early, *blocks]
     assert models["target"].calls == [(f"AR step {k}", 2) for k in (0, 1, 2, 3, 6)]
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, 2), ({"at_once": 5}, 5)])
+def test_models_are_told_how_many_images_a_run_decodes_at_once(given, told):
+    models = toys()
+    options = GenerateOptions(mode="csd", num_iter=NUM_ITER, gamma=3, head_steps=4)
+    decoded(options, [5, 6], models, **given)
+    for model in models.values():
+        assert set(model.at_once) == {told}
 
 
 def test_prefixes_are_told_apart_and_stand_in_one_call():

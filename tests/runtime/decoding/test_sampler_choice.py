@@ -32,9 +32,9 @@ def used(monkeypatch):
     return names, windows
 
 
-def generate(session, **changes):
+def generate(session, labels=(1,), **changes):
     values = {"mode": "csd", "head": "auto", "gamma": 2, "num_iter": 8, "head_steps": 40}
-    return session.generate([1, 2], GenerateOptions(**{**values, **changes}), seed=0)
+    return session.generate(labels, GenerateOptions(**{**values, **changes}), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,30 @@ def test_the_option_decides(tiny_session, used, changes, expected):
     assert set(used[0]) == expected
 
 
+def test_auto_counts_all_images_that_are_decoded_at_once(tiny_session, used):
+    def kinds(images, head):
+        labels = [image % 10 for image in range(images)]
+        stats = generate(tiny_session, labels, mode="target", head=head, num_iter=4).stats
+        assert list(stats.head_samplers) == ["target"]
+        chosen = stats.to_dict()["head_samplers"]["target"]
+        assert sum(chosen.values()) == 16 * images
+        return set(chosen)
+
+    assert kinds(1, "auto") == {"speculative"}
+    assert kinds(8, "auto") == {"sequential"}
+    assert kinds(8, "speculative") == {"speculative"}
+    # The images of a run are sampled alike, also those that are left for a smaller canvas.
+    assert kinds(9, "auto") == {"sequential"}
+
+
+def test_the_stats_tell_what_aligned_chains_took(tiny_session):
+    stats = generate(tiny_session, gamma=1, prefill=0.25).stats
+    assert stats.head_samplers == {
+        "target": {"speculative": 2}, "draft": {"speculative": 14},
+        "target, aligned": {"parallel": 14},
+    }  # fmt: skip
+
+
 def test_windows_are_shorter_where_a_call_has_more_rows(tiny_session, used):
     def mean_window(**changes):
         used[1].clear()
@@ -68,7 +92,7 @@ def test_windows_are_shorter_where_a_call_has_more_rows(tiny_session, used):
 
 
 def test_windows_do_not_depend_on_the_batch(tiny_session, used):
-    options = GenerateOptions(mode="target", head="auto", num_iter=4, head_steps=40)
+    options = GenerateOptions(mode="target", head="speculative", num_iter=4, head_steps=40)
     for labels in ([1], [1, 2, 3]):
         tiny_session.generate(labels, options, seed=0)
     assert used[1][:4] == used[1][4:]
@@ -82,7 +106,7 @@ def test_the_bundle_says_what_rows_cost(make_bundle, used, row_cost, windows):
     calibration = dataclasses.replace(manifest.calibration, row_cost=row_cost)
     edit_manifest(path, lambda values: values.update(calibration=dataclasses.asdict(calibration)))
     with Bundle.open(path).session() as session:
-        generate(session, mode="target", num_iter=16)
+        generate(session, mode="target", head="speculative", num_iter=16)
     assert (used[1][0] > windows) == (row_cost < 1)
 
 

@@ -49,6 +49,7 @@ class Toy:
     log_std: float = 0.0
     calls: list = dataclasses.field(default_factory=list)
     samples: list = dataclasses.field(default_factory=list)
+    at_once: list = dataclasses.field(default_factory=list)
 
     def condition(self, tokens, visible, query, labels, scale, *, guided, where, stats):
         self.calls.append((where, len(labels)))
@@ -65,7 +66,8 @@ class Toy:
         assert len(scale) == len(z)
         return Conditions(z, z if guided else None, scale)
 
-    def sample(self, conditions, request, options, *, together, most_tokens, where, stats):
+    def sample(self, conditions, request, options, *, together, images, most_tokens, where, stats):
+        self.at_once.append(images)
         initial, per_step = request.noise
         count, steps, _ = per_step.shape
         self.samples.append((where, count, together, most_tokens, request.start is not None))

@@ -1,0 +1,106 @@
+"""`csd-eval compare`: runs beside each other."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ....runtime.command.files import check_outputs, output_path, write_json
+from ....runtime.command.parser import Parser, run_command
+from ....runtime.errors import OptionError
+from ....runtime.images import load_pillow
+from ...arguments import COUNT, whole_number
+from ...console import results_console
+from ..compare import check_together, compare, fewer_steps
+from ..options import (
+    add_database_argument,
+    add_features_argument,
+    add_real_arguments,
+    add_threads_argument,
+    need_features,
+    progress_of,
+    run_name,
+)
+from ..real import find_real
+from ..report.html import write_page
+from ..report.values import comparison_values, tables
+from ..store.database import check_database, open_database
+from ..store.runs import all_runs, need_run
+
+MOST_RUNS = 64
+
+
+def build_parser() -> Parser:
+    """Return the command-line parser."""
+    parser = Parser(
+        prog="csd-eval compare",
+        description="Compare runs with the first of them: distances to real images in one or more "
+        "feature spaces with intervals, verdicts, two-sample tests, pairs of one seed, and speed. "
+        "Runs of the target at fewer steps that are in the database are always put beside them.",
+        example="csd-eval compare target csd-8 draft --html report.html",
+        lower="--use",
+    )
+    parser.add_argument("runs", nargs="+", type=run_name, metavar="RUN", help="names of runs")
+    what = parser.group("what is compared")
+    what.add_argument("--use", type=COUNT, metavar="N", help="images of each run (default: all)")
+    add_features_argument(what)
+    add_real_arguments(what)
+    add_threads_argument(what)
+    output = parser.group("output")
+    add_database_argument(output)
+    output.add_argument(
+        "--html",
+        type=output_path,
+        metavar="FILE",
+        help="also write one page with plots and images (default: none)",
+    )
+    output.add_argument(
+        "--show", type=whole_number(0, 1000), default=20, help="images of each run in the page"
+    )
+    output.add_argument(
+        "--json",
+        type=output_path,
+        metavar="FILE",
+        help="also save the figures, - for stdout (default: not saved)",
+    )
+    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare what was asked for."""
+    if not 2 <= len(args.runs) <= MOST_RUNS:
+        raise OptionError(f"{len(args.runs)} runs are named: give 2 to {MOST_RUNS}")
+    inputs: dict[str, Path] = {"the database": args.db}
+    check_outputs({"--html": args.html, "--json": args.json}, inputs)
+    check_database(args.db)
+    load_pillow()
+    with open_database(args.db) as connection:
+        runs = [need_run(connection, name) for name in args.runs]
+        check_together(runs)
+        every = all_runs(connection)
+        beside = [run for run in fewer_steps(runs[0], every) if run not in runs][:MOST_RUNS]
+        zoo = runs[0].about.get("zoo")
+        real = find_real(args.real, zoo)
+        spaces = need_features(args.features, zoo, args.threads)
+        with progress_of(args.quiet)("compare") as step:
+            comparison = compare(
+                connection, runs, beside, spaces, real, most=args.use,
+                real_count=args.real_images, step=step,
+            )  # fmt: skip
+        if args.html is not None:
+            write_page(args.html, comparison, connection, args.show)
+    if args.json is not None:
+        write_json(args.json, comparison_values(comparison))
+    console = results_console(args.json, args.html)
+    for table in tables(comparison):
+        console.print(table)
+    for note in comparison.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    return 0

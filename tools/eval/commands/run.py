@@ -1,0 +1,163 @@
+"""`csd-eval run`: generate and store the images of one setting."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from ....runtime.bundle.bundle import Bundle
+from ....runtime.cli import add_decoding_arguments, decoding_options, open_session
+from ....runtime.command.parser import Parser, run_command
+from ....runtime.command.text import one_line
+from ....runtime.errors import OptionError
+from ....runtime.images import load_pillow
+from ....runtime.noise import SeededNoise
+from ....runtime.options import HEADS, MODES, GenerateOptions
+from ....runtime.session import Session
+from ...arguments import COUNT, whole_number
+from ..generate import about_run, make_images, settings_of
+from ..options import (
+    add_database_argument,
+    add_features_argument,
+    find_features,
+    progress_of,
+    run_name,
+    zoo_of,
+)
+from ..shards import Shard, read_shard
+from ..store.database import check_database, open_database
+from ..store.runs import Run, add_run, batches_of, numbers_of
+
+# What the target is measured at beside a run, as shares of its AR steps and head steps.
+LADDER = (2, 4)
+
+
+def build_parser() -> Parser:
+    """Return the command-line parser."""
+    defaults = GenerateOptions()
+    parser = Parser(
+        prog="csd-eval run",
+        description="Generate images of all classes in turn and store them with their features, "
+        "options, statistics and versions. A run that ended early goes on where it stopped, with "
+        "the same images; with a larger --images it grows.",
+        example="csd-eval run bundle --name csd-8 --images 5000 --batch 16 --mode csd --gamma 8",
+        lower="--batch",
+    )
+    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    what = parser.group("what to generate")
+    what.add_argument("--name", type=run_name, required=True, help="of the run")
+    what.add_argument("--images", type=COUNT, default=1000, help="images in all")
+    what.add_argument("--batch", type=whole_number(1, 4096), default=16, help="images at once")
+    what.add_argument("--seed", type=int, default=0, help="runs of one seed share their noise")
+    what.add_argument(
+        "--mode", choices=MODES, default=defaults.mode, help="as for csd-generate"
+    )  # fmt: skip
+    what.add_argument(
+        "--ladder",
+        action="store_true",
+        help="also run the target at a half and a quarter of its AR steps and of its head steps, "
+        "as NAME/ar-N and NAME/head-N: what a faster setting has to beat (default: off)",
+    )
+    what.add_argument(
+        "--shard",
+        type=read_shard,
+        default=Shard(),
+        metavar="I/N",
+        help="make every n-th batch only, from the i-th on; csd-eval merge joins the databases",
+    )
+    parser.group("decoding")
+    parser.group("head").add_argument(
+        "--head", choices=HEADS, default=defaults.head, help="as for csd-generate"
+    )
+    parser.group("speculative decoding").add_argument(
+        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
+    )
+    output = parser.group("output")
+    add_database_argument(output)
+    add_features_argument(output)
+    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_decoding_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(run, build_parser(), argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make what was asked for; what cannot be made is refused before the database is."""
+    options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
+    SeededNoise(args.seed)
+    inputs = {"the bundle": args.bundle}
+    check_database(args.db, inputs)
+    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    load_pillow()
+    features = find_features(args.features, zoo_of(bundle.manifest), args.threads)
+    with open_session(bundle, args) as session:
+        about = about_run(session)
+        settings = {
+            name: settings_of(
+                session, chosen, seed=args.seed, batch=args.batch, precision=args.precision
+            )
+            for name, chosen in _plan(session, args, options).items()
+        }
+        with open_database(args.db, create=True) as connection:
+            runs = [add_run(connection, name, its, about) for name, its in settings.items()]
+            for each in runs:
+                with progress_of(args.quiet)(bundle.manifest.name) as step:
+                    made = make_images(
+                        connection, session, each, args.images, shard=args.shard,
+                        features=features, step=step,
+                    )  # fmt: skip
+                print(one_line(_summary(connection, each, made, args.db)))
+    return 0
+
+
+def _plan(
+    session: Session, args: argparse.Namespace, options: GenerateOptions
+) -> dict[str, GenerateOptions]:
+    """Options by the name of their run, all of them checked."""
+    manifest = session.bundle.manifest
+
+    def resolved(chosen: GenerateOptions) -> GenerateOptions:
+        full = chosen.resolved(manifest.target, manifest.head_steps)
+        session.check([0], full)
+        return full
+
+    own = resolved(options)
+    plan = {args.name: own}
+    if args.ladder:
+        plan |= {f"{args.name}/{k}": resolved(v) for k, v in ladder(own).items()}
+        if too_long := [name for name in plan if len(name) > 80]:
+            raise OptionError(f"--ladder makes the name {too_long[0]}: give a shorter --name")
+    return plan
+
+
+def ladder(options: GenerateOptions) -> dict[str, GenerateOptions]:
+    """The target at fewer AR steps and at fewer head steps, by name.
+
+    Args:
+        options: with all defaults filled in; all but the mode and the steps are kept.
+    """
+    target = dataclasses.replace(options, mode="target")
+    assert target.num_iter is not None
+    steps = {f"ar-{n}": dataclasses.replace(target, num_iter=n)
+             for n in _fewer(target.num_iter)}  # fmt: skip
+    if isinstance(target.head_steps, int):
+        steps |= {f"head-{n}": dataclasses.replace(target, head_steps=n)
+                  for n in _fewer(target.head_steps)}  # fmt: skip
+    return steps
+
+
+def _fewer(steps: int) -> list[int]:
+    return sorted({steps // part for part in LADDER if steps // part >= 1 and steps > 1})
+
+
+def _summary(connection: sqlite3.Connection, run: Run, made: int, path: Path) -> str:
+    batches, stored = batches_of(connection, run), len(numbers_of(connection, run))
+    seconds = sum(b.seconds for b in batches) / max(1, sum(b.count for b in batches))
+    return f"{run.name}: {stored} images, {made} of them now, {seconds:.3f} s an image: {path}"

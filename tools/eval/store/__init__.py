@@ -1,0 +1,1 @@
+"""The file that evaluations are kept in: SQLite, one file for any number of runs."""
