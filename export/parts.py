@@ -28,7 +28,7 @@ class ModelPart:
 
     Attributes:
         config: its configuration, as `read` makes it.
-        read: reads it, and checks that its weights are finite.
+        read: reads it.
     """
 
     config: MARConfig
@@ -42,7 +42,7 @@ class DecoderPart:
     Attributes:
         channels: of the latents that it takes.
         upscale: pixels that it makes of a latent along a side.
-        read: reads it, and checks that its weights are finite.
+        read: reads it.
     """
 
     channels: int

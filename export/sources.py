@@ -1,7 +1,7 @@
 """The models that options name: found and held against each other, to be read one by one.
 
-Finding maps a file and looks at names and shapes, which takes no time; what does not fit is said
-before gigabytes are read or a graph is written.
+Finding maps a file and looks at names, shapes and values, tensor by tensor: what does not fit, or
+is not finite, is said before a graph is written.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..models.checkpoint import Weights, build_mar, find_mar
+from ..models.checkpoint import Weights, build_mar, check_mar, find_mar
 from ..models.checkpoint.files import WeightFiles
 from ..models.checkpoint.shape import Hints, Shape, check_config, infer_config
 from ..models.families import load_config
-from ..models.kl_decoder import build_kl_decoder, decoder_shape, find_kl_decoder
+from ..models.kl_decoder import build_kl_decoder, check_kl_decoder, decoder_shape, find_kl_decoder
 from ..models.zoo import ZooEntry, zoo_entry
 from ..runtime.bundle.manifest import Source, file_sha256
 from ..runtime.command.text import plain
@@ -68,7 +68,9 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
     decoder: DecoderPart | None = None
     if args.decoder:
         weights = found["decoder"] = find_kl_decoder(args.decoder, wanted.get("decoder"))
-        decoder = DecoderPart(*decoder_shape(weights), partial(build_kl_decoder, weights))
+        decoder = DecoderPart(
+            *decoder_shape(weights), partial(build_kl_decoder, weights, checked=True)
+        )
     configs: dict[str, MARConfig] = {}
     for role in ("target", "draft"):
         path, asked = getattr(args, role), getattr(args, f"{role}_config")
@@ -91,10 +93,14 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
     for role, weights in found.items():
         if weights.key:
             report(f"{role}: {plain(weights.described())}")
+        if role in configs:
+            check_mar(weights, configs[role])
+        else:
+            check_kl_decoder(weights)
     return FoundModels(
         name=args.target.stem,
         models={
-            role: ModelPart(config, partial(build_mar, found[role], config))
+            role: ModelPart(config, partial(build_mar, found[role], config, checked=True))
             for role, config in configs.items()
         },
         decoder=decoder,
@@ -108,7 +114,9 @@ def _of_zoo(entry: ZooEntry) -> FoundModels:
     sources: dict[str, Source] = {}
     for role in ("target", "draft"):
         path, config = entry.weights(role), entry.config(role)
-        models[role] = ModelPart(config, partial(build_mar, find_mar(path), config))
+        weights = find_mar(path)
+        check_mar(weights, config)
+        models[role] = ModelPart(config, partial(build_mar, weights, config, checked=True))
         sources[role] = Source(f"zoo:{entry.name}", file_sha256(path))
     return FoundModels(entry.name, models, None, entry.class_names, sources)
 

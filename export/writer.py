@@ -106,7 +106,7 @@ class _Export:
         """Write the files, and return the manifest."""
         request, config = self._request, self._request.target.config
         fitted: dict[str, NDArray[np.float32]] = {}
-        # The target last: what is wrong with the others shows before its minutes of work.
+        # The target last: where a graph of the others fails, that shows before its minutes of work.
         if request.decoder is not None:
             self._export(DECODER, request.decoder.read, lambda m: [decoder_graph(m, config)])
         for role, part in reversed(request.models.items()):
@@ -116,6 +116,7 @@ class _Export:
         operators: dict[str, GraphSpec] = {}
         if request.operators:
             operators = write_operators(self._folder, config, self._profiles)
+        order = list(self._dimensions)
         return Manifest(
             name=request.name,
             models=self._configs,
@@ -126,7 +127,7 @@ class _Export:
             variants={name: self._in_order(specs) for name, specs in self._made.variants.items()},
             class_names=request.class_names,
             calibration=self._write_calibration(fitted) if fitted else None,
-            parity=tuple(self._made.parity),
+            parity=tuple(sorted(self._made.parity, key=lambda row: order.index(row.network))),
             sources=dict(request.sources),
             created_by={"csd": version(), **{lib: installed(lib) for lib in ("torch", "onnx")}},
         )

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime.errors import WeightsError
-from .checkpoint.fit import build
+from .checkpoint.fit import build, check_names
 from .checkpoint.reading import Weights, read_weights
 from .kl_names import LANDMARK, decoder_names
 
 _GROUPS = 32
+_REMEDY = "fetch the file again"
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -164,15 +165,43 @@ def find_kl_decoder(path: str | Path, wanted: str | None = None) -> Weights:
     return weights.renamed(decoder_names(weights.tensors))
 
 
-def build_kl_decoder(weights: Weights) -> KLDecoder:
-    """Make the decoder of weights that were found. Errors as for `load_kl_decoder`."""
+def check_kl_decoder(weights: Weights) -> None:
+    """Check weights that were found, without taking memory for them.
+
+    Raises:
+        WeightsError: they are none of a decoder, or one is missing, unexpected, of another shape or
+            not finite.
+    """
     make = _architecture(weights.tensors, weights.path)
-    state = {
+    weights.check_plain()
+    with torch.device("meta"):
+        decoder = make()
+    check_names(decoder.state_dict(), _own_shapes(weights.tensors), weights.path, _REMEDY)
+    weights.check_finite()
+
+
+def build_kl_decoder(weights: Weights, *, checked: bool = False) -> KLDecoder:
+    """Make the decoder of weights that were found.
+
+    Args:
+        weights: that were found.
+        checked: whether `check_kl_decoder` has taken them.
+
+    Raises:
+        WeightsError: as for `check_kl_decoder`.
+        BackendError, OSError: as for `read_weights`.
+    """
+    make = _architecture(weights.tensors, weights.path)
+    state = _own_shapes(weights.float32())
+    return build(make, state, weights.path, _REMEDY, checked=checked)
+
+
+def _own_shapes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
         # A linear layer of diffusers' attention is a 1x1 convolution here.
         name: tensor[:, :, None, None] if ".attn" in name and tensor.ndim == 2 else tensor
-        for name, tensor in weights.float32().items()
+        for name, tensor in state.items()
     }
-    return build(make, state, weights.path, "fetch the file again")
 
 
 def decoder_shape(weights: Weights) -> tuple[int, int]:
@@ -199,7 +228,7 @@ def _architecture(state: Mapping[str, Tensor], path: str | Path) -> Callable[[],
     try:
         widths = [len(state[f"decoder.up.{i}.block.0.conv2.weight"]) for i in range(levels)]
     except KeyError as error:
-        raise WeightsError(f"{path} lacks {error.args[0]}: fetch the file again") from error
+        raise WeightsError(f"{path} lacks {error.args[0]}: {_REMEDY}") from error
     if any(width % _GROUPS for width in widths):
         raise WeightsError(f"{path}: decoder widths {widths} are not multiples of {_GROUPS}")
     attention = [f"decoder.up.{i}.attn.0.q.weight" in state for i in range(levels)]

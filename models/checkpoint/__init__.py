@@ -6,12 +6,13 @@ whether it fits.
 """
 
 from .fit import load_into
-from .mar_file import build_mar, find_mar, load_mar
+from .mar_file import build_mar, check_mar, find_mar, load_mar
 from .reading import Weights, read_state_dict, read_weights
 
 __all__ = [
     "Weights",
     "build_mar",
+    "check_mar",
     "find_mar",
     "load_into",
     "load_mar",

@@ -34,6 +34,8 @@ def build(
     state: Mapping[str, Tensor],
     path: str | Path,
     remedy: str = _REMEDY,
+    *,
+    checked: bool = False,
 ) -> Module:
     """Return the module that `make` makes, with `state` as its own tensors, for inference.
 
@@ -44,14 +46,16 @@ def build(
         state: every tensor of it by name.
         path: of the file, for messages.
         remedy: what mends tensors that do not fit.
+        checked: whether it is known that all fit and are finite.
 
     Raises:
         WeightsError: as for `load_into`.
     """
     with torch.device("meta"):
         module = make()
-    check_names(module.state_dict(), state, path, remedy)
-    check_finite(state, path)
+    if not checked:
+        check_names(module.state_dict(), state, path, remedy)
+        check_finite(state, path)
     module.load_state_dict(dict(state), assign=True)
     return module.eval()
 

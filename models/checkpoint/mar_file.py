@@ -9,7 +9,7 @@ import torch
 from ...runtime.config import MARConfig
 from ..families import own_names
 from ..mar import MAR
-from .fit import build
+from .fit import build, check_names
 from .reading import Weights, read_weights
 from .shape import LANDMARK, Shape, check_config
 
@@ -37,20 +37,41 @@ def find_mar(
     return read_weights(path, wanted, landmark=LANDMARK, order=order)
 
 
-def build_mar(weights: Weights, config: MARConfig) -> MAR:
-    """Make the model of weights that were found (evaluation mode, float32, CPU).
-
-    Tensors that are float32 in the file stay mapped.
+def check_mar(weights: Weights, config: MARConfig) -> None:
+    """Check weights that were found, without taking memory for them.
 
     Raises:
         WeightsError: a tensor does not fit the configuration, or is not finite, or the weights are
             another family's.
         ConfigError: the configuration is of no family.
-        BackendError, OSError: as for `read_weights`.
     """
     check_config(Shape.of(weights.tensors, weights.path), config, weights.path)
+    weights.check_plain()
+    with torch.device("meta"):
+        model = MAR(config)
+    state = own_names(weights.tensors, config, weights.path)
+    check_names(model.state_dict(), state, weights.path)
+    weights.check_finite()
+
+
+def build_mar(weights: Weights, config: MARConfig, *, checked: bool = False) -> MAR:
+    """Make the model of weights that were found (evaluation mode, float32, CPU).
+
+    Tensors that are float32 in the file stay mapped.
+
+    Args:
+        weights: that were found.
+        config: the architecture.
+        checked: whether `check_mar` has taken them.
+
+    Raises:
+        WeightsError, ConfigError: as for `check_mar`.
+        BackendError, OSError: as for `read_weights`.
+    """
+    if not checked:
+        check_config(Shape.of(weights.tensors, weights.path), config, weights.path)
     state = own_names(weights.float32(), config, weights.path)
-    return build(lambda: MAR(config), state, weights.path)
+    return build(lambda: MAR(config), state, weights.path, checked=checked)
 
 
 def load_mar(path: str | Path, config: MARConfig, weights: str | None = None) -> MAR:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...runtime.errors import WeightsError
 from .files import WeightFiles
+from .fit import check_finite
 from .names import unwrapped
 from .sets import Kind, WeightSet, choose, kind_of, tensors_of, walker
 
@@ -67,15 +68,11 @@ class Weights:
             origin={new: self.origin[old] for new, old in names.items()},
         )
 
-    def float32(self) -> dict[str, Tensor]:
-        """Return the tensors as float32, contiguous.
-
-        Those that are float32 stay mapped: reading them needs no memory that the system cannot
-        take back. Others are converted in portions, each over a mapping that ends with it.
+    def check_plain(self) -> None:
+        """Check that the tensors are plain numbers.
 
         Raises:
             WeightsError: one is complex, quantised or sparse.
-            BackendError, OSError: as `WeightFiles.content`.
         """
         for name, tensor in self.tensors.items():
             if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
@@ -83,20 +80,51 @@ class Weights:
                     f"{self.path}: {name} is complex, quantised or sparse: give the weights as "
                     "plain floats"
                 )
-        ready = {
-            name: tensor.detach()
+
+    def float32(self) -> dict[str, Tensor]:
+        """Return the tensors as float32, contiguous.
+
+        Those that are float32 stay mapped: reading them needs no memory that the system cannot
+        take back. Others are converted in portions, each over a mapping that ends with it.
+
+        Raises:
+            WeightsError: as for `check_plain`.
+            BackendError, OSError: as `WeightFiles.content`.
+        """
+        self.check_plain()
+        ready: dict[str, Tensor] = {}
+        for portion in self._mapped():
+            for name, tensor in portion.items():
+                ready[name] = tensor.detach().to(torch.float32).contiguous()
+        return {name: ready[name] for name in self.tensors}
+
+    def check_finite(self) -> None:
+        """Check that all values are finite; none of them stays in memory.
+
+        Raises:
+            WeightsError: names the first tensor that has others.
+            BackendError, OSError: as `WeightFiles.content`.
+        """
+        for portion in self._mapped():
+            check_finite(portion, self.path)
+
+    def _mapped(self) -> Iterator[dict[str, Tensor]]:
+        """All tensors: those that `float32` returns as they are, then portions of the others.
+
+        Each portion is of a mapping that ends with it, so that what was read of it leaves memory.
+        """
+        kept = {
+            name: tensor
             for name, tensor in self.tensors.items()
             if tensor.dtype == torch.float32 and tensor.is_contiguous()
         }
-        others = [name for name in self.tensors if name not in ready]
+        yield kept
+        others = [name for name in self.tensors if name not in kept]
         for portion in _portions(others, self.tensors):
             held: Any = walker(self._place)(self._files.content())
             if isinstance(held, Mapping):
                 held = tensors_of(held)
-            for name in portion:
-                tensor: Tensor = held[self.origin[name]]
-                ready[name] = tensor.detach().to(torch.float32).contiguous()
-        return {name: ready[name] for name in self.tensors}
+            yield {name: held[self.origin[name]] for name in portion}
 
 
 def _portions(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:

@@ -129,6 +129,11 @@ class ParityResult:
     passed: bool
 
     @property
+    def network(self) -> str:
+        """The graph's name, without its precision."""
+        return self.graph.partition(" [")[0]
+
+    @property
     def precision(self) -> str:
         """Of the graph, which stands behind its name: `target.head_step [fp16, emulated]`."""
         return self.graph.partition(" [")[2].rstrip("]").partition(",")[0] or "fp32"

@@ -250,7 +250,7 @@ def test_which_weights_are_taken_is_printed_and_stored(
         assert f"{role}: {named} ({key})" in printed
         assert (request.sources[role].weights, request.sources[role].key) == (kind, key)
         wanted = torch.load(DATA / f"{role}.pth", weights_only=True)["model_ema"]["fake_latent"]
-        found = request.models[role]().state_dict()["fake_latent"]
+        found = request.models[role].read().state_dict()["fake_latent"]
         np.testing.assert_array_equal(found, wanted + (kind == "model"))
 
 
