@@ -105,7 +105,7 @@ def _figures(session: Session, args: argparse.Namespace) -> Figures:
             "predicted",
             "CPU ms",
             "ms",
-            f"{precisions[0]}/",
+            f"{precisions[0]} / it",
         ),
         map(_shown, rows),
     )
