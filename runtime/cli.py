@@ -51,7 +51,7 @@ def add_decoding_arguments(parser: Parser) -> None:
     """Add the options that say how images are decoded and where."""
     defaults = GenerateOptions()
     decoding, head = parser.group("decoding"), parser.group("head")
-    csd, machine = parser.group("speculative decoding"), parser.group("machine")
+    csd = parser.group("speculative decoding")
     csd.add_argument(
         "--verify",
         choices=VERIFICATIONS,
@@ -114,6 +114,12 @@ def add_decoding_arguments(parser: Parser) -> None:
     head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
+    add_machine_arguments(parser)
+
+
+def add_machine_arguments(parser: Parser) -> None:
+    """Add the options that say where a bundle runs, which `open_session` takes."""
+    machine = parser.group("machine")
     machine.add_argument("--threads", type=int, default=2, help="CPU threads")
     machine.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
     machine.add_argument(
@@ -147,7 +153,7 @@ def add_verify_argument(group: Group) -> None:
 
 
 def open_session(bundle: Bundle, args: argparse.Namespace) -> Session:
-    """Open a session with the backend that `add_decoding_arguments` parsed."""
+    """Open a session with the backend that `add_machine_arguments` parsed."""
     return bundle.session(
         args.backend, args.threads, precision=args.precision, memory_limit=args.memory_limit,
         cuda_graph=not args.no_cuda_graph,
