@@ -51,7 +51,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Test:
+class Finding:
     """One comparison.
 
     Attributes:
@@ -81,8 +81,8 @@ class Certificate:
         steps: head steps S.
     """
 
-    tests: Sequence[Test]
-    control: Sequence[Test]
+    tests: Sequence[Finding]
+    control: Sequence[Finding]
     rounds: dict[str, float]
     level: float
     steps: int
@@ -117,8 +117,8 @@ def certify(
     Raises:
         CsdError: a network failed, or returned a value that is not finite.
     """
-    tests: list[Test] = []
-    control: list[Test] = []
+    tests: list[Finding] = []
+    control: list[Finding] = []
     rounds: dict[str, float] = {}
     steps = CHAIN_STEPS if session.bundle.manifest.target.solved else (
         session.bundle.manifest.head_steps
@@ -215,20 +215,20 @@ def _drawn(trajectory: Float32, sum_log_std: Float32, rounds: float) -> Drawn:
 
 def _tests(
     role: str, one: Drawn, other: Drawn, contexts: int, tokens: int, rng: np.random.Generator
-) -> list[Test]:
-    found: list[Test] = []
+) -> list[Finding]:
+    found: list[Finding] = []
     for context in range(contexts):
         rows = slice(context * tokens, (context + 1) * tokens)
         for name in LOOKED_AT:
             a, b = one.values[name][rows], other.values[name][rows]
             p_value = energy_test(a, b, rng, paired=False, most=PERMUTATIONS)
-            found.append(Test(role, context, name, p_value, p_value))
+            found.append(Finding(role, context, name, p_value, p_value))
     return found
 
 
-def _adjusted(tests: Sequence[Test]) -> list[Test]:
+def _adjusted(tests: Sequence[Finding]) -> list[Finding]:
     values = holm([test.p_value for test in tests])
     return [
-        Test(test.role, test.context, test.looked_at, test.p_value, value)
+        Finding(test.role, test.context, test.looked_at, test.p_value, value)
         for test, value in zip(tests, values, strict=True)
     ]

@@ -9,7 +9,7 @@ from csd.runtime import Bundle
 from csd.runtime.head import HeadSchedule, SequentialSampler
 from csd.tools.eval import exactness
 from csd.tools.eval.commands import certify
-from csd.tools.eval.exactness import Certificate, Test
+from csd.tools.eval.exactness import Certificate, Finding
 
 from ...helpers import failure
 
@@ -62,7 +62,7 @@ def test_too_few_tokens_certify_nothing(tiny_bundle, capsys):
 )
 def test_the_exit_code_needs_both_heads(tests, control, code):
     def of(values):
-        return [Test(role, 0, "tokens", p, p)
+        return [Finding(role, 0, "tokens", p, p)
                 for role, p in zip(("target", "draft"), values, strict=True)]  # fmt: skip
 
     assert certify.certificate_code(Certificate(of(tests), of(control), {}, 0.01, 20)) == code

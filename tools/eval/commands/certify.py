@@ -17,7 +17,7 @@ from ....runtime.session import Session
 from ...arguments import GUIDANCE, SEED, whole_number
 from ...console import results_console
 from ...machine import describe_bundle, describe_machine
-from ..exactness import Certificate, Test, certify
+from ..exactness import Certificate, Finding, certify
 from ..options import SIGNIFICANCE, progress_of
 
 EXACT, DIFFERENT, TOO_FEW = 0, 1, 3
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Test, print, and save the certificate."""
+    """Finding, print, and save the certificate."""
     check_outputs({"--json": args.json}, {"the bundle": args.bundle})
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     with open_session(bundle, args) as session:
@@ -114,7 +114,7 @@ def _table(found: Certificate, backend: str) -> Table:
 def _values(
     args: argparse.Namespace, session: Session, found: Certificate, code: int
 ) -> dict[str, Any]:
-    def rows(tests: Sequence[Test]) -> list[dict[str, Any]]:
+    def rows(tests: Sequence[Finding]) -> list[dict[str, Any]]:
         return [dict(vars(test)) for test in tests]
 
     return {

@@ -13,6 +13,7 @@ from ....runtime.images import load_pillow
 from ...arguments import COUNT, whole_number
 from ...console import results_console
 from ..compare import check_together, compare, fewer_steps
+from ..images.real import find_real
 from ..options import (
     add_database_argument,
     add_features_argument,
@@ -22,7 +23,6 @@ from ..options import (
     progress_of,
     run_name,
 )
-from ..real import find_real
 from ..report.html import write_page
 from ..report.values import comparison_values, tables
 from ..store.database import check_database, open_database
