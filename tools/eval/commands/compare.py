@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ....runtime.command.files import check_outputs, output_path, write_json
+from ....runtime.command.files import check_outputs, is_stream, output_path, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
@@ -24,6 +24,7 @@ from ..options import (
     run_name,
 )
 from ..report.html import write_page
+from ..report.mlflow_export import check_mlflow, export
 from ..report.values import comparison_values, tables
 from ..store.database import check_database, open_database
 from ..store.runs import all_runs, need_run
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs({"--html": args.html, "--json": args.json}, inputs)
     check_database(args.db)
     load_pillow()
+    in_mlflow = check_mlflow()
     with open_database(args.db) as connection:
         runs = [need_run(connection, name) for name in args.runs]
         check_together(runs)
@@ -103,4 +105,6 @@ def run(args: argparse.Namespace) -> int:
         console.print(table)
     for note in comparison.notes:
         console.print(f"note: {note}", soft_wrap=True)
+    if in_mlflow:
+        export(comparison, None if args.html is None or is_stream(args.html) else args.html)
     return 0
