@@ -52,7 +52,7 @@ def add_decoding_arguments(parser: Parser) -> None:
     """Add the options that say how images are decoded and where."""
     defaults = GenerateOptions()
     decoding, head = parser.group("decoding"), parser.group("head")
-    csd, machine = parser.group("speculative decoding"), parser.group("machine")
+    csd = parser.group("speculative decoding")
     csd.add_argument(
         "--verify",
         choices=VERIFICATIONS,
@@ -122,6 +122,12 @@ def add_decoding_arguments(parser: Parser) -> None:
     head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
+    add_machine_arguments(parser)
+
+
+def add_machine_arguments(parser: Parser) -> None:
+    """Add the options that say where a bundle runs, which `open_session` takes."""
+    machine = parser.group("machine")
     machine.add_argument("--threads", type=int, default=2, help="CPU threads")
     machine.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
     machine.add_argument(
@@ -154,8 +160,34 @@ def add_verify_argument(group: Group) -> None:
     )
 
 
+def add_preset_argument(group: Group) -> None:
+    """Add the option that takes options from the bundle."""
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="decode as csd-eval tune found to be as good and faster, as in tuned; other options "
+        "that are not at their defaults count besides",
+    )
+
+
+def with_preset(
+    bundle: Bundle, args: argparse.Namespace, options: GenerateOptions
+) -> tuple[argparse.Namespace, GenerateOptions]:
+    """Return arguments and options with those of the preset that was asked for, if one was.
+
+    Raises:
+        OptionError: the bundle has no such preset, or what is given besides does not go with it.
+    """
+    if args.preset is None:
+        return args, options
+    preset = bundle.preset(args.preset)
+    precision = preset.precision if args.precision is None else args.precision
+    changed = argparse.Namespace(**{**vars(args), "precision": precision})
+    return changed, preset.with_given(options)
+
+
 def open_session(bundle: Bundle, args: argparse.Namespace) -> Session:
-    """Open a session with the backend that `add_decoding_arguments` parsed."""
+    """Open a session with the backend that `add_machine_arguments` parsed."""
     return bundle.session(
         args.backend, args.threads, precision=args.precision, memory_limit=args.memory_limit,
         cuda_graph=not args.no_cuda_graph,
@@ -205,6 +237,7 @@ def build_parser() -> Parser:
         default=defaults.mode,
         help="target alone, draft alone, or speculative decoding",
     )
+    add_preset_argument(what)
     # In the order in which the help shows them.
     parser.group("decoding").add_argument(
         "--refresh",
@@ -285,6 +318,7 @@ def run(args: argparse.Namespace) -> int:
         check_outside("--out-dir", args.out_dir, inputs)
         check_folder(args.out_dir)
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    args, options = with_preset(bundle, args, options)
     labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
     if args.out_dir is not None:
         captions = [class_name(label, bundle.manifest.class_names) for label in labels]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from ..arguments import one_of
 from ..backends.engines import renewal_command
 from ..command.frame import os_error_text
-from ..command.text import plain
-from ..errors import BundleError
+from ..command.text import plain, shown
+from ..errors import BundleError, OptionError
 from ..head import AffineDraft, HeadCalibration
 from .calibration import read_head_draft
 from .checks import check_graphs, read_manifest
 from .folder import BundleFolder
 from .manifest import MANIFEST_FILE, Manifest, file_sha256
+from .presets import Preset
 from .verification import POLICIES, FileCheck
 
 if TYPE_CHECKING:
@@ -77,6 +78,21 @@ class Bundle:
         check.require(manifest.file_hashes)
         check_graphs(folder, manifest, check)
         return cls(path, manifest, check)
+
+    def preset(self, name: str) -> Preset:
+        """Return options that `csd-eval tune` found, by their name.
+
+        Raises:
+            OptionError: the bundle has no such preset; it names those that there are.
+        """
+        presets = self.manifest.presets
+        if name not in presets:
+            known = f"give one of {', '.join(presets)}, or make it" if presets else "make one"
+            raise OptionError(
+                f"bundle {self.path} has no preset {shown(name)}: {known} with csd-eval tune "
+                f"{self.path}"
+            )
+        return presets[name]
 
     def head_draft(self, role: str) -> AffineDraft | None:
         """Return the fitted draft of a model's head, or None for a bundle without calibration.

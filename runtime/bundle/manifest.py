@@ -17,6 +17,7 @@
 | `parity` | largest differences to PyTorch seen at export |
 | `sources` | of weights: name and SHA-256 of the files, no folder, and which of theirs were taken |
 | `created_by` | versions of the libraries that wrote the bundle |
+| `presets` | by name: options as good as the target's and faster, with evidence (`presets.py`) |
 
 A slim bundle (`csd-export --slim`, from schema 3 on) has the graphs of one precision only: none in
 `graphs` where that is not float32. For engines it has these in place of the graphs' files, so that
@@ -42,6 +43,7 @@ from ..errors import BundleError, ConfigError
 from ..head.draft import ROW_COST
 from . import manifest_checks as checks
 from .graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
+from .presets import Preset
 
 SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
@@ -190,6 +192,7 @@ class Manifest:
     parity: tuple[ParityResult, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
+    presets: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
     schema_version: int = SCHEMA_VERSION
 
     @property

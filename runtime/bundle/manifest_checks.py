@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..head.draft import ROW_COST
 from ..schedule import TRAIN_STEPS
 from .graph_tensors import DTYPES, GraphTensors, graph_tensors
+from .presets import presets_reader
 from .schema import (
     FieldError,
     Reader,
@@ -150,10 +151,12 @@ MANIFEST: Reader[dict[str, Any]] = record(
         "parity": list_of(_PARITY, most=1000),
         "sources": mapping(_WORD, _SOURCE, most=16),
         "created_by": mapping(_WORD, text(), most=64),
+        "presets": presets_reader(PRECISIONS),
         "schema_version": whole(1, 1000),
     },
     variants={},  # schema 1 has neither these nor engines
     engines=(),
+    presets={},  # schema 3 has none
 )
 
 

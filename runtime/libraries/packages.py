@@ -56,6 +56,7 @@ LIBRARIES = {
     ),
     "cuda.core": Library(("cuda-core",)),
     "PIL": Library(("pillow",), title="Pillow"),
+    "mlflow": Library(("mlflow-skinny",), title="MLflow"),
     **{name: Library((name,)) for name in (
         "torch", "onnx", "onnxscript", "safetensors", "matplotlib", "numpy", "rich", "scipy",
     )},

@@ -15,6 +15,8 @@ COMMANDS = {
     "compare": "runs beside each other",
     "gate": "is a candidate worse than a baseline, as an exit code",
     "history": "one figure over bundles and versions",
+    "tune": "the fastest setting that is still as good, as a preset of the bundle",
+    "certify": "is the speculative head exact on this machine",
     "merge": "databases of several machines into one",
 }
 

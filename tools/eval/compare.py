@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ...export.progress import OnStep
 from ...runtime.command.text import shown
 from ...runtime.errors import OptionError
-from .generate import Features
+from .images.generate import Features
+from .images.real import TEST, TRAIN, RealImages, read_features
 from .judge import METRICS, Figures, Sample, judge
 from .metrics import paired
 from .metrics.halves import Float
 from .metrics.two_sample import energy_test
-from .real import TEST, TRAIN, RealImages, read_features
 from .store.features import features_of, fill_features, find_space
 from .store.runs import Run, batches_of, images_of, labels_of, numbers_of
 from .verdicts import Verdict, verdict
@@ -205,6 +205,7 @@ def compare(
     *,
     most: int | None,
     real_count: int,
+    names: Sequence[str] = tuple(METRICS),
     tests: bool = True,
     step: OnStep,
 ) -> Comparison:
@@ -218,6 +219,7 @@ def compare(
         real: real images, or None.
         most: images of each run, or None for all that there are of each.
         real_count: real images of the reference.
+        names: metrics that are wanted.
         tests: whether two-sample tests and pairs of images are wanted.
         step: called with what is done.
 
@@ -241,14 +243,14 @@ def compare(
                 _real_sample(connection, real, features, split, n, shape, place)
                 for place, (split, n) in enumerate(((TRAIN, real_count), (TEST, count)))
             )
-            floor[title] = judge(floor_sample, reference)
+            floor[title] = judge(floor_sample, reference, names)
         samples[title] = {}
         for place, run in enumerate(every):
             step(title, place, len(every))
             seed = 0 if share_noise(first, run) else _OTHER_SEED + place
             sample = _sample(connection, run, features, numbers[run.name], seed)
             samples[title][run.name] = sample
-            figures = judge(sample, reference)
+            figures = judge(sample, reference, names)
             base = found[first.name].get(title)
             if base is None:
                 found[run.name][title] = InSpace(figures, {}, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -143,18 +143,21 @@ def needed_images(name: str, width: int, kinds: int) -> int:
     return max(8, 2 * kinds) if name == "inception" else 8
 
 
-def judge(sample: Sample, reference: Sample | None) -> Figures:
+def judge(
+    sample: Sample, reference: Sample | None, names: Sequence[str] = tuple(METRICS)
+) -> Figures:
     """Measure a set of images.
 
     Args:
         sample: the images.
         reference: real ones, or None; without them there are no distances.
+        names: metrics that are wanted.
     """
     count, width = sample.features.shape
     kinds = sample.logits.shape[1]
     fewest = count if reference is None else min(count, len(reference.features))
     lacking: dict[str, str] = {}
-    for name in METRICS:
+    for name in names:
         needed = needed_images(name, width, kinds)
         of_classes = name in ("accuracy", "inception")
         if of_classes and not kinds:
@@ -164,22 +167,23 @@ def judge(sample: Sample, reference: Sample | None) -> Figures:
         elif (count if of_classes else fewest) < needed:
             have = count if of_classes else fewest
             lacking[name] = f"needs {needed} images, there are {have}: give more --images"
-    wanted = [name for name in METRICS if name not in lacking]
+    wanted = [name for name in names if name not in lacking]
     return Figures(count, _values(sample, reference, wanted), lacking)
 
 
 def _values(sample: Sample, reference: Sample | None, wanted: list[str]) -> dict[str, Estimate]:
     values: dict[str, Estimate] = {}
-    if reference is not None and LEAD in wanted:
+    if reference is not None:
         x, y = sample.features, reference.features
-        both = distances.across(x, y, sample.masks, reference.masks)
-        distance = distances.kernel_distance(sample.own_pairs, reference.own_pairs, both)
-        values["kernel"] = distance.over(reference.scale)
+        if LEAD in wanted:
+            both = distances.across(x, y, sample.masks, reference.masks)
+            distance = distances.kernel_distance(sample.own_pairs, reference.own_pairs, both)
+            values[LEAD] = distance.over(reference.scale)
         if "frechet" in wanted:
             values["frechet"] = distances.frechet_distance(x, y, sample.masks, reference.masks)
-        if _NEIGHBOURS[0] in wanted:
-            near = _near(sample, reference)
-            values |= {name: getattr(near, name) for name in _NEIGHBOURS}
+        if near := [name for name in _NEIGHBOURS if name in wanted]:
+            found = _near(sample, reference)
+            values |= {name: getattr(found, name) for name in near}
     if "accuracy" in wanted:
         values["accuracy"] = classes.accuracy(sample.logits, sample.labels, sample.masks)
     if "inception" in wanted:

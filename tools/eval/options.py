@@ -16,9 +16,9 @@ from ...runtime.command.parser import Group, make_console
 from ...runtime.command.text import shown
 from ...runtime.errors import OptionError
 from ..option_values import THREADS, real_number_reader, whole_number_reader
-from .generate import Features
+from .images.generate import Features
+from .images.real import REFERENCE
 from .metrics.features import FeatureSpace
-from .real import REFERENCE
 from .store.database import DEFAULT_DATABASE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w./+:@=-]{0,79}", re.ASCII)

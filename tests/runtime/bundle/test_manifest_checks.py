@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -19,6 +20,14 @@ ENGINE = {
     "graph": "decoder", "backend": "tensorrt", "precision": "fp32", "file": "x.engine",
     "sha256": "0" * 64, "size": 1, "library": "10.3", "platform": "linux-x86_64",
     "compute_capabilities": ["8.7"], "build_seconds": 1.0, "fingerprint": {},
+}  # fmt: skip
+PRESET = {
+    "options": {"mode": "csd", "cfg": 3.0, "head_steps": [20, 5]}, "precision": None,
+    "evidence": {
+        "metric": "kernel distance", "images": 9, "margin": 0.02, "drop": -0.01, "most": 0.01,
+        "error": 0.05, "seconds": 1.0, "baseline_seconds": 2.0, "backend": "onnxruntime",
+        "machine": "a processor", "date": "2026-01-01",
+    },
 }  # fmt: skip
 DECODER = "graphs.decoder"
 # Field -> values that are refused.
@@ -66,6 +75,14 @@ BAD = {
     "sources": [None, [], {"target": "here"}, {"target": {}}, {"target": {"path": 3}}],
     "sources.target.path": [None, 3, "", "a\x1bb", "x" * 5000],
     "created_by": [None, 4, {"csd": 3}, {"\x1b": "x"}, {"csd": "\x07"}],
+    "presets": [None, [], {"a b": PRESET}, {"x": {}}, {"x": {**PRESET, "extra": 1}}],
+    "presets.tuned.options": [None, [], {"wat": 1}, {"cfg": "x"}, {"mode": "fast"},
+                              {"head_steps": [1, 2, 3]}, {"cfg": HUGE}, {"\x1b": 1}],
+    "presets.tuned.precision": [3, "fp8", []],
+    "presets.tuned.evidence": [None, {}, []],
+    "presets.tuned.evidence.images": NO_NUMBERS,
+    "presets.tuned.evidence.drop": [None, "x", HUGE, True],
+    "presets.tuned.evidence.machine": [None, 3, "", "a\x1bb"],
     "extra": [1],
 }  # fmt: skip
 BAD |= {
@@ -101,6 +118,7 @@ def test_a_bad_value_is_one_short_line_that_names_the_field(tiny_bundle, field):
     for value in BAD[field]:
         values = json.loads(text)
         values["engines"] = [dict(ENGINE)]
+        values["presets"] = {"tuned": copy.deepcopy(PRESET)}
         Manifest.from_json(json.dumps(values))
         _set(values, field, value)
         with pytest.raises(BundleError, match="again") as error:

@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from csd.runtime import CsdError, NumericsError, OptionError
-from csd.tools.eval.generate import Features
+from csd.tools.eval.images.generate import Features
+from csd.tools.eval.images.real import RealError, balanced, find_real, framed, read_features
 from csd.tools.eval.metrics.features import FeatureError, FeatureSpace
 from csd.tools.eval.options import find_features
-from csd.tools.eval.real import RealError, balanced, find_real, framed, read_features
 from csd.tools.eval.store.database import StoreError, open_database
 from csd.tools.eval.store.features import features_of, fill_features, find_space
 from csd.tools.eval.store.runs import need_run

@@ -14,7 +14,7 @@ from csd.runtime.command.frame import Stopped
 from csd.runtime.session import Session
 from csd.tools.eval.cli import main as eval_main
 from csd.tools.eval.commands.run import ladder, main
-from csd.tools.eval.shards import Shard, missing_batches, own_images, read_shard
+from csd.tools.eval.images.shards import Shard, missing_batches, own_images, read_shard
 from csd.tools.eval.store.database import open_database
 from csd.tools.eval.store.runs import all_runs, batches_of, images_of, need_run, numbers_of
 

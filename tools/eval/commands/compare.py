@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ....runtime.command.files import check_outputs, output_path, write_json
+from ....runtime.command.files import check_outputs, is_stream, output_path, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
 from ...console import results_console
 from ...option_values import COUNT, whole_number_reader
 from ..compare import check_together, compare, fewer_steps
+from ..images.real import find_real
 from ..options import (
     add_database_argument,
     add_features_argument,
@@ -22,8 +23,8 @@ from ..options import (
     progress_of,
     run_name,
 )
-from ..real import find_real
 from ..report.html import write_page
+from ..report.mlflow_export import check_mlflow, export
 from ..report.values import comparison_values, tables
 from ..store.database import check_database, open_database
 from ..store.runs import all_runs, need_run
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs({"--html": args.html, "--json": args.json}, inputs)
     check_database(args.db)
     load_pillow()
+    in_mlflow = check_mlflow()
     with open_database(args.db) as connection:
         runs = [need_run(connection, name) for name in args.runs]
         check_together(runs)
@@ -106,4 +108,6 @@ def run(args: argparse.Namespace) -> int:
         console.print(table)
     for note in comparison.notes:
         console.print(f"note: {note}", soft_wrap=True)
+    if in_mlflow:
+        export(comparison, None if args.html is None or is_stream(args.html) else args.html)
     return 0

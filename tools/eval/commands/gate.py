@@ -12,6 +12,7 @@ from ....runtime.images import load_pillow
 from ...console import results_console
 from ...option_values import COUNT
 from ..compare import compare
+from ..images.real import find_real
 from ..judge import LEAD, METRICS
 from ..options import (
     add_database_argument,
@@ -23,7 +24,6 @@ from ..options import (
     run_name,
     share,
 )
-from ..real import find_real
 from ..store.database import check_database, open_database
 from ..store.runs import need_run
 from ..verdicts import Drop, drop_of
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         with progress_of(args.quiet)("gate") as step:
             comparison = compare(
                 connection, runs, [], spaces, real, most=args.use, real_count=args.real_images,
-                tests=False, step=step,
+                names=[metric.name], tests=False, step=step,
             )  # fmt: skip
     drops: dict[str, Drop] = {}
     for features in spaces:

@@ -16,6 +16,7 @@ from ...bench.plots import check_plot
 from ...console import results_console
 from ...option_values import COUNT
 from ..compare import Comparison, compare
+from ..images.real import find_real
 from ..judge import LEAD, METRICS
 from ..metrics.halves import Estimate
 from ..options import (
@@ -26,7 +27,6 @@ from ..options import (
     need_features,
     progress_of,
 )
-from ..real import find_real
 from ..report.history_plot import plot_history
 from ..report.values import shown_value
 from ..store.database import check_database, open_database
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             with progress_of(args.quiet)(each.name) as step:
                 found.append((each, compare(
                     connection, [each], [], spaces, real, most=args.use,
-                    real_count=args.real_images, tests=False, step=step,
+                    real_count=args.real_images, names=[metric.name], tests=False, step=step,
                 )))  # fmt: skip
     estimates = [c.rows[0].spaces[c.lead].figures.need(metric.name) for _, c in found]
     if args.plot is not None:

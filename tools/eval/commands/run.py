@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....runtime.bundle.bundle import Bundle
-from ....runtime.cli import add_decoding_arguments, decoding_options, open_session
+from ....runtime.cli import (
+    add_decoding_arguments,
+    add_preset_argument,
+    decoding_options,
+    open_session,
+    with_preset,
+)
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.command.text import one_line
 from ....runtime.errors import OptionError
@@ -18,7 +24,8 @@ from ....runtime.noise import SeededNoise
 from ....runtime.options import HEADS, MODES, GenerateOptions
 from ....runtime.session import Session
 from ...option_values import COUNT, whole_number_reader
-from ..generate import about_run, make_images, settings_of
+from ..images.generate import about_run, make_images, settings_of
+from ..images.shards import Shard, read_shard
 from ..options import (
     add_database_argument,
     add_features_argument,
@@ -27,7 +34,6 @@ from ..options import (
     run_name,
     zoo_of,
 )
-from ..shards import Shard, read_shard
 from ..store.database import check_database, open_database
 from ..store.runs import Run, add_run, batches_of, numbers_of
 
@@ -57,6 +63,7 @@ def build_parser() -> Parser:
     what.add_argument(
         "--mode", choices=MODES, default=defaults.mode, help="as for csd-generate"
     )  # fmt: skip
+    add_preset_argument(what)
     what.add_argument(
         "--ladder",
         action="store_true",
@@ -97,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = {"the bundle": args.bundle}
     check_database(args.db, inputs)
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    args, options = with_preset(bundle, args, options)
     load_pillow()
     features = find_features(args.features, zoo_of(bundle.manifest), args.threads)
     with open_session(bundle, args) as session:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.training.idx import DEFAULT_DATA, read_split
-from ...runtime.command.text import plain
-from ...runtime.errors import CsdError, OptionError
+from ....models.training.idx import DEFAULT_DATA, read_split
+from ....runtime.command.text import plain
+from ....runtime.errors import CsdError, OptionError
+from ..metrics.features import Images
+from ..store.features import RealFeatures, keep_real_features, real_features
 from .generate import Features
-from .metrics.features import Images
-from .store.features import RealFeatures, keep_real_features, real_features
 
 NONE = "none"
 # Real images that generated ones are held against, unless there are fewer.

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...export.progress import OnStep
-from ...runtime.bundle.manifest import Manifest
-from ...runtime.command.frame import raise_if_stopped
-from ...runtime.errors import CsdError
-from ...runtime.options import GenerateOptions
-from ...runtime.session import Session
-from ...runtime.stats import Progress
-from ..load import LoadMeter
-from ..machine import describe_machine
-from .metrics.features import FeatureSpace
+from ....export.progress import OnStep
+from ....runtime.bundle.manifest import Manifest
+from ....runtime.command.frame import raise_if_stopped
+from ....runtime.errors import CsdError
+from ....runtime.options import GenerateOptions
+from ....runtime.session import Session
+from ....runtime.stats import Progress
+from ...load import LoadMeter
+from ...machine import describe_machine
+from ..metrics.features import FeatureSpace
+from ..store.features import Extract, fill_features
+from ..store.runs import Batch, Run, Settings, add_batch, numbers_of
 from .shards import Shard, missing_batches, own_images
-from .store.features import Extract, fill_features
-from .store.runs import Batch, Run, Settings, add_batch, numbers_of
 
 
 @dataclass(frozen=True)

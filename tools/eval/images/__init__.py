@@ -1,0 +1,1 @@
+"""Where images come from: those of runs, batch after batch, and real ones."""
