@@ -34,6 +34,7 @@ from .autoencoder import (
 from .classifier import accuracy, export_classifier, load_classifier, train_classifier
 from .data import DEFAULT_DATA, framed, load_images
 from .decoder import DecoderRecipe, train_decoder
+from .kl_encoder import KLAutoencoder
 from .latents import Latents, load_latents, save_latents
 from .loop import run_files
 from .silent_channels import without_silent_channels
@@ -53,7 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
         example="python -m csd.models.training target --out zoo --steps 7000",
         lower="--batch",
     )
-    parser.add_argument("what", choices=(*TRAINERS, "target", "draft"), help="what to train")
+    parser.add_argument(
+        "what",
+        choices=(*TRAINERS, "target", "draft"),
+        help="what to train; latents are made by the autoencoder that is in --out",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory of weights and logs")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="directory of the data set")
     parser.add_argument("--steps", type=int, default=7000, help="training steps of a model")
@@ -141,8 +146,7 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     decoder = {name: state[name] for name in decoder_names(state)}
     _save_half(decoder, args.out / "decoder.safetensors")
     psnr = reconstruction_psnr(model, test_images)
-    latents = Latents(*posterior_of(model, images))
-    save_latents(latents, args.out / "latents.safetensors")
+    latents = _encode(model, images, args)
     figures = {
         "kept_channels": latents.channels,
         "test_psnr": round(psnr, 3),
@@ -150,6 +154,18 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
     }
     write_json(args.out / "autoencoder.json", {**dataclasses.asdict(recipe), **figures})
     print(f"autoencoder: {psnr:.2f} dB on {len(test_images)} test images", flush=True)
+
+
+def _encode(model: KLAutoencoder, images: Tensor, args: argparse.Namespace) -> Latents:
+    latents = Latents(*posterior_of(model, images))
+    save_latents(latents, args.out / "latents.safetensors")
+    return latents
+
+
+def _make_latents(args: argparse.Namespace) -> None:
+    images = framed(load_images(args.data, "train")[0])
+    latents = _encode(load_autoencoder(args.out / "autoencoder.safetensors"), images, args)
+    print(f"latents of {len(images)} images, scale {latents.scale:.5f}", flush=True)
 
 
 def _train_decoder(args: argparse.Namespace) -> None:
@@ -188,6 +204,7 @@ def _train_classifier(args: argparse.Namespace) -> None:
 
 TRAINERS = {
     "autoencoder": _train_autoencoder,
+    "latents": _make_latents,
     "decoder": _train_decoder,
     "classifier": _train_classifier,
 }

@@ -477,6 +477,12 @@ def test_the_command_trains_the_decoder_further(data, capsys):
     small = ["--data", data, "--out", data, "--steps", 2, "--batch", 2, "--threads", 1]
     assert _command(["autoencoder", *small]) == 0
     first = load_kl_decoder(data / "decoder.safetensors").state_dict()
+    latents = load_latents(data / "latents.safetensors")
+    (data / "latents.safetensors").unlink()
+    assert _command(["latents", *small]) == 0
+    again = load_latents(data / "latents.safetensors")
+    torch.testing.assert_close(again.mean, latents.mean)
+    torch.testing.assert_close(again.std, latents.std)
     torch.save({"model": Classifier().state_dict()}, data / "other.pth")
     assert _command(["decoder", *small, "--features", data / "other.pth"]) == 0
     assert "decoder: " in capsys.readouterr().out

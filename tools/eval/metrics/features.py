@@ -104,7 +104,6 @@ class FeatureSpace:
         Raises:
             FeatureError: the graph or its settings cannot be used; it says what they lack.
         """
-        settings_path = path.with_suffix(".json")
         try:
             graph = read_onnx(path)
             content = path.read_bytes()
@@ -115,6 +114,7 @@ class FeatureSpace:
             raise FeatureError(
                 f"cannot read {path} as ONNX ({reason}): give the path of an ONNX file"
             ) from error
+        settings_path = path.with_suffix(".json")
         values, text = _settings(settings_path)
         shape = _input_shape(path, graph, values["size"])
         features = _output(
