@@ -164,6 +164,24 @@ def test_figures_do_not_depend_on_who_is_beside(runs, tmp_path, capsys):
     assert figures[0] == figures[1]
 
 
+def test_runs_beside_have_as_many_images_and_are_of_no_search(tiny_bundle, runs, tmp_path, capsys):
+    path = Path(runs[0].removeprefix("--db="))
+    for name in ("more", "tune/tuned/round/x"):
+        make_run(tiny_bundle, path, name, "--num-iter=1", images=30)
+    for name in ("a", "b"):
+        make_run(tiny_bundle, path, name, *(["--cfg=3"] if name == "b" else []), images=35)
+    capsys.readouterr()
+    assert main(["a", "b", *runs]) == 0
+    out = capsys.readouterr().out
+    assert "a/ar-1" not in out
+    assert "No run of the target at fewer AR steps with as many images" in out
+    assert main(["a", "b", *runs, "--use=30"]) == 0
+    out = capsys.readouterr().out
+    assert "a/ar-1" in out
+    assert "more" in out
+    assert "tune/" not in out
+
+
 def test_without_real_images_there_are_no_distances_to_them(runs, capsys):
     argv = [part for part in runs if not part.startswith("--real")]
     assert main(["a", "b", *argv, "--real=none"]) == 0
