@@ -16,7 +16,7 @@ from csd.tools.eval.report.svg import Point, front, pareto
 from csd.tools.eval.store.database import open_database
 from csd.tools.eval.verdicts import drop_of, verdict
 
-from ...helpers import failure
+from ...helpers import failure, run_python
 from .conftest import make_run
 from .test_features import archive, write_graph
 
@@ -180,6 +180,16 @@ def test_runs_beside_have_as_many_images_and_are_of_no_search(tiny_bundle, runs,
     assert "a/ar-1" in out
     assert "more" in out
     assert "tune/" not in out
+
+
+def test_evaluations_need_no_torch(runs):
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "from csd.tools.eval.commands.compare import main; "
+        f"print('ended', main({['a', 'b', *runs]}))"
+    )
+    done = run_python(code)
+    assert done.stdout.splitlines()[-1] == "ended 0", done.stderr
 
 
 def test_without_real_images_there_are_no_distances_to_them(runs, capsys):
