@@ -142,7 +142,14 @@ def test_importing_plugins_brings_numpy_alone():
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
-@pytest.mark.parametrize("module", ["csd.export.cli", "csd.runtime.cli", "csd.tools.bench.cli"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "csd.export.cli", "csd.runtime.cli", "csd.tools.bench.cli", "csd.tools.eval.cli",
+        *(f"csd.tools.eval.commands.{name}" for name in
+          ("run", "compare", "gate", "history", "merge", "certify", "tune")),
+    ],
+)  # fmt: skip
 def test_help_of_a_command_loads_no_network_library(module):
     code = (
         f"import sys; from {module} import build_parser; build_parser().format_help(); "

@@ -22,6 +22,8 @@ from .store.features import features_of, fill_features, find_space
 from .store.runs import Run, batches_of, images_of, labels_of, numbers_of
 from .verdicts import Verdict, verdict
 
+# What the names of the runs of a search begin with.
+SEARCHES = "tune/"
 # Images of two runs that are held against each other pixel by pixel, at once.
 CHUNK = 32
 # Halves of real images, and of runs that share no noise with the first one.
@@ -143,8 +145,19 @@ def check_together(runs: Sequence[Run]) -> None:
             )
 
 
-def fewer_steps(first: Run, every: Sequence[Run]) -> list[Run]:
-    """Runs of the target of the same bundle and seed, at fewer AR steps or head steps."""
+def fewer_steps(
+    connection: sqlite3.Connection, runs: Sequence[Run], every: Sequence[Run], most: int | None
+) -> list[Run]:
+    """Runs of the target of the first run's bundle and seed, at fewer AR steps or head steps.
+
+    Args:
+        connection: to the database.
+        runs: that were asked for; those are not among them.
+        every: all that there are; those of searches are left out, and those with fewer images.
+        most: images of each run, or None.
+    """
+    first = runs[0]
+    numbers = set(common_numbers(connection, runs, most)[first.name])
 
     def key(run: Run) -> tuple[object, ...]:
         options = {k: v for k, v in run.settings.options.items() if k in _OF_TARGET}
@@ -152,9 +165,15 @@ def fewer_steps(first: Run, every: Sequence[Run]) -> list[Run]:
 
     wanted = key(first)
     return [
-        run for run in every
-        if key(run) == wanted and run.settings.options["mode"] == "target" and _fewer(run, first)
-    ]  # fmt: skip
+        run
+        for run in every
+        if run not in runs
+        and not run.name.startswith(SEARCHES)
+        and key(run) == wanted
+        and run.settings.options["mode"] == "target"
+        and _fewer(run, first)
+        and numbers <= set(numbers_of(connection, run))
+    ]
 
 
 # Options of a target alone that are kept where its steps are fewer.
@@ -331,9 +350,9 @@ def _notes(rows: Sequence[Row], spaces: Sequence[Features], real: RealImages | N
         fewer = [o for o in added if o["mode"] == "target" and str(o[name]) != str(first[name])]
         if not fewer:
             notes.append(
-                f"No run of the target at fewer {what} steps is in the database, which is what a "
-                f"faster setting has to beat: csd-eval run BUNDLE --name {rows[0].run.name} "
-                "--ladder, with the options of that run, makes them."
+                f"No run of the target at fewer {what} steps with as many images is in the "
+                "database, which is what a faster setting has to beat: csd-eval run BUNDLE --name "
+                f"{rows[0].run.name} --ladder, with the options of that run, makes them."
             )
     if len(spaces) == 1:
         notes.append(
@@ -343,8 +362,10 @@ def _notes(rows: Sequence[Row], spaces: Sequence[Features], real: RealImages | N
         notes.append("There are no real images, so there are no distances to them: --real PATH.")
     busy = [row.run.name for row in rows if row.others is not None and row.others > 0.25]
     if busy:
+        more = f" and {len(busy) - 4} more" if len(busy) > 4 else ""
         notes.append(
-            f"Seconds of {', '.join(busy)} were measured beside other work, and will not repeat."
+            f"Seconds of {', '.join(busy[:4])}{more} were measured beside other work, and will not "
+            "repeat."
         )
     if len({(row.run.settings.backend, str(row.run.about.get("threads"))) for row in rows}) > 1:
         notes.append("Seconds are of several backends or numbers of threads.")

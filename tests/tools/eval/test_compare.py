@@ -16,7 +16,7 @@ from csd.tools.eval.report.svg import Point, front, pareto
 from csd.tools.eval.store.database import open_database
 from csd.tools.eval.verdicts import drop_of, verdict
 
-from ...helpers import failure
+from ...helpers import failure, run_python
 from .conftest import make_run
 from .test_features import archive, write_graph
 
@@ -162,6 +162,34 @@ def test_figures_do_not_depend_on_who_is_beside(runs, tmp_path, capsys):
         (row,) = [run for run in values["runs"] if run["name"] == "b"]
         figures.append(row["spaces"]["g"]["figures"])
     assert figures[0] == figures[1]
+
+
+def test_runs_beside_have_as_many_images_and_are_of_no_search(tiny_bundle, runs, tmp_path, capsys):
+    path = Path(runs[0].removeprefix("--db="))
+    for name in ("more", "tune/tuned/round/x"):
+        make_run(tiny_bundle, path, name, "--num-iter=1", images=30)
+    for name in ("a", "b"):
+        make_run(tiny_bundle, path, name, *(["--cfg=3"] if name == "b" else []), images=35)
+    capsys.readouterr()
+    assert main(["a", "b", *runs]) == 0
+    out = capsys.readouterr().out
+    assert "a/ar-1" not in out
+    assert "No run of the target at fewer AR steps with as many images" in out
+    assert main(["a", "b", *runs, "--use=30"]) == 0
+    out = capsys.readouterr().out
+    assert "a/ar-1" in out
+    assert "more" in out
+    assert "tune/" not in out
+
+
+def test_evaluations_need_no_torch(runs):
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "from csd.tools.eval.commands.compare import main; "
+        f"print('ended', main({['a', 'b', *runs]}))"
+    )
+    done = run_python(code)
+    assert done.stdout.splitlines()[-1] == "ended 0", done.stderr
 
 
 def test_without_real_images_there_are_no_distances_to_them(runs, capsys):

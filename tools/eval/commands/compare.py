@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         runs = [need_run(connection, name) for name in args.runs]
         check_together(runs)
         every = all_runs(connection)
-        beside = [run for run in fewer_steps(runs[0], every) if run not in runs][:MOST_RUNS]
+        beside = fewer_steps(connection, runs, every, args.use)[:MOST_RUNS]
         zoo = runs[0].about.get("zoo")
         real = find_real(args.real, zoo)
         spaces = need_features(args.features, zoo, args.threads)

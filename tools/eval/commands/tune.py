@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         connection = opened.enter_context(open_database(args.db, create=True))
         step = opened.enter_context(progress_of(args.quiet)("tune"))
         bench = SessionBench(
-            connection, sessions, baseline, f"tune/{args.name}", args.seed, args.batch, features,
+            connection, sessions, baseline, args.name, args.seed, args.batch, features,
             real, args.real_images, step, None if args.budget is None else began + args.budget,
         )  # fmt: skip
         found = search(

@@ -7,9 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ....export.progress import OnStep
 from ....runtime.session import Session
-from ..compare import compare
+from ...quality import balanced_labels
+from ..compare import SEARCHES, compare
 from ..images.generate import Features, about_run, make_images, settings_of
 from ..images.real import RealImages
 from ..judge import LEAD, METRICS
@@ -18,6 +21,9 @@ from ..report.values import lead_name
 from ..store.runs import Run, add_run
 from .candidates import Candidate
 from .search import Measured, OutOfTimeError
+
+# Timed runs of baseline and setting, in turns.
+TIMINGS = 5
 
 
 @dataclass
@@ -68,7 +74,29 @@ class SessionBench:
             drops.append(difference if METRICS[name].lower else difference.over(-1))
             self.metric = self.metric or f"{METRICS[name].title}, {title}"
         worst = max(drops, key=lambda drop: drop.value)
-        return Measured(worst, second.seconds, first.seconds, comparison.count)
+        if not fresh:
+            return Measured(worst, second.seconds, first.seconds, comparison.count)
+        seconds = self._timed(candidate)
+        return Measured(worst, seconds[1], seconds[0], comparison.count)
+
+    def _timed(self, candidate: Candidate) -> tuple[float, float]:
+        """Seconds an image of the baseline and of a setting, in turns: medians.
+
+        Those of their runs were measured at different times, beside who knows what.
+        """
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for _ in range(TIMINGS):
+            for one, found in zip((self.baseline, candidate), seconds, strict=True):
+                if self.spent():
+                    raise OutOfTimeError
+                session = self.sessions[one.precision]
+                classes = session.bundle.manifest.target.class_num
+                labels = balanced_labels(self.batch, classes)
+                stats = session.generate(labels, one.options, seed=self.seed).stats
+                taken = stats.seconds if stats.device_seconds is None else stats.device_seconds
+                found.append(taken / self.batch)
+        first, second = (float(np.median(found)) for found in seconds)
+        return first, second
 
     def _made(self, candidate: Candidate, images: int, fresh: bool) -> Run:
         """The run of a setting, with as many images as are wanted."""
@@ -77,7 +105,7 @@ class SessionBench:
         settings = settings_of(
             session, candidate.options, seed=seed, batch=self.batch, precision=candidate.precision
         )
-        name = f"{self.prefix}/{'test' if fresh else 'round'}/{candidate.name}"
+        name = f"{SEARCHES}{self.prefix}/{'test' if fresh else 'round'}/{candidate.name}"
         run = add_run(self.connection, name, settings, about_run(session))
         if self.spent():
             raise OutOfTimeError
