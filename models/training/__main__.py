@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...runtime.command.files import write_atomically, write_json
 from ...runtime.command.parser import Parser, run_command
+from ...runtime.command.text import plain
 from ...runtime.config import MARConfig
 from ...runtime.errors import CsdError, OptionError
 from ..checkpoint import load_into, read_state_dict
@@ -113,8 +114,10 @@ def _train_model(args: argparse.Namespace) -> None:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CsdError(f"no device {args.device!r} ({reason}): give --device cpu") from error
+        reason = plain(str(error).splitlines()[0], 120)
+        raise CsdError(
+            f"no device {plain(args.device, 60)!r} ({reason}): give --device cpu"
+        ) from error
     _, labels = load_images(args.data, "train")
     latents = load_latents(args.out / "latents.safetensors")
     preset = MARConfig.load(f"fashion_latent_{args.what}")

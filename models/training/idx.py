@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.command.text import plain
 from ...runtime.errors import CsdError
 
 # Where Debian's `dataset-fashion-mnist` puts its files (Xiao et al., arXiv 1708.07747).
@@ -33,7 +34,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             f"no data at {path}: apt-get install dataset-fashion-mnist, or give --data DIR"
         ) from error
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise CsdError(f"cannot read {path}: {error}; install the data set again") from error
+        reason = plain((isinstance(error, OSError) and error.strerror) or str(error), 120)
+        raise CsdError(f"cannot read {path}: {reason}; install the data set again") from error
 
 
 def read_split(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
