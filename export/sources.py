@@ -117,7 +117,7 @@ def _of_zoo(entry: ZooEntry) -> FoundModels:
         weights = find_mar(path)
         check_mar(weights, config)
         models[role] = ModelPart(config, partial(build_mar, weights, config, checked=True))
-        sources[role] = Source(f"zoo:{entry.name}", file_sha256(path))
+        sources[role] = Source.of_zoo(entry.name, file_sha256(path))
     return FoundModels(entry.name, models, None, entry.class_names, sources)
 
 

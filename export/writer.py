@@ -127,7 +127,7 @@ class _Export:
             variants={name: self._in_order(specs) for name, specs in self._made.variants.items()},
             class_names=request.class_names,
             calibration=self._write_calibration(fitted) if fitted else None,
-            parity=tuple(sorted(self._made.parity, key=lambda row: order.index(row.network))),
+            parity=tuple(sorted(self._made.parity, key=lambda row: order.index(row.graph_name))),
             sources=dict(request.sources),
             created_by={"csd": version(), **{lib: installed(lib) for lib in ("torch", "onnx")}},
         )

@@ -48,10 +48,8 @@ def bundle_classifier(bundle: Bundle, threads: int) -> ImageClassifier | None:
         WeightsError: the pair is none of this zoo's.
         BackendError: onnxruntime is missing or cannot load the classifier.
     """
-    source = bundle.manifest.sources.get("target")
-    if source is None or not source.path.startswith("zoo:"):
-        return None
-    return ImageClassifier(zoo_entry(source.path.removeprefix("zoo:")).classifier, threads)
+    zoo = bundle.manifest.zoo
+    return None if zoo is None else ImageClassifier(zoo_entry(zoo).classifier, threads)
 
 
 def as_shown(latents: Float32) -> Float32:

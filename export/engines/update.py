@@ -135,9 +135,11 @@ def default_precision(manifest: Manifest) -> str:
 
 def export_command(manifest: Manifest, precision: str) -> str:
     """Return the command that exports a bundle again with the graphs of a precision."""
-    source = manifest.sources["target"].path if "target" in manifest.sources else "zoo:NAME"
-    zoo = source.removeprefix("zoo:")
-    what = f"--zoo {zoo}" if zoo != source else f"--target {source} --target-config CONFIG"
+    source, zoo = manifest.sources.get("target"), manifest.zoo
+    what = (
+        f"--zoo {zoo or 'NAME'}" if source is None or zoo is not None
+        else f"--target {source.path} --target-config CONFIG"
+    )  # fmt: skip
     return f"csd-export {what} --precision {precision} --out BUNDLE --force"
 
 

@@ -47,6 +47,7 @@ from .presets import Preset
 
 SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
+_ZOO = "zoo:"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ParityResult:
     passed: bool
 
     @property
-    def network(self) -> str:
+    def graph_name(self) -> str:
         """The graph's name, without its precision."""
         return self.graph.partition(" [")[0]
 
@@ -156,6 +157,16 @@ class Source:
     sha256: str
     weights: str | None = None
     key: str | None = None
+
+    @classmethod
+    def of_zoo(cls, name: str, sha256: str) -> Source:
+        """Where weights of a shipped pair came from."""
+        return cls(f"{_ZOO}{name}", sha256)
+
+    @property
+    def zoo(self) -> str | None:
+        """Name of the shipped pair that the weights are of, or None."""
+        return self.path.removeprefix(_ZOO) if self.path.startswith(_ZOO) else None
 
 
 @dataclass(frozen=True)
@@ -199,6 +210,12 @@ class Manifest:
     def target(self) -> MARConfig:
         """Configuration of the target."""
         return self.models["target"]
+
+    @property
+    def zoo(self) -> str | None:
+        """Name of the shipped pair that the target is of, or None."""
+        source = self.sources.get("target")
+        return None if source is None else source.zoo
 
     @property
     def tables(self) -> dict[str, Mapping[str, GraphSpec]]:

@@ -60,8 +60,8 @@ def target_weights(bundle: Bundle, names: Sequence[str], weights: Path | None) -
             f"--target-weights is checked against them, or {_without(names)}"
         )
     path = weights or (
-        zoo_entry(source.path.removeprefix("zoo:")).weights("target")
-        if source.path.startswith("zoo:")
+        zoo_entry(source.zoo).weights("target")
+        if source.zoo is not None
         else Path(Path(source.path).name)  # bundles of old held its folder too
     )
     if not _same_weights(path, source.sha256):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ...export.progress import Progress, shown_progress, silent
 from ...models.zoo import ZOO, zoo_entry
-from ...runtime.bundle.manifest import Manifest
 from ...runtime.command.files import output_path
 from ...runtime.command.parser import Group, make_console
 from ...runtime.command.text import shown
@@ -104,13 +103,6 @@ SIGNIFICANCE = real_number_reader(0, 0.5, above=True)
 def progress_of(quiet: bool) -> Progress:
     """What shows progress, with the time left, on stderr."""
     return silent if quiet else shown_progress(make_console(sys.stderr))
-
-
-def zoo_of(manifest: Manifest) -> str | None:
-    """Name of the zoo pair that a bundle was made of, or None."""
-    source = manifest.sources.get("target")
-    name = "" if source is None else source.path.removeprefix("zoo:")
-    return name if source is not None and source.path != name else None
 
 
 def find_features(given: Sequence[Path], zoo: str | None, threads: int) -> list[Features]:

@@ -18,6 +18,7 @@ from ...runtime.bundle.bundle import Bundle
 from ...runtime.cli import add_verify_argument
 from ...runtime.command.files import check_outputs, output_path, write_json
 from ...runtime.command.parser import Parser, run_command
+from ...runtime.errors import OptionError
 from ...runtime.head import native
 from ...runtime.options import GenerateOptions
 from ...runtime.session import Session
@@ -147,6 +148,25 @@ def check_runs(session: Session, *wanted: GenerateOptions) -> None:
     manifest = session.bundle.manifest
     for options in wanted:
         session.check([0], options.resolved(manifest.target, manifest.head_steps))
+
+
+def check_zoo(session: Session, zoo: str, options: str = "") -> None:
+    """Check that a session's bundle is of a shipped pair.
+
+    Args:
+        session: of the bundle.
+        zoo: name of the pair.
+        options: of `csd-export`, beside `--zoo`, for the message.
+
+    Raises:
+        OptionError: it is of other models.
+    """
+    bundle = session.bundle
+    if bundle.manifest.zoo != zoo:
+        raise OptionError(
+            f"bundle {bundle.path} is not of the shipped pair: make one with csd-export --zoo "
+            f"{zoo}{options}"
+        )
 
 
 def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -18,7 +18,6 @@ from ...models.zoo import zoo_entry
 from ...runtime.bundle.manifest_checks import ROLES
 from ...runtime.command.files import output_path
 from ...runtime.command.parser import Parser, parse_list
-from ...runtime.errors import OptionError
 from ...runtime.images import grid, save_png
 from ...runtime.libraries.imports import need
 from ...runtime.options import HEADS, GenerateOptions
@@ -26,7 +25,7 @@ from ...runtime.session import Session
 from ..console import progress_report
 from ..option_values import COUNT, GUIDANCE
 from ..quality import ImageClassifier, as_shown, balanced_labels
-from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
+from .frame import Figures, check_runs, check_zoo, figures_table, measuring_parser, run_script
 
 ZOO = "fashion-mnist"
 SAMPLES_PER_CLASS = 8
@@ -74,11 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(session: Session, args: argparse.Namespace) -> None:
     scales = parse_list("scales", args.scales, GUIDANCE)
     need("zoo_eval", "torch", "safetensors")
-    source = session.bundle.manifest.sources.get("target")
-    if source is None or source.path != f"zoo:{ZOO}":
-        raise OptionError(
-            f"bundle {args.bundle} is not of the shipped pair: make one with csd-export --zoo {ZOO}"
-        )
+    check_zoo(session, ZOO)
     check_runs(session, *(_options(args, role, scale) for role in ROLES for scale in scales))
     _real_images(args)
 

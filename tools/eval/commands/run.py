@@ -32,7 +32,6 @@ from ..options import (
     find_features,
     progress_of,
     run_name,
-    zoo_of,
 )
 from ..store.database import check_database, open_database
 from ..store.runs import Run, add_run, batches_of, numbers_of
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     args, options = with_preset(bundle, args, options)
     load_pillow()
-    features = find_features(args.features, zoo_of(bundle.manifest), args.threads)
+    features = find_features(args.features, bundle.manifest.zoo, args.threads)
     with open_session(bundle, args) as session:
         about = about_run(session)
         settings = {

@@ -34,7 +34,6 @@ from ..options import (
     need_features,
     progress_of,
     share,
-    zoo_of,
 )
 from ..store.database import check_database, open_database
 from ..tune.bench import SessionBench
@@ -114,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
     check_presets(bundle, args.name)
     load_pillow()
-    zoo = zoo_of(bundle.manifest)
+    zoo = bundle.manifest.zoo
     features, real = need_features(args.features, zoo, args.threads), find_real(args.real, zoo)
     report = progress_report()
     with ExitStack() as opened:

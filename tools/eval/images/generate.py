@@ -77,14 +77,13 @@ def settings_of(
 def about_run(session: Session) -> dict[str, Any]:
     """What is good to know of where a run was made; no path of this machine is in it."""
     manifest, origin = session.bundle.manifest, session.origin
-    source = manifest.sources.get("target")
     return {
         "machine": describe_machine(),
         "threads": origin.threads,
         "host_library": origin.host_library is not None,
         "manifest_sha256": origin.bundle["manifest_sha256"],
         "class_names": list(manifest.class_names or ()),
-        "zoo": source.path[4:] if source is not None and source.path.startswith("zoo:") else None,
+        "zoo": manifest.zoo,
     }
 
 

@@ -28,7 +28,7 @@ from ....runtime.session import Session
 from ...bench.plots import check_plot
 from ...console import progress_report
 from ...option_values import COUNT, GUIDANCE, real_number_reader, whole_number_reader
-from ..frame import Figures, check_runs, figures_table, measuring_parser, run_script
+from ..frame import Figures, check_runs, check_zoo, figures_table, measuring_parser, run_script
 from .features import FeatureNetwork, real_images
 from .plot import plot_rows
 from .rows import Row, figures_of, make_images, wanted_rows
@@ -111,12 +111,7 @@ def _check(session: Session, args: argparse.Namespace) -> None:
         check_plot(args.plot)
     if min(args.images, args.reference) < 2:
         raise OptionError("images or reference is 1: a distance needs two at least")
-    source = session.bundle.manifest.sources.get("target")
-    if source is None or source.path != f"zoo:{ZOO}":
-        raise OptionError(
-            f"bundle {args.bundle} is not of the shipped pair: make one with csd-export --zoo "
-            f"{ZOO} --local-steps"
-        )
+    check_zoo(session, ZOO, " --local-steps")
     check_runs(session, *(row.options for row in _rows(args)))
     real_images(args.data, 2)
 
