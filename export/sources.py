@@ -68,9 +68,7 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
     decoder: DecoderPart | None = None
     if args.decoder:
         weights = found["decoder"] = find_kl_decoder(args.decoder, wanted.get("decoder"))
-        decoder = DecoderPart(
-            *decoder_shape(weights), partial(build_kl_decoder, weights, checked=True)
-        )
+        decoder = DecoderPart(*decoder_shape(weights), partial(build_kl_decoder, weights))
     configs: dict[str, MARConfig] = {}
     for role in ("target", "draft"):
         path, asked = getattr(args, role), getattr(args, f"{role}_config")
@@ -100,7 +98,7 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
     return FoundModels(
         name=args.target.stem,
         models={
-            role: ModelPart(config, partial(build_mar, found[role], config, checked=True))
+            role: ModelPart(config, partial(build_mar, found[role], config))
             for role, config in configs.items()
         },
         decoder=decoder,
@@ -116,7 +114,7 @@ def _of_zoo(entry: ZooEntry) -> FoundModels:
         path, config = entry.weights(role), entry.config(role)
         weights = find_mar(path)
         check_mar(weights, config)
-        models[role] = ModelPart(config, partial(build_mar, weights, config, checked=True))
+        models[role] = ModelPart(config, partial(build_mar, weights, config))
         sources[role] = Source.of_zoo(entry.name, file_sha256(path))
     return FoundModels(entry.name, models, None, entry.class_names, sources)
 

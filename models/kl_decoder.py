@@ -156,7 +156,9 @@ def load_kl_decoder(path: str | Path, wanted: str | None = None) -> KLDecoder:
         WeightsError: the file cannot be read or holds no such decoder, or a tensor holds values
             that are not finite.
     """
-    return build_kl_decoder(find_kl_decoder(path, wanted))
+    found = find_kl_decoder(path, wanted)
+    check_kl_decoder(found)
+    return build_kl_decoder(found)
 
 
 def find_kl_decoder(path: str | Path, wanted: str | None = None) -> Weights:
@@ -180,20 +182,14 @@ def check_kl_decoder(weights: Weights) -> None:
     weights.check_finite()
 
 
-def build_kl_decoder(weights: Weights, *, checked: bool = False) -> KLDecoder:
-    """Make the decoder of weights that were found.
-
-    Args:
-        weights: that were found.
-        checked: whether `check_kl_decoder` has taken them.
+def build_kl_decoder(weights: Weights) -> KLDecoder:
+    """Make the decoder of weights that `check_kl_decoder` has taken.
 
     Raises:
-        WeightsError: as for `check_kl_decoder`.
         BackendError, OSError: as for `read_weights`.
     """
     make = _architecture(weights.tensors, weights.path)
-    state = _own_shapes(weights.float32())
-    return build(make, state, weights.path, _REMEDY, checked=checked)
+    return build(make, _own_shapes(weights.float32()))
 
 
 def _own_shapes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,10 +32,6 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
 def build(
     make: Callable[[], Module],
     state: Mapping[str, Tensor],
-    path: str | Path,
-    remedy: str = _REMEDY,
-    *,
-    checked: bool = False,
 ) -> Module:
     """Return the module that `make` makes, with `state` as its own tensors, for inference.
 
@@ -43,19 +39,10 @@ def build(
 
     Args:
         make: returns the module.
-        state: every tensor of it by name.
-        path: of the file, for messages.
-        remedy: what mends tensors that do not fit.
-        checked: whether it is known that all fit and are finite.
-
-    Raises:
-        WeightsError: as for `load_into`.
+        state: every tensor of it by name, of its shape (`check_names`).
     """
     with torch.device("meta"):
         module = make()
-    if not checked:
-        check_names(module.state_dict(), state, path, remedy)
-        check_finite(state, path)
     module.load_state_dict(dict(state), assign=True)
     return module.eval()
 

@@ -54,24 +54,15 @@ def check_mar(weights: Weights, config: MARConfig) -> None:
     weights.check_finite()
 
 
-def build_mar(weights: Weights, config: MARConfig, *, checked: bool = False) -> MAR:
-    """Make the model of weights that were found (evaluation mode, float32, CPU).
+def build_mar(weights: Weights, config: MARConfig) -> MAR:
+    """Make the model of weights that `check_mar` has taken (evaluation mode, float32, CPU).
 
     Tensors that are float32 in the file stay mapped.
 
-    Args:
-        weights: that were found.
-        config: the architecture.
-        checked: whether `check_mar` has taken them.
-
     Raises:
-        WeightsError, ConfigError: as for `check_mar`.
         BackendError, OSError: as for `read_weights`.
     """
-    if not checked:
-        check_config(Shape.of(weights.tensors, weights.path), config, weights.path)
-    state = own_names(weights.float32(), config, weights.path)
-    return build(lambda: MAR(config), state, weights.path, checked=checked)
+    return build(lambda: MAR(config), own_names(weights.float32(), config, weights.path))
 
 
 def load_mar(path: str | Path, config: MARConfig, weights: str | None = None) -> MAR:
@@ -86,4 +77,6 @@ def load_mar(path: str | Path, config: MARConfig, weights: str | None = None) ->
         WeightsError: the file cannot be read, a tensor does not fit the configuration, or one
             holds values that are not finite.
     """
-    return build_mar(find_mar(path, weights, config), config)
+    found = find_mar(path, weights, config)
+    check_mar(found, config)
+    return build_mar(found, config)
