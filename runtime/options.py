@@ -136,6 +136,11 @@ class GenerateOptions:
         return self.head == SOLVER
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """The models that the mode uses."""
+        return ("target", "draft") if self.mode == "csd" else (self.mode,)
+
+    @property
     def has_local_steps(self) -> bool:
         """Whether AR steps may be local."""
         period = self.refresh[0] if isinstance(self.refresh, tuple) else self.refresh

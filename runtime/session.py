@@ -135,8 +135,7 @@ class Session:
         """The backbones of local AR steps, by role, where the options ask for them."""
         if not options.has_local_steps:
             return {}
-        roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
-        for role in roles:
+        for role in options.roles:
             if role not in self._cached:
                 # What a full step keeps is read by local ones, whatever other graphs keep.
                 full, local = (
@@ -145,7 +144,7 @@ class Session:
                 )
                 config = self.bundle.manifest.models[role]
                 self._cached[role] = CachedBackbone(role, config, full, local)
-        return {role: self._cached[role] for role in roles}
+        return {role: self._cached[role] for role in options.roles}
 
     def __enter__(self) -> Session:
         return self
@@ -338,8 +337,7 @@ class Session:
     def _check_local(self, options: GenerateOptions) -> None:
         """Check that the bundle has the graphs of local AR steps."""
         there = local_graphs(self.bundle.manifest)
-        roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
-        if not all(f"{role}.{LOCAL_GRAPHS[0]}" in there for role in roles):
+        if not all(f"{role}.{LOCAL_GRAPHS[0]}" in there for role in options.roles):
             raise OptionError(
                 f"bundle {self.bundle.path} has no graphs of local AR steps: export it again with "
                 "csd-export --local-steps, or give --refresh 1"

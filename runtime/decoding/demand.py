@@ -136,12 +136,12 @@ class _Calls:
             tokens_of[steps] = tokens_of.get(steps, 0) + batch * self._sizes[step]
         for steps, tokens in tokens_of.items():
             rows = model.chunk_tokens(tokens, steps, branches) * branches
-            window = model.largest_window(
+            _, sampler = model.samplers.choose(
                 self._plan.options, steps, tokens // batch, batch,
                 aligned=aligned, guided=branches == 2,
             )  # fmt: skip
             self._join(f"{role}.head_modulation", N=rows, S=steps)
-            self._join(f"{role}.head_step", N=rows, S=steps, R=rows * window)
+            self._join(f"{role}.head_step", N=rows, S=steps, R=rows * sampler.largest_window)
 
     def _join(self, graph: str, **dims: int) -> None:
         """Take the larger of each size."""

@@ -66,8 +66,7 @@ def decode(
         NumericsError: a network returned a value that is not finite.
     """
     options = plan.options
-    roles = ("target", "draft") if options.mode == "csd" else (options.mode,)
-    if missing := [role for role in roles if role not in models]:
+    if missing := [role for role in options.roles if role not in models]:
         raise OptionError(f"mode {options.mode} needs a {missing[0]}, and there is none")
     at_once = len(canvas) if at_once is None else at_once
     decoder = Decoder(

@@ -159,22 +159,6 @@ class RuntimeModel:
         graph = f"{self.role}.head_step"
         return error if graph in str(error) else NumericsError(f"{graph} at {where}: {error}")
 
-    def largest_window(
-        self,
-        options: GenerateOptions,
-        steps: int,
-        together: int,
-        images: int,
-        *,
-        aligned: bool,
-        guided: bool,
-    ) -> int:
-        """Rows that a token may have in one evaluation; arguments as for `HeadSamplers.choose`."""
-        _, sampler = self.samplers.choose(
-            options, steps, together, images, aligned=aligned, guided=guided
-        )
-        return sampler.largest_window
-
     def chunk_tokens(self, tokens: int, steps: int, branches: int) -> int:
         """How many of some tokens are sampled together: as many as their adaLN values allow.
 
