@@ -122,6 +122,11 @@ class Stats:
         return f"<Stats: {self.seconds:.2f} s, {self.ar_steps} AR steps{accepted}>"
 
     @property
+    def taken(self) -> float:
+        """Seconds by the device's own clock, where there is one, else by the wall's."""
+        return self.seconds if self.device_seconds is None else self.device_seconds
+
+    @property
     def acceptance_rate(self) -> float | None:
         """Accepted draft tokens / drafted tokens; None where nothing was drafted."""
         return self.accepted / self.drafted if self.drafted else None

@@ -14,7 +14,7 @@ from ...runtime.command.files import output_path
 from ...runtime.command.parser import Group, make_console
 from ...runtime.command.text import shown
 from ...runtime.errors import OptionError
-from ..option_values import THREADS, real_number_reader, whole_number_reader
+from ..option_values import COUNT, THREADS, real_number_reader, whole_number_reader
 from .images.generate import Features
 from .images.real import REFERENCE
 from .metrics.features import FeatureSpace
@@ -66,9 +66,27 @@ def add_real_arguments(group: Group) -> None:
     )
 
 
-def add_threads_argument(group: Group) -> None:
-    """Add the number of threads of a command that runs no bundle."""
+def add_compared_arguments(group: Group) -> None:
+    """Add what the commands share that compare stored runs: images, features, and threads."""
+    group.add_argument("--use", type=COUNT, metavar="N", help="images of each run (default: all)")
+    add_features_argument(group)
+    add_real_arguments(group)
     group.add_argument("--threads", type=THREADS, default=2, help="CPU threads")
+
+
+def add_json_argument(group: Group, what: str = "figures") -> None:
+    """Add the option that saves what was found."""
+    group.add_argument(
+        "--json",
+        type=output_path,
+        metavar="FILE",
+        help=f"also save the {what}, - for stdout (default: not saved)",
+    )
+
+
+def add_quiet_argument(group: Group) -> None:
+    """Add the option that leaves progress out."""
+    group.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
 
 
 def run_name(text: str) -> str:

@@ -11,14 +11,14 @@ from rich.table import Table
 
 from ....runtime.bundle.bundle import Bundle
 from ....runtime.cli import add_machine_arguments, open_session
-from ....runtime.command.files import check_outputs, output_path, write_json
+from ....runtime.command.files import check_outputs, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.session import Session
 from ...console import results_console
 from ...machine import describe_machine
 from ...option_values import GUIDANCE, SEED, whole_number_reader
 from ..exactness import Certificate, Finding, certify
-from ..options import SIGNIFICANCE, progress_of
+from ..options import SIGNIFICANCE, add_json_argument, add_quiet_argument, progress_of
 
 EXACT, DIFFERENT, TOO_FEW = 0, 1, 3
 _SAID = {
@@ -57,13 +57,8 @@ def build_parser() -> Parser:
     what.add_argument("--cfg", type=GUIDANCE, default=1.0, help="guidance scale, 1 = none")
     what.add_argument("--seed", type=SEED, default=0, help="of contexts, noise and permutations")
     output = parser.group("output")
-    output.add_argument(
-        "--json",
-        type=output_path,
-        metavar="FILE",
-        help="also save the certificate, - for stdout (default: not saved)",
-    )
-    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_json_argument(output, "certificate")
+    add_quiet_argument(output)
     add_machine_arguments(parser)
     return parser
 

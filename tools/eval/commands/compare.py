@@ -11,14 +11,14 @@ from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
 from ...console import results_console
-from ...option_values import COUNT, whole_number_reader
+from ...option_values import whole_number_reader
 from ..compare import check_together, compare, fewer_steps
 from ..images.real import find_real
 from ..options import (
+    add_compared_arguments,
     add_database_argument,
-    add_features_argument,
-    add_real_arguments,
-    add_threads_argument,
+    add_json_argument,
+    add_quiet_argument,
     need_features,
     progress_of,
     run_name,
@@ -44,10 +44,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("runs", nargs="+", type=run_name, metavar="RUN", help="names of runs")
     what = parser.group("what is compared")
-    what.add_argument("--use", type=COUNT, metavar="N", help="images of each run (default: all)")
-    add_features_argument(what)
-    add_real_arguments(what)
-    add_threads_argument(what)
+    add_compared_arguments(what)
     output = parser.group("output")
     add_database_argument(output)
     output.add_argument(
@@ -62,13 +59,8 @@ def build_parser() -> Parser:
         default=20,
         help="images of each run in the page",
     )
-    output.add_argument(
-        "--json",
-        type=output_path,
-        metavar="FILE",
-        help="also save the figures, - for stdout (default: not saved)",
-    )
-    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_json_argument(output)
+    add_quiet_argument(output)
     return parser
 
 

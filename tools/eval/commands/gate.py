@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ....runtime.command.files import check_outputs, output_path, write_json
+from ....runtime.command.files import check_outputs, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.command.text import one_line
 from ....runtime.images import load_pillow
 from ...console import results_console
-from ...option_values import COUNT
 from ..compare import compare
 from ..images.real import find_real
 from ..judge import LEAD, METRICS
 from ..options import (
+    add_compared_arguments,
     add_database_argument,
-    add_features_argument,
-    add_real_arguments,
-    add_threads_argument,
+    add_json_argument,
+    add_quiet_argument,
     need_features,
     progress_of,
     run_name,
@@ -55,19 +54,11 @@ def build_parser() -> Parser:
         "--max-drop", type=share, default="2%", metavar="SHARE", help="margin, as 2%% or 0.02"
     )
     what.add_argument("--metric", choices=tuple(METRICS), default=LEAD, help="the figure")
-    what.add_argument("--use", type=COUNT, metavar="N", help="images of each run (default: all)")
-    add_features_argument(what)
-    add_real_arguments(what)
-    add_threads_argument(what)
+    add_compared_arguments(what)
     output = parser.group("output")
     add_database_argument(output)
-    output.add_argument(
-        "--json",
-        type=output_path,
-        metavar="FILE",
-        help="also save the figures, - for stdout (default: not saved)",
-    )
-    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_json_argument(output)
+    add_quiet_argument(output)
     return parser
 
 

@@ -14,16 +14,15 @@ from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
 from ...bench.plots import check_plot
 from ...console import results_console
-from ...option_values import COUNT
 from ..compare import Comparison, compare
 from ..images.real import find_real
 from ..judge import LEAD, METRICS
 from ..metrics.halves import Estimate
 from ..options import (
+    add_compared_arguments,
     add_database_argument,
-    add_features_argument,
-    add_real_arguments,
-    add_threads_argument,
+    add_json_argument,
+    add_quiet_argument,
     need_features,
     progress_of,
 )
@@ -45,10 +44,7 @@ def build_parser() -> Parser:
     what = parser.group("what is shown")
     what.add_argument("--metric", choices=tuple(METRICS), default=LEAD, help="the figure")
     what.add_argument("--like", default="", metavar="TEXT", help="runs with that in their name")
-    what.add_argument("--use", type=COUNT, metavar="N", help="images of each run (default: all)")
-    add_features_argument(what)
-    add_real_arguments(what)
-    add_threads_argument(what)
+    add_compared_arguments(what)
     output = parser.group("output")
     add_database_argument(output)
     output.add_argument(
@@ -57,13 +53,8 @@ def build_parser() -> Parser:
         metavar="FILE.png",
         help="also draw it; .svg and .pdf too (default: not drawn)",
     )
-    output.add_argument(
-        "--json",
-        type=output_path,
-        metavar="FILE",
-        help="also save the figures, - for stdout (default: not saved)",
-    )
-    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_json_argument(output)
+    add_quiet_argument(output)
     return parser
 
 
@@ -88,10 +79,12 @@ def run(args: argparse.Namespace) -> int:
             raise OptionError(
                 f"no run with images has {args.like!r} in its name: make one with csd-eval run"
             )
+        held_against = {
+            zoo: (find_real(args.real, zoo), need_features(args.features, zoo, args.threads)[:1])
+            for zoo in {each.about.get("zoo") for each in runs}
+        }
         for each in runs:
-            zoo = each.about.get("zoo")
-            real = find_real(args.real, zoo)
-            spaces = need_features(args.features, zoo, args.threads)[:1]
+            real, spaces = held_against[each.about.get("zoo")]
             with progress_of(args.quiet)(each.name) as step:
                 found.append((each, compare(
                     connection, [each], [], spaces, real, most=args.use,

@@ -29,6 +29,7 @@ from ..images.shards import Shard, read_shard
 from ..options import (
     add_database_argument,
     add_features_argument,
+    add_quiet_argument,
     find_features,
     progress_of,
     run_name,
@@ -86,7 +87,7 @@ def build_parser() -> Parser:
     output = parser.group("output")
     add_database_argument(output)
     add_features_argument(output)
-    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_quiet_argument(output)
     add_decoding_arguments(parser)
     return parser
 

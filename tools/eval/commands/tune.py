@@ -30,6 +30,7 @@ from ..options import (
     SIGNIFICANCE,
     add_database_argument,
     add_features_argument,
+    add_quiet_argument,
     add_real_arguments,
     need_features,
     progress_of,
@@ -94,7 +95,7 @@ def build_parser() -> Parser:
     parser.group("head").add_argument("--head", choices=HEADS, default="auto", help="the target's")
     output = parser.group("output")
     add_database_argument(output)
-    output.add_argument("--quiet", action="store_true", help="no progress (default: there is some)")
+    add_quiet_argument(output)
     add_decoding_arguments(parser)
     return parser
 

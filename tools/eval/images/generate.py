@@ -133,8 +133,7 @@ def make_images(
             progress=_stop_here,
         )
         stats = result.stats
-        seconds = stats.seconds if stats.device_seconds is None else stats.device_seconds
-        batch = Batch(first, count, seconds, meter.read().others, stats.to_dict())
+        batch = Batch(first, count, stats.taken, meter.read().others, stats.to_dict())
         add_batch(connection, run, batch, result.images, labels)
         for each in features:
             fill_features(connection, run, each.space, each.extract)

@@ -93,8 +93,7 @@ class SessionBench:
                 classes = session.bundle.manifest.target.class_num
                 labels = balanced_labels(self.batch, classes)
                 stats = session.generate(labels, one.options, seed=self.seed).stats
-                taken = stats.seconds if stats.device_seconds is None else stats.device_seconds
-                found.append(taken / self.batch)
+                found.append(stats.taken / self.batch)
         first, second = (float(np.median(found)) for found in seconds)
         return first, second
 
