@@ -111,7 +111,9 @@ def _check_graph(
 def _read(folder: BundleFolder, name: str) -> OnnxFile:
     path = folder.file(name)
     if path is None:
-        raise BundleError(f"bundle {folder.path} lacks {name}: export it again with csd-export")
+        raise BundleError(
+            f"bundle {folder.path} lacks {plain(name, 160)}: export it again with csd-export"
+        )
     try:
         return read_onnx(path)
     except OSError as error:

@@ -21,6 +21,7 @@ from typing import Any, cast
 from ..command.cache import cache_folder
 from ..command.files import write_atomically
 from ..command.frame import os_error_text
+from ..command.text import plain
 from ..errors import BundleError
 from .folder import BundleFolder
 from .manifest import file_sha256
@@ -79,7 +80,9 @@ class FileCheck:
     def _path(self, name: str) -> Path:
         path = self.folder.file(name)
         if path is None:
-            raise BundleError(f"bundle {self.folder.path} lacks {name}: {self._remedy(name)}")
+            raise BundleError(
+                f"bundle {self.folder.path} lacks {plain(name, 160)}: {self._remedy(name)}"
+            )
         return path
 
     def _check(self, name: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -89,14 +90,17 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def make_console(stream: TextIO | None = None) -> Console:
-    """Return a console that cuts no table where there is no window.
+    """Return a console that cuts no table where there is no window, and is silent without a stream.
 
     Args:
         stream: where it prints; None is stdout.
     """
     from rich.console import Console
 
-    out = sys.stdout if stream is None else stream
+    # Python has no stdout or stderr where the descriptor was closed before it started.
+    out: TextIO | None = sys.stdout if stream is None else stream
+    if out is None:
+        return Console(file=io.StringIO(), quiet=True)
     width = None if out.isatty() or "COLUMNS" in os.environ else WIDE
     return Console(file=out, highlight=False, markup=False, width=width)
 

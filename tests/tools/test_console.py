@@ -37,6 +37,12 @@ def test_a_window_is_a_bound(monkeypatch, capsys):
     assert results_console().width < 1000
 
 
+def test_without_stdout_nothing_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", None)
+    results_console().print(wide_table())
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("output", "stream"), [(None, "out"), (Path("-"), "err")])
 def test_what_is_said_does_not_mix_with_an_output_on_stdout(capsys, output, stream):
     results_console(output, None).print("said")
