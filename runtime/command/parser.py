@@ -111,7 +111,8 @@ def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T
     Args:
         name: of the option, for messages.
         text: as it was given.
-        kind: reads a value; raises `ValueError`, or `argparse.ArgumentTypeError` with a message.
+        kind: reads a value; raises `ValueError`, or with a message of its own `OptionError` or
+            `argparse.ArgumentTypeError`.
         known: values that there are, unless any that `kind` reads.
 
     Raises:
@@ -121,6 +122,8 @@ def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T
         values = [kind(part.strip()) for part in text.split(",") if part.strip()]
     except argparse.ArgumentTypeError as error:
         raise OptionError(f"{name} is {shown(text)}: {error}") from error
+    except OptionError:
+        raise
     except ValueError as error:
         raise OptionError(f"{name} is {shown(text)}: give numbers with commas between") from error
     if not values:
