@@ -125,6 +125,46 @@ def add_decoding_arguments(parser: Parser) -> None:
     add_machine_arguments(parser)
 
 
+def add_setting_arguments(parser: Parser, what: Group) -> None:
+    """Add the options that have one value in a command that decodes in one setting.
+
+    They come before those of `add_decoding_arguments`, as the help shows them.
+    """
+    defaults = GenerateOptions()
+    what.add_argument(
+        "--mode",
+        choices=MODES,
+        default=defaults.mode,
+        help="target alone, draft alone, or speculative decoding",
+    )
+    add_preset_argument(what)
+    parser.group("decoding").add_argument(
+        "--refresh",
+        default="1",
+        metavar="N[:F]|auto",
+        help="compute the whole backbone in every N-th AR step after the first F (4 where it is "
+        "not given), and in the others new tokens and queries only; auto: in as many as keep a "
+        "measured error near --refresh-tolerance",
+    )
+    parser.group("head").add_argument(
+        "--head",
+        choices=HEADS,
+        default=defaults.head,
+        help="head sampler; speculative keeps the law, parallel the sample, solver is for models "
+        "exported for it",
+    )
+    parser.group("speculative decoding").add_argument(
+        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
+    )
+
+
+def setting_of(args: argparse.Namespace) -> GenerateOptions:
+    """Return the options that `add_setting_arguments` and `add_decoding_arguments` parsed."""
+    return decoding_options(
+        args, mode=args.mode, gamma=args.gamma, head=args.head, refresh=parse_refresh(args.refresh)
+    )
+
+
 def add_machine_arguments(parser: Parser) -> None:
     """Add the options that say where a bundle runs, which `open_session` takes."""
     machine = parser.group("machine")
@@ -216,7 +256,6 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
 
 def build_parser() -> Parser:
     """Return the command-line parser."""
-    defaults = GenerateOptions()
     parser = Parser(
         prog="csd-generate",
         description="Generate images from a bundle, without PyTorch.",
@@ -231,32 +270,7 @@ def build_parser() -> Parser:
         help="classes to generate, by index or name, as in 3,7,9, or all",
     )
     what.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
-    what.add_argument(
-        "--mode",
-        choices=MODES,
-        default=defaults.mode,
-        help="target alone, draft alone, or speculative decoding",
-    )
-    add_preset_argument(what)
-    # In the order in which the help shows them.
-    parser.group("decoding").add_argument(
-        "--refresh",
-        default="1",
-        metavar="N[:F]|auto",
-        help="compute the whole backbone in every N-th AR step after the first F (4 where it is "
-        "not given), and in the others new tokens and queries only; auto: in as many as keep a "
-        "measured error near --refresh-tolerance",
-    )
-    parser.group("head").add_argument(
-        "--head",
-        choices=HEADS,
-        default=defaults.head,
-        help="head sampler; speculative keeps the law, parallel the sample, solver is for models "
-        "exported for it",
-    )
-    parser.group("speculative decoding").add_argument(
-        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
-    )
+    add_setting_arguments(parser, what)
     output = parser.group("output")
     output.add_argument(
         "--out",
@@ -304,9 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Generate what was asked for."""
-    options = decoding_options(
-        args, mode=args.mode, gamma=args.gamma, head=args.head, refresh=parse_refresh(args.refresh)
-    )
+    options = setting_of(args)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out

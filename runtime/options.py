@@ -221,6 +221,11 @@ def parse_refresh(text: str) -> int | tuple[int, int] | str:
     return _refresh(int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1])))
 
 
+def format_refresh(refresh: int | tuple[int, int] | str) -> str:
+    """As `parse_refresh` reads it: `2`, `2:8` or `auto`."""
+    return ":".join(map(str, refresh)) if isinstance(refresh, tuple) else str(refresh)
+
+
 def parse_interval(text: str) -> tuple[float, float]:
     """Read `A:B`.
 

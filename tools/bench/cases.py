@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...runtime.options import GenerateOptions
+from ...runtime.options import GenerateOptions, format_refresh
 
 # The one that ratios are of.
 EAGER = "eager"
@@ -88,17 +88,12 @@ def threads_in_words(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def refresh_in_words(refresh: int | tuple[int, int] | str) -> str:
-    """As the option has it: `2`, `2:8` or `auto`."""
-    return ":".join(map(str, refresh)) if isinstance(refresh, tuple) else str(refresh)
-
-
 def _runtime_cases(sweep: Sweep, alone: GenerateOptions) -> list[tuple[str, GenerateOptions]]:
     """Names and options of a head sampler, `alone` being the target's."""
     assert alone.num_iter is not None
     suffix = "" if alone.head == "sequential" else f", head {alone.head}"
     if alone.has_local_steps:
-        suffix += f", refresh {refresh_in_words(alone.refresh)}"
+        suffix += f", refresh {format_refresh(alone.refresh)}"
     cases: list[tuple[str, GenerateOptions]] = []
     if "target" in sweep.modes:
         cases.append((f"target{suffix}", alone))

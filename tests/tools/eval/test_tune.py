@@ -123,6 +123,12 @@ def test_settings_are_all_that_differ_and_each_once():
     assert {one.options.num_iter for one in found} == {16, 12, 8, 6, 4}
     alone = candidates(FULL, modes=["target"], precisions=[None], max_gamma=2, head=False)
     assert [one.name for one in alone] == [f"target-ar{n}-h100" for n in (12, 8, 6, 4)]
+    local = candidates(
+        FULL, modes=["target"], precisions=[None], max_gamma=2, head=False, local=True
+    )
+    assert local[:4] == alone
+    assert [one.name for one in local[4:]] == [f"target-ar16r{n}-h100" for n in (2, 3, 4)]
+    assert {one.options.refresh for one in local} == {1, 2, 3, 4}
     annealed = GenerateOptions(**{**FULL.to_dict(), "head_steps": (50, 5)})
     assert name_of(annealed, "fp16") == "target-ar16-h50to5-fp16"
     found = candidates(annealed, modes=["target"], precisions=[None], max_gamma=1)

@@ -11,9 +11,9 @@ from pathlib import Path
 from ....runtime.bundle.bundle import Bundle
 from ....runtime.cli import (
     add_decoding_arguments,
-    add_preset_argument,
-    decoding_options,
+    add_setting_arguments,
     open_session,
+    setting_of,
     with_preset,
 )
 from ....runtime.command.parser import Parser, run_command
@@ -21,7 +21,7 @@ from ....runtime.command.text import one_line
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
 from ....runtime.noise import SeededNoise
-from ....runtime.options import HEADS, MODES, GenerateOptions
+from ....runtime.options import GenerateOptions
 from ....runtime.session import Session
 from ...option_values import COUNT, whole_number_reader
 from ..images.generate import about_run, make_images, settings_of
@@ -43,7 +43,6 @@ LADDER = (2, 4)
 
 def build_parser() -> Parser:
     """Return the command-line parser."""
-    defaults = GenerateOptions()
     parser = Parser(
         prog="csd-eval run",
         description="Generate images of all classes in turn and store them with their features, "
@@ -60,10 +59,7 @@ def build_parser() -> Parser:
         "--batch", type=whole_number_reader(1, 4096), default=16, help="images at once"
     )
     what.add_argument("--seed", type=int, default=0, help="runs of one seed share their noise")
-    what.add_argument(
-        "--mode", choices=MODES, default=defaults.mode, help="as for csd-generate"
-    )  # fmt: skip
-    add_preset_argument(what)
+    add_setting_arguments(parser, what)
     what.add_argument(
         "--ladder",
         action="store_true",
@@ -76,13 +72,6 @@ def build_parser() -> Parser:
         default=Shard(),
         metavar="I/N",
         help="make every n-th batch only, from the i-th on; csd-eval merge joins the databases",
-    )
-    parser.group("decoding")
-    parser.group("head").add_argument(
-        "--head", choices=HEADS, default=defaults.head, help="as for csd-generate"
-    )
-    parser.group("speculative decoding").add_argument(
-        "--gamma", type=int, default=defaults.gamma, help="AR steps drafted before one verification"
     )
     output = parser.group("output")
     add_database_argument(output)
@@ -99,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Make what was asked for; what cannot be made is refused before the database is."""
-    options = decoding_options(args, mode=args.mode, gamma=args.gamma, head=args.head)
+    options = setting_of(args)
     SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
     check_database(args.db, inputs)
@@ -151,9 +140,10 @@ def ladder(options: GenerateOptions) -> dict[str, GenerateOptions]:
     """The target at fewer AR steps and at fewer head steps, by name.
 
     Args:
-        options: with all defaults filled in; all but the mode and the steps are kept.
+        options: with all defaults filled in; all but the mode and the steps are
+            kept, and every step is full.
     """
-    target = dataclasses.replace(options, mode="target")
+    target = dataclasses.replace(options, mode="target", refresh=1)
     assert target.num_iter is not None
     steps = {f"ar-{n}": dataclasses.replace(target, num_iter=n)
              for n in _fewer(target.num_iter)}  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ....runtime.bundle import schema
 from ....runtime.bundle.bundle import Bundle
-from ....runtime.bundle.manifest import Manifest
+from ....runtime.bundle.manifest import Manifest, local_graphs
 from ....runtime.bundle.manifest_checks import PRECISIONS
 from ....runtime.bundle.presets import PRESET_NAME, Evidence, Preset
 from ....runtime.cli import add_decoding_arguments, decoding_options, open_session
@@ -154,7 +154,7 @@ def _settings(args: argparse.Namespace, manifest: Manifest, baseline: Candidate)
     precisions = [args.precision if name == _DEFAULT else name for name in given]
     found = candidates(
         baseline.options, modes=modes, precisions=list(dict.fromkeys(precisions)),
-        max_gamma=manifest.max_gamma, head=not solved,
+        max_gamma=manifest.max_gamma, head=not solved, local=bool(local_graphs(manifest)),
     )  # fmt: skip
     found = [one for one in found if (one.options, one.precision) !=
              (baseline.options, baseline.precision)]  # fmt: skip

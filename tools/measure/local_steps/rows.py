@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from ....models.training.frechet import frechet_distance
 from ....runtime.arrays import Float32
-from ....runtime.options import AUTO_REFRESH, GenerateOptions
+from ....runtime.options import AUTO_REFRESH, GenerateOptions, format_refresh
 from ....runtime.session import Session
-from ...bench.cases import refresh_in_words
 from ...console import Report
 from ...quality import as_shown, balanced_labels
 from .features import FeatureNetwork
@@ -72,7 +71,7 @@ def wanted_rows(
                 for n in less
             ]
             for refresh in refreshes:
-                words = f"{count} AR steps, refresh {refresh_in_words(refresh)}"
+                words = f"{count} AR steps, refresh {format_refresh(refresh)}"
                 local = dataclasses.replace(full, refresh=refresh)
                 if refresh == AUTO_REFRESH:
                     rows += [
