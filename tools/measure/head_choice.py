@@ -14,7 +14,6 @@ if __name__ == "__main__":  # within the frame before anything heavy is imported
     raise SystemExit(enter_module(__spec__.name))
 
 import argparse
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,11 +24,11 @@ from ...runtime.session import Session
 from ..console import progress_report
 from ..option_values import COUNT, GUIDANCE, whole_number_reader
 from ..quality import balanced_labels
+from .clock import CLOCKS
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 AUTO = "auto"
 EXPLICIT = tuple(head for head in CHAIN_HEADS if head != AUTO)
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 COLUMNS = ("mode", "AR steps", "cfg", "batch", "gamma", *EXPLICIT, AUTO, "auto / best", "auto took")
 
 

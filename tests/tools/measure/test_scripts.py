@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from csd.tools.measure import backbone_times, head_curve, head_fidelity, option_sets, zoo_eval
+from csd.tools.measure import (
+    backbone_times,
+    head_curve,
+    head_fidelity,
+    large_batch,
+    option_sets,
+    zoo_eval,
+)
 from csd.tools.measure import profile as profile_target
 
 from ...helpers import no_draft
@@ -63,6 +70,27 @@ def test_the_profile_accounts_for_the_whole_time(tiny_bundle, tmp_path, head):
     assert (parts["head_step"]["calls"] == 16 * 20) == (head == "sequential")
     assert sum(row["share"] for row in parts.values()) == pytest.approx(2)
     assert all(row["milliseconds"] > 0 for row in parts.values())
+
+
+def test_large_batches_are_held_against_the_target_of_the_same_head(tiny_bundle, tmp_path, capsys):
+    path = tmp_path / "large.json"
+    argv = [str(tiny_bundle), "--batches=2,3", "--gammas=2", "--repeats=1", f"--json={path}"]
+    assert large_batch.main(argv) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [(row["batch"], row["head"], row["gamma"]) for row in rows] == [
+        (batch, head, gamma)
+        for batch in (2, 3) for head in ("sequential", "auto") for gamma in (None, 2)
+    ]  # fmt: skip
+    for target, csd in zip(rows[::2], rows[1::2], strict=True):
+        assert target["over_target"] == 1
+        assert target["acceptance_rate"] is None
+        assert target["shares"]["draft head"] == target["shares"]["accept/resample"] == 0
+        assert csd["over_target"] == pytest.approx(target["seconds"] / csd["seconds"])
+        assert csd["over_best_target"] <= csd["over_target"]
+        assert 0 <= csd["acceptance_rate"] <= 1
+        assert 0.5 < sum(csd["shares"].values()) <= 1
+    assert large_batch.main([str(tiny_bundle), "--batches=1,999"]) == 2
+    assert "export with --max-batch 999" in capsys.readouterr().err
 
 
 def test_option_sets_are_the_same_tokens_twice_and_others_with_another_seed(
