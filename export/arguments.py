@@ -28,6 +28,7 @@ _EXPORT_ONLY = (
 # What --rebuild and --slim BUNDLE do not take besides.
 _NOT_REBUILT = ("out", "force", "slim", "slim_for")
 _NOT_SLIMMED = ("precision", "sm", "profile", "rebuild")
+_NOT_SEALED = (*_NOT_REBUILT, *_NOT_SLIMMED, "backend")
 # What a configuration is called that is read off the weights.
 AUTO = "auto"
 _OWN = ("target_config", "draft", "draft_config", "decoder", "weights", "target_heads",
@@ -110,6 +111,11 @@ def build_parser() -> Parser:
         "of exporting of this bundle; needs no PyTorch then (default: with all)")  # fmt: skip
     add("--for", dest="slim_for", metavar="PRECISION,TARGET", help="what the slim form of BUNDLE "
         "is for: cpu, or a GPU's compute capability, as fp16,sm_89 (default: none)")  # fmt: skip
+    add("--seal", type=Path, metavar="BUNDLE", help="in place of exporting: take "
+        "libcsd_plugins.so and kernels that were built into this bundle into its manifest, without "
+        "which they are not loaded (default: none)")  # fmt: skip
+    add("--sign", type=Path, metavar="KEY", help="sign the bundle with this Ed25519 key, for "
+        "--require-signature; with --seal one that is there (default: not signed)")  # fmt: skip
     add = parser.group("engines").add_argument
     add("--rebuild", type=Path, metavar="BUNDLE", help="build engines for this bundle in place of "
         "exporting; needs no PyTorch (default: none; export)")  # fmt: skip
@@ -135,6 +141,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         ExportError: names the one that is missing, too many, or out of range.
     """
+    if args.seal is not None:
+        _refuse(args, (*_EXPORT_ONLY, *_NOT_SEALED), "--seal")
+        return
     if args.rebuild is not None:
         _refuse(args, (*_EXPORT_ONLY, *_NOT_REBUILT), "--rebuild")
         if not args.backend:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..runtime.bundle.manifest import Manifest
+from ..runtime.bundle.signature import signature_warning
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
 from ..runtime.libraries.imports import need
@@ -26,9 +27,12 @@ from .destination import check_destination
 from .engines.rebuild import read_manifest, rebuild
 from .engines.update import EngineRequest, default_precision
 from .progress import Progress, Report, shown_progress
+from .seal import SigningKey, seal, sign
 from .slim import parse_for, slim_bundle
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .request import ExportRequest
 
 
@@ -43,6 +47,21 @@ def run(args: argparse.Namespace) -> int:
     report = functools.partial(console.print, soft_wrap=True)
     check_arguments(args)
     progress = shown_progress(console)
+    # Keys and libraries are read before minutes of work.
+    key = None if args.sign is None else SigningKey.read(args.sign)
+    if args.seal is not None:
+        seal(args.seal, key, report)
+        return 0
+    code = _make(args, console, report, progress)
+    if key is not None:
+        place = args.rebuild or args.out
+        sign(place, key)
+        report(f"{place} signed with {key.path}")
+    return code
+
+
+def _make(args: argparse.Namespace, console: Console, report: Report, progress: Progress) -> int:
+    """Write the bundle or the engines that were asked for."""
     if slims_a_bundle(args):
         return _slim(args, report, progress)
     options = engine_options(args)
@@ -51,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
         engines = EngineRequest.of(options.backends, options.targets, precisions)
         rebuild(args.rebuild, engines, options.profile, report, progress)
         report(f"engines written to {args.rebuild}")
+        if args.sign is None and (warning := signature_warning(args.rebuild)):
+            report(f"warning: {warning}")
         return 0
-    # Libraries are opened before minutes of work.
     engines = None
     if options.backends:
         engines = EngineRequest.of(options.backends, options.targets, options.precisions)

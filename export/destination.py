@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
 from ..runtime.bundle.checks import read_manifest
-from ..runtime.bundle.folder import BundleFolder
+from ..runtime.bundle.folder import SIGNATURE_FILE, BundleFolder
 from ..runtime.bundle.manifest import MANIFEST_FILE
 from ..runtime.command.files import only_writer, partial_directory, remove_abandoned
 from ..runtime.command.text import check_text, plain
@@ -112,7 +112,8 @@ def _named_files(out: Path, place: Path) -> frozenset[str]:
             f"{out} holds a {MANIFEST_FILE} that is not of a bundle of csd ({plain(reason)}): give "
             "another --out, or remove the folder yourself if you do not need it"
         ) from error
-    return frozenset((*manifest.file_hashes, MANIFEST_FILE))
+    # Code was built by the user.
+    return frozenset((*manifest.file_hashes, MANIFEST_FILE, SIGNATURE_FILE)) - {*manifest.code}
 
 
 def _check_alone(out: Path, place: Path, own: Path | None = None) -> None:

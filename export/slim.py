@@ -188,6 +188,7 @@ def slim_manifest(
             row for row in manifest.parity
             if row.precision == precision and row.graph.split(" ")[0] in kept
         ),
+        code={} if engines is None else manifest.code,
         schema_version=SCHEMA_VERSION,
     )  # fmt: skip
 

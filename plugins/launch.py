@@ -310,8 +310,7 @@ def find_cubin(folder: Path, capability: int) -> tuple[Path, tuple[str, ...]]:
     path = folder / built[arch]["file"]
     if not path.is_file():
         raise LaunchError(f"{path} is missing: {remedy}")
-    digest = built[arch].get("sha256")
-    if digest is not None and digest != hashlib.sha256(path.read_bytes()).hexdigest():
+    if built[arch].get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise LaunchError(f"{path} is not the file that {MANIFEST} describes: {remedy}")
     return path, tuple(kernel["name"] for kernel in built[arch]["kernels"])
 

@@ -190,13 +190,32 @@ def add_machine_arguments(parser: Parser) -> None:
 
 
 def add_verify_argument(group: Group) -> None:
-    """Add the option that says when the hashes of a bundle's files are compared."""
+    """Add the options that say whether a bundle's files are those that were exported."""
     group.add_argument(
         "--verify-files",
         choices=POLICIES,
         default="once",
         help="compare the SHA-256 of files before they are loaded: each time, once for a file "
         "that does not change, or never",
+    )
+    group.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="KEY.pub",
+        help="open the bundle only if the owner of this Ed25519 key signed it, and compare the "
+        "SHA-256 of files each time (default: no signature is asked for)",
+    )
+
+
+def open_bundle(args: argparse.Namespace) -> Bundle:
+    """Open `args.bundle` as `add_verify_argument` parsed.
+
+    Raises:
+        BundleError: what is wrong with it.
+        OptionError: the key cannot be read.
+    """
+    return Bundle.open(
+        args.bundle, verify_files=args.verify_files, require_signature=args.require_signature
     )
 
 
@@ -329,7 +348,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out_dir is not None:
         check_outside("--out-dir", args.out_dir, inputs)
         check_folder(args.out_dir)
-    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    bundle = open_bundle(args)
     args, options = with_preset(bundle, args, options)
     labels = read_labels(args.labels, bundle.manifest.target.class_num, bundle.manifest.class_names)
     if args.out_dir is not None:

@@ -1,6 +1,6 @@
 """Engines of the operators with csd's TensorRT plugins in place of their functions.
 
-Where the library of the plugins is found (`CSD_PLUGIN_LIBRARY`, the bundle, or beside it), engines
+Where the library of the plugins is found (`CSD_PLUGIN_LIBRARY`, or the bundle), engines
 of the graphs `ops.*` are built with it, and need it when they run. Without it, and with TensorRT
 for RTX, whose documents do not support plugins, they are built from the functions.
 
@@ -20,28 +20,37 @@ from ...plugins.onnx_functions import remove_functions
 from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.tensorrt.binding import Binding
 from ...runtime.backends.tensorrt.plugins import VARIABLE, find_library, register
-from ...runtime.errors import BackendError, ExportError
+from ...runtime.bundle.folder import BundleFolder
+from ...runtime.bundle.manifest import Manifest
+from ...runtime.bundle.verification import FileCheck
+from ...runtime.errors import BackendError, BundleError, ExportError
 from ...runtime.libraries.imports import import_library
 
 _PREFERS_PLUGINS = 10, 7
 
 
-def plugins_for(root: Path, backend: str, graph: str) -> Path | None:
+def check_of(root: Path, manifest: Manifest) -> FileCheck:
+    """What checks the files of a bundle."""
+    return FileCheck(BundleFolder.at(root), manifest.file_hashes)
+
+
+def plugins_for(check: FileCheck, backend: str, graph: str) -> Path | None:
     """Return the library of plugins that an engine is built with, or None.
 
     Args:
-        root: the bundle.
+        check: of the bundle's files.
         backend: of the engine.
         graph: its name.
 
     Raises:
-        ExportError: `CSD_PLUGIN_LIBRARY` names a file that is not there.
+        ExportError: `CSD_PLUGIN_LIBRARY` names a file that is not there, or the bundle's library is
+            not what its manifest names.
     """
     if backend != "tensorrt" or graph not in OPERATOR_OF:
         return None
     try:
-        return find_library(root)
-    except BackendError as error:
+        return find_library(check.folder.path, check)
+    except (BackendError, BundleError) as error:
         raise ExportError(str(error)) from error
 
 

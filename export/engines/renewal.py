@@ -15,13 +15,14 @@ from pathlib import Path
 
 from ...runtime.backends.engines import LIBRARIES, renewal_command
 from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest
+from ...runtime.bundle.verification import FileCheck
 from ...runtime.device import architecture, current_platform
 from ...runtime.errors import ExportError
 from ..progress import Report
 from .builder import EngineBuilder, open_builder
 from .condition import Fault
 from .fingerprint import fingerprint, first_difference
-from .operator_plugins import plugins_for
+from .operator_plugins import check_of, plugins_for
 from .update import EngineRequest, Job, key_of
 
 # Parts of a fingerprint that only the builder of an engine knows.
@@ -67,7 +68,7 @@ def renewal(
         fault: finds what is wrong with an engine that is there.
     """
     asked = {job.key for job in wanted}
-    builder_of = _opener(request)
+    builder_of, check = _opener(request), check_of(root, manifest)
     kept: list[EngineSpec] = []
     jobs: list[Job] = []
     dropped: list[tuple[EngineSpec, str]] = []
@@ -79,7 +80,7 @@ def renewal(
         if reason is None:
             kept.append(engine)
         elif engine.graph in graphs and (
-            job := _job(root, builder_of, engine, graphs[engine.graph])
+            job := _job(check, builder_of, engine, graphs[engine.graph])
         ):
             jobs.append(job)
         else:
@@ -120,7 +121,7 @@ def _opener(request: EngineRequest) -> Callable[[str], EngineBuilder | None]:
 
 
 def _job(
-    root: Path,
+    check: FileCheck,
     builder_of: Callable[[str], EngineBuilder | None],
     engine: EngineSpec,
     spec: GraphSpec,
@@ -131,7 +132,7 @@ def _job(
     target = builder.target_of(engine.compute_capabilities)
     if target is None:
         return None
-    plugins = plugins_for(root, engine.backend, engine.graph)
+    plugins = plugins_for(check, engine.backend, engine.graph)
     return Job(builder, target, engine.graph, engine.precision, spec, plugins, asked=False)
 
 

@@ -26,7 +26,7 @@ from ..progress import OnStep, Progress, Report
 from .builder import OPTIONS, EngineBuilder, Target, open_builder
 from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name
-from .operator_plugins import plugins_for
+from .operator_plugins import check_of, plugins_for
 
 FOLDER = "engines"
 _OWN_NAME = re.compile(r"[a-z_.]+\.(fp16|bf16|fp32)\.[0-9a-f]{8}(\.[0-9a-f]{8})?\.engine")
@@ -153,8 +153,9 @@ def jobs_of(root: Path, manifest: Manifest, request: EngineRequest) -> list[Job]
     for wanted in request.precisions:
         for name, (precision, spec) in graphs_of(manifest, wanted).items():
             graphs[name, precision] = spec
+    check = check_of(root, manifest)
     return [
-        Job(builder, target, name, precision, spec, plugins_for(root, builder.backend, name))
+        Job(builder, target, name, precision, spec, plugins_for(check, builder.backend, name))
         for builder in request.builders
         for target in builder.targets
         for (name, precision), spec in graphs.items()

@@ -14,13 +14,30 @@ from ...plugins.rounds import Finished, Start
 Array = NDArray[Any]
 # Sizes of the named dimensions of a call, as `{"B": 2, "V": 10, "P": 3}`.
 Dims = Mapping[str, int]
-# Checks files of a bundle, by name, before they are loaded.
-Check = Callable[[Iterable[str]], None]
 
 
-def unchecked(names: Iterable[str]) -> None:
-    """Take files as they are."""
-    del names
+class Check(Protocol):
+    """Checks files of a bundle, by name, before they are loaded: `verification.py:FileCheck`."""
+
+    def __call__(self, names: Iterable[str]) -> None:
+        """Check files that are data."""
+        ...
+
+    def code(self, name: str) -> None:
+        """Check a file that is run."""
+        ...
+
+
+class _Unchecked:
+    def __call__(self, names: Iterable[str]) -> None:
+        del names
+
+    def code(self, name: str) -> None:
+        del name
+
+
+# Takes files as they are.
+unchecked: Check = _Unchecked()
 
 
 @dataclass(frozen=True)

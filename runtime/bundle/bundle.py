@@ -14,10 +14,11 @@ from ..errors import BundleError, OptionError
 from ..head import AffineDraft, HeadCalibration
 from .calibration import read_head_draft
 from .checks import check_graphs, read_manifest
-from .folder import BundleFolder
+from .folder import CODE_FILES, BundleFolder
 from .manifest import MANIFEST_FILE, Manifest, file_sha256
 from .presets import Preset
-from .verification import POLICIES, FileCheck
+from .signature import read_public_key
+from .verification import POLICIES, FileCheck, seal_command
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -51,7 +52,14 @@ class Bundle:
         return {"name": self.manifest.name, "manifest_sha256": manifest_sha256}
 
     @classmethod
-    def open(cls, path: str | Path, *, verify_files: str = "once", links: bool = False) -> Bundle:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        verify_files: str = "once",
+        links: bool = False,
+        require_signature: str | Path | None = None,
+    ) -> Bundle:
         """Read the manifest, and check every field of it, and that its files are there.
 
         Where files lie is checked before any of them is read: inside the folder, links followed,
@@ -61,19 +69,30 @@ class Bundle:
         Args:
             path: the directory.
             verify_files: `once` compares the SHA-256 of a file unless it was seen before and did
-                not change since (`verification.py`), `always` each time, `never` not at all.
+                not change since (`verification.py`), `always` each time, `never` not at all, but
+                for engines and libraries, which are code.
             links: follow links to anywhere. They are read with your rights: only for a bundle
                 whose links you know.
+            require_signature: file of the Ed25519 public key, PEM or as OpenSSH has it, whose owner
+                must have signed the bundle (`signature.py`). Hashes are then compared each time.
 
         Raises:
             BundleError: names what is wrong and the command that mends it.
-            OptionError: an argument has a value that is not known.
+            OptionError: an argument has a value that is not known, or the key cannot be read.
         """
         path = Path(path)
-        policy = one_of("verify-files", verify_files, POLICIES)
+        policy, signer = one_of("verify-files", verify_files, POLICIES), None
+        if require_signature is not None:
+            if policy == "never":
+                raise OptionError(
+                    "verify-files is never, and a signature says something of files whose hashes "
+                    "are compared only: give always, or no require-signature"
+                )
+            policy, signer = "always", read_public_key(Path(require_signature))
         folder = BundleFolder.at(path, links=links)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, signer)
         remedies = {e.file: renewal_command(path, e) for e in manifest.engines}
+        remedies.update(dict.fromkeys(CODE_FILES, seal_command(path)))
         check = FileCheck(folder, manifest.file_hashes, remedies, policy)
         check.require(manifest.file_hashes)
         check_graphs(folder, manifest, check)

@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from ...plugins.build import MANIFEST as KERNELS_MANIFEST
 from ..command.frame import os_error_text
 from ..command.text import plain, shown
 from ..errors import BundleError
-from .folder import KERNELS_FOLDER, PLUGIN_LIBRARY, BundleFolder
+from .folder import CODE_FILES, KERNELS_FOLDER, KERNELS_LIST, BundleFolder
 from .manifest import MANIFEST_FILE, GraphSpec, Manifest, TensorSpec
 from .manifest_checks import MOST_BYTES
 from .onnx_file import Dimension, OnnxFile, read_onnx
 from .schema import FieldError, relative_name
+from .signature import check_signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _AGAIN = "export the bundle again"
 
 
-def read_manifest(folder: BundleFolder) -> Manifest:
+def read_manifest(folder: BundleFolder, signer: Ed25519PublicKey | None = None) -> Manifest:
     """Read the manifest of a folder, and check where the files lie that it names.
 
+    Args:
+        folder: of the bundle.
+        signer: public key of who must have signed the manifest; None asks for no signature.
+
     Raises:
-        BundleError: there is none, it is not as it must be, or a file lies outside.
+        BundleError: there is none, it is not as it must be or not signed, or a file lies outside.
     """
     path = folder.file(MANIFEST_FILE)
     if path is None:
@@ -33,14 +41,21 @@ def read_manifest(folder: BundleFolder) -> Manifest:
         )
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise BundleError(f"its {MANIFEST_FILE} has over {MOST_BYTES >> 20} MiB: {_AGAIN}")
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+            raise BundleError(
+                f"cannot read bundle {folder.path}: its {MANIFEST_FILE} has over "
+                f"{MOST_BYTES >> 20} MiB: {_AGAIN}"
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"bundle {folder.path}: {os_error_text(error)}") from error
+    if signer is not None:
+        check_signature(folder, content, signer)
+    try:
+        manifest = Manifest.from_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BundleError(
             f"cannot read bundle {folder.path}: its {MANIFEST_FILE} is not text: {_AGAIN}"
         ) from error
-    except OSError as error:
-        raise BundleError(f"bundle {folder.path}: {os_error_text(error)}") from error
     except BundleError as error:
         raise BundleError(f"cannot read bundle {folder.path}: {error}") from error
     folder.check([*manifest.file_hashes, *_unnamed(folder)])
@@ -48,13 +63,12 @@ def read_manifest(folder: BundleFolder) -> Manifest:
 
 
 def _unnamed(folder: BundleFolder) -> Iterator[str]:
-    """Names of files that the runtime takes from a bundle though no manifest names them.
+    """Names of files that are built where the bundle runs, and taken into its manifest later.
 
-    These are the library of plugins and the kernels, which are built where the bundle runs.
+    These are the library of plugins and the kernels, which are named in a list of their own.
     """
-    listing = f"{KERNELS_FOLDER}/{KERNELS_MANIFEST}"
-    yield from (PLUGIN_LIBRARY, listing)
-    built = folder.file(listing)
+    yield from CODE_FILES
+    built = folder.file(KERNELS_LIST)
     if built is None:
         return
     try:
@@ -64,7 +78,7 @@ def _unnamed(folder: BundleFolder) -> Iterator[str]:
         return  # what launches kernels says what is wrong with them
     for file in files:
         try:
-            yield f"{KERNELS_FOLDER}/{relative_name(file, f'{listing}: file')}"
+            yield f"{KERNELS_FOLDER}/{relative_name(file, f'{KERNELS_LIST}: file')}"
         except FieldError as error:
             raise BundleError(
                 f"bundle {folder.path}: {plain(str(error))}: remove its folder "

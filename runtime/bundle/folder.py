@@ -17,14 +17,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...plugins.build import MANIFEST as KERNELS_MANIFEST
 from ..command.frame import os_error_text
 from ..command.text import plain
 from ..errors import BundleError
 
-# What no manifest names, because it is made where the bundle runs: the library of TensorRT's
-# plugins, and the folder of the head's kernels.
+# What is made where the bundle runs: the library of TensorRT's plugins, and the folder of the
+# head's kernels. They are code, and are loaded where the manifest names them
+# (`csd-export --seal`).
 PLUGIN_LIBRARY = "libcsd_plugins.so"
 KERNELS_FOLDER = "kernels"
+# What the manifest names of them: the list of the kernels has the SHA-256 of each.
+KERNELS_LIST = f"{KERNELS_FOLDER}/{KERNELS_MANIFEST}"
+CODE_FILES = (PLUGIN_LIBRARY, KERNELS_LIST)
+SIGNATURE_FILE = "manifest.sig"
 
 
 @dataclass(frozen=True)

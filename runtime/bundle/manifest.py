@@ -18,11 +18,12 @@
 | `sources` | of weights: name and SHA-256 of the files, no folder, and which of theirs were taken |
 | `created_by` | versions of the libraries that wrote the bundle |
 | `presets` | by name: options as good as the target's and faster, with evidence (`presets.py`) |
+| `code` | SHA-256 of the plugins' library and the list of kernels (`csd-export --seal`) |
 
 A slim bundle (`csd-export --slim`, from schema 3 on) has the graphs of one precision only: none in
 `graphs` where that is not float32. For engines it has these in place of the graphs' files, so that
 a graph names none. From schema 4 on a bundle may have the graphs of local AR steps
-(`csd-export --local-steps`).
+(`csd-export --local-steps`), and from schema 5 on `code`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from . import manifest_checks as checks
 from .graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
 from .presets import Preset
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST_FILE = "manifest.json"
 _ZOO = "zoo:"
 
@@ -204,6 +205,7 @@ class Manifest:
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
     presets: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
+    code: Mapping[str, str] = field(default_factory=dict[str, str])
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -244,6 +246,7 @@ class Manifest:
         every = self.tables.values()
         hashes = {k: v for graphs in every for g in graphs.values() for k, v in g.files.items()}
         hashes.update({engine.file: engine.sha256 for engine in self.engines})
+        hashes.update(self.code)
         if self.calibration is not None:
             hashes[self.calibration.file] = self.calibration.sha256
         return hashes

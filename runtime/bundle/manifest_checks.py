@@ -15,6 +15,7 @@ from ..config import MARConfig, check_same_tokens
 from ..errors import ConfigError
 from ..head.draft import ROW_COST
 from ..schedule import TRAIN_STEPS
+from .folder import CODE_FILES, SIGNATURE_FILE
 from .graph_tensors import DTYPES, GraphTensors, graph_tensors
 from .presets import presets_reader
 from .schema import (
@@ -152,11 +153,13 @@ MANIFEST: Reader[dict[str, Any]] = record(
         "sources": mapping(_WORD, _SOURCE, most=16),
         "created_by": mapping(_WORD, text(), most=64),
         "presets": presets_reader(PRECISIONS),
+        "code": mapping(one_of(*CODE_FILES), _SHA256, most=len(CODE_FILES)),
         "schema_version": whole(1, 1000),
     },
     variants={},  # schema 1 has neither these nor engines
     engines=(),
     presets={},  # schema 3 has none
+    code={},  # nor schema 4 this
 )
 
 
@@ -251,7 +254,9 @@ def _check_tensors(
 
 def _check_hashes(manifest: Manifest) -> None:
     """Check that no file is named with two contents, and none for two kinds of thing."""
-    kinds: dict[str, tuple[str, str]] = {"manifest.json": ("the manifest", "")}
+    kinds: dict[str, tuple[str, str]] = {
+        "manifest.json": ("the manifest", ""), SIGNATURE_FILE: ("the signature", "")
+    }  # fmt: skip
 
     def note(where: str, file: str, sha256: str, kind: str) -> None:
         first, content = kinds.setdefault(file, (kind, sha256))
@@ -267,3 +272,5 @@ def _check_hashes(manifest: Manifest) -> None:
     if manifest.calibration is not None:
         file, sha256 = manifest.calibration.file, manifest.calibration.sha256
         note("calibration.file", file, sha256, "the calibration")
+    for file, sha256 in manifest.code.items():
+        note("code", file, sha256, "code")

@@ -43,7 +43,7 @@ class FileCheck:
         folder: of the bundle.
         hashes: SHA-256 of each file by name.
         remedies: the command that makes a file again, where that is not the export.
-        policy: one of `POLICIES`; with `never` only their presence is checked.
+        policy: one of `POLICIES`; with `never` only the presence of data is checked.
     """
 
     folder: BundleFolder
@@ -58,11 +58,27 @@ class FileCheck:
         Raises:
             BundleError: one is missing, or was altered.
         """
+        self._compare(names, self.policy)
+
+    def code(self, name: str) -> None:
+        """Check a file that is run, as an engine or a library: its hash is compared in any case.
+
+        Raises:
+            BundleError: the manifest does not name it, it is missing, or was altered.
+        """
+        if name not in self.hashes:
+            raise BundleError(
+                f"bundle {self.folder.path}: {name} is code that its manifest does not name: "
+                f"{seal_command(self.folder.path)}, if you built it"
+            )
+        self._compare([name], "once" if self.policy == "never" else self.policy)
+
+    def _compare(self, names: Iterable[str], policy: str) -> None:
         fresh: dict[str, str] = {}
         try:
             for name in names:
                 if name not in self._done:
-                    fresh |= self._check(name)
+                    fresh |= self._check(name, policy)
                     self._done.add(name)
         finally:
             if fresh:
@@ -85,15 +101,15 @@ class FileCheck:
             )
         return path
 
-    def _check(self, name: str) -> dict[str, str]:
+    def _check(self, name: str, policy: str) -> dict[str, str]:
         """Check a file; returns what is to be remembered of it, by its key."""
         path, wanted = self._path(name), self.hashes.get(name)
         try:
             path.open("rb").close()  # libraries that read it later say less of what is wrong
-            if self.policy == "never" or wanted is None:
+            if policy == "never" or wanted is None:
                 return {}
             before = path.stat()
-            known = self._known.get(_key(before)) if self.policy == "once" else None
+            known = self._known.get(_key(before)) if policy == "once" else None
             found = known or file_sha256(path)
             settled = time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED_SECONDS
             lasting = settled and _key(path.stat()) == _key(before)
@@ -104,7 +120,7 @@ class FileCheck:
                 f"bundle {self.folder.path}: {name} was altered (its SHA-256 is not the "
                 f"manifest's): {self._remedy(name)}"
             )
-        return {_key(before): found} if lasting and known is None and self.policy == "once" else {}
+        return {_key(before): found} if lasting and known is None and policy == "once" else {}
 
     @functools.cached_property
     def _known(self) -> dict[str, str]:
@@ -113,6 +129,11 @@ class FileCheck:
 
     def _remedy(self, name: str) -> str:
         return self.remedies.get(name, _AGAIN)
+
+
+def seal_command(bundle: Path) -> str:
+    """The command that takes code into a bundle's manifest."""
+    return f"csd-export --seal {bundle}"
 
 
 def remember(hashes: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from .place import Place, no_work
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
 LIBRARY = "onnxruntime_pybind11"
 MOST_SECONDS = 300
+PROGRESS = re.compile(r"repeat \d+/\d+$|warning: other processes kept|$")
 Moment = Callable[["subprocess.Popen[str]", Path], bool]
 
 
@@ -115,7 +117,9 @@ def _kill(
         process.wait()
     if process.returncode != CODES[number]:
         return f"ended with {process.returncode}: {err[-300:]!r}"
-    if number != signal.SIGKILL and (len(err.splitlines()) != 1 or "interrupted" not in err):
+    # How far it was, and that the machine is busy, may be said before.
+    said = [line for line in err.splitlines() if not PROGRESS.match(line)]
+    if number != signal.SIGKILL and (len(said) != 1 or "interrupted" not in said[0]):
         return f"said {err[-300:]!r}"
     return None
 

@@ -18,10 +18,16 @@ from ..vendor.cuda_core import CURRENT, install_cuda_core
 def write_folder(folder, *architectures, version=build.MANIFEST_VERSION):
     cubins = []
     for arch in architectures:
-        (folder / build.cubin_name(arch)).write_bytes(f"cubin {arch}".encode())
+        content = f"cubin {arch}".encode()
+        (folder / build.cubin_name(arch)).write_bytes(content)
         kernel = build.Kernel("csd_transition_float32", 40, 0, 0, 4096)
         cubins.append(
-            {"arch": arch, "file": build.cubin_name(arch), "kernels": [{"name": kernel.name}]}
+            {
+                "arch": arch,
+                "file": build.cubin_name(arch),
+                "kernels": [{"name": kernel.name}],
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
         )
     manifest = {"version": version, "cubins": cubins}
     (folder / build.MANIFEST).write_text(json.dumps(manifest))
@@ -128,10 +134,7 @@ def test_what_is_wrong_with_a_folder_is_said_with_the_command(tmp_path):
 
 def test_a_cubin_that_was_cut_short_is_named_with_the_command(tmp_path):
     write_folder(tmp_path, 87)
-    manifest = json.loads((tmp_path / build.MANIFEST).read_text())
     path = tmp_path / build.cubin_name(87)
-    manifest["cubins"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (tmp_path / build.MANIFEST).write_text(json.dumps(manifest))
     assert launch.find_cubin(tmp_path, 87)[0] == path
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(launch.LaunchError) as refused:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.cli import add_decoding_arguments, decoding_options, open_session
+from ...runtime.cli import add_decoding_arguments, decoding_options, open_bundle, open_session
 from ...runtime.command.files import check_outputs, is_stream, output_path, write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.errors import CsdError, OptionError
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--plot": args.plot}, inputs)
     if args.plot is not None:
         check_plot(args.plot)
-    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    bundle = open_bundle(args)
     progress = progress_report()
     with ExitStack() as opened:
         plan = _prepare(args, bundle, _fitting(sweep, args, bundle.manifest), options, opened)

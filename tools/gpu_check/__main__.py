@@ -33,7 +33,7 @@ from ...export.cli import main as export
 from ...runtime.backends import BackendOptions, obstacles
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS
-from ...runtime.cli import add_verify_argument
+from ...runtime.cli import add_verify_argument, open_bundle
 from ...runtime.command.files import partial_directory, write_json
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.device import find_device
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = parse_list("parts", args.parts, str, known=PARTS)
     if args.precision is not None:
         parse_list("precision", args.precision, str, known=ENGINE_PRECISIONS)
-    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    bundle = open_bundle(args)
     (figures,) = result_files(args.out, ["gpu_check.json"], {"the bundle": args.bundle})
     console = results_console()
     does: dict[str, Callable[[], Outcome]] = {

@@ -14,8 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ...runtime.bundle.bundle import Bundle
-from ...runtime.cli import add_verify_argument
+from ...runtime.cli import add_verify_argument, open_bundle
 from ...runtime.command.files import check_outputs, output_path, write_json
 from ...runtime.command.parser import Parser, run_command
 from ...runtime.errors import OptionError
@@ -99,7 +98,7 @@ def run_script(
 
     def run(args: argparse.Namespace) -> int:
         check_outputs({"--json": args.json, **outputs(args)}, {"the bundle": args.bundle})
-        bundle, idle = Bundle.open(args.bundle, verify_files=args.verify_files), idle_load()
+        bundle, idle = open_bundle(args), idle_load()
         with bundle.session(backend, args.threads) as session:
             check(session, args)
             if warning := busy_warning(idle, None, args.threads, cores()):

@@ -92,7 +92,7 @@ class TensorRtBackend:
         spec = graph_spec(self._manifest, graph, engine_spec.precision)
         if graph in OPERATOR_OF:
             self._load_plugins()
-        self._check([engine_spec.file])
+        self._check.code(engine_spec.file)
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:
@@ -113,7 +113,7 @@ class TensorRtBackend:
     def head_rounds(self, graph: str) -> DeviceRounds | None:
         """See `Backend.head_rounds`."""
         if self._kernels is None:
-            self._kernels = load_kernels(self._folder)
+            self._kernels = load_kernels(self._folder, self._check)
         kernels, _ = self._kernels
         if kernels is None:
             return None
@@ -124,7 +124,7 @@ class TensorRtBackend:
         """Register the plugin creators before an engine that may need them is loaded."""
         if self._plugins_loaded or self.name != "tensorrt":
             return
-        library = plugins.find_library(self._folder)
+        library = plugins.find_library(self._folder, self._check)
         if library is not None:
             plugins.register(self._binding, library)
         self._plugins_loaded = True

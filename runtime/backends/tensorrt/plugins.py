@@ -7,25 +7,34 @@ from pathlib import Path
 
 from ....plugins import operators
 from ...bundle.folder import PLUGIN_LIBRARY
+from ...bundle.verification import seal_command
 from ...errors import BackendError
+from ..base import Check
 from .binding import Binding
 
 VARIABLE = "CSD_PLUGIN_LIBRARY"
 NAMESPACE, VERSION = operators.DOMAIN, str(operators.VERSION)
 
 
-def find_library(folder: Path) -> Path | None:
-    """Return the library that `CSD_PLUGIN_LIBRARY` names, or the one in a bundle or beside it.
+def find_library(folder: Path, check: Check) -> Path | None:
+    """Return the library that `CSD_PLUGIN_LIBRARY` names, or the one in a bundle.
+
+    Args:
+        folder: of the bundle.
+        check: called with the name of the bundle's library before it is taken.
 
     Raises:
         BackendError: the variable names a file that is not there.
+        BundleError: the bundle's library is not what its manifest names.
     """
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise BackendError(f"{VARIABLE} names {named}, which is not there: correct or unset it")
         return Path(named)
-    places = (folder / PLUGIN_LIBRARY, folder.resolve().parent / PLUGIN_LIBRARY)
-    return next((path for path in places if path.is_file()), None)
+    if not (folder / PLUGIN_LIBRARY).is_file():
+        return None
+    check.code(PLUGIN_LIBRARY)
+    return folder / PLUGIN_LIBRARY
 
 
 def register(binding: Binding, library: Path) -> None:
@@ -45,5 +54,5 @@ def missing(graph: str, folder: Path, architecture: str) -> BackendError:
         f"the engine of {graph} needs the plugin {operators.OPERATOR_OF[graph]} of the namespace "
         f"{NAMESPACE}, which is not registered: cmake -S plugins/tensorrt -B build "
         f"-DCMAKE_CUDA_ARCHITECTURES={number} && cmake --build build, then put {PLUGIN_LIBRARY} "
-        f"into {folder} or name it in {VARIABLE}"
+        f"into {folder} and {seal_command(folder)}, or name it in {VARIABLE}"
     )

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ....plugins import build, launch, rounds
-from ...bundle.folder import KERNELS_FOLDER
-from ...errors import BackendError, NumericsError
+from ...bundle.folder import KERNELS_FOLDER, KERNELS_LIST
+from ...errors import BackendError, BundleError, NumericsError
+from ..base import Check
 from ..shapes import bucket
 from .execution import Device, Work
 from .graph import EngineGraph
@@ -28,11 +29,12 @@ VARIABLE = "CSD_KERNELS"
 _DTYPES = {"x": "float32", "step": "int64", "token": "int64", "eps": "float32", "v": "float32"}
 
 
-def load_kernels(folder: Path) -> tuple[launch.LoadedKernels | None, str]:
+def load_kernels(folder: Path, check: Check) -> tuple[launch.LoadedKernels | None, str]:
     """Load the kernels that `CSD_KERNELS` names, or those in `kernels` of a bundle.
 
     Args:
         folder: of the bundle.
+        check: called with the name of the list of the bundle's kernels, which has their hashes.
 
     Returns:
         The kernels, or None and the reason where the bundle has none that fit: the host can do
@@ -49,8 +51,9 @@ def load_kernels(folder: Path) -> tuple[launch.LoadedKernels | None, str]:
     if not (folder / KERNELS_FOLDER).is_dir():
         return None, "no kernels in the bundle"
     try:
+        check.code(KERNELS_LIST)
         return _load(folder / KERNELS_FOLDER), ""
-    except launch.LaunchError as error:
+    except (launch.LaunchError, BundleError) as error:
         return None, str(error)
 
 

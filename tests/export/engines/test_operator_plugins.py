@@ -67,14 +67,15 @@ def test_the_plugins_are_registered_once_and_taken(version, tensorrt, plugins, g
     Bundle.open(gpu_copy)
 
 
-@pytest.mark.parametrize("place", ["in", "beside"])
-def test_a_library_in_the_bundle_or_beside_it_is_taken(
-    place, tensorrt, plugins, gpu_copy, monkeypatch
+def test_a_library_in_the_bundle_is_taken_once_its_manifest_names_it(
+    tensorrt, plugins, gpu_copy, monkeypatch, capsys
 ):
     monkeypatch.delenv(VARIABLE)
-    folder = gpu_copy if place == "in" else gpu_copy.parent
-    there = plugins.rename(folder / PLUGIN_LIBRARY)
+    there = plugins.rename(gpu_copy / PLUGIN_LIBRARY)
     library = tensorrt()
+    assert f"csd-export --seal {gpu_copy}" in failure(main, argv_of(gpu_copy), capsys)
+    assert not library.registry.libraries
+    assert main(["--seal", str(gpu_copy)]) == 0
     assert main(argv_of(gpu_copy)) == 0
     assert library.registry.libraries == [str(there)]
 

@@ -14,6 +14,7 @@ import pytest
 
 from csd.export.arguments import build_parser as engine_parser
 from csd.export.profiles import parse_change
+from csd.export.seal import seal
 from csd.plugins import build, launch
 from csd.runtime import (
     BackendError,
@@ -27,6 +28,7 @@ from csd.runtime.backends import BACKENDS, BackendOptions, obstacles
 from csd.runtime.backends.engines import graph_spec
 from csd.runtime.backends.onnx_runtime import OnnxLoader, OnnxRuntimeBackend
 from csd.runtime.backends.tensorrt import binding, memory
+from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.device import DeviceInfo, current_platform
 
 from ...helpers import NUM_ITER, with_engines
@@ -693,22 +695,26 @@ def test_a_missing_plugin_is_named_with_the_command_that_builds_it(machine, ops_
     assert "cmake -S plugins/tensorrt -B build -DCMAKE_CUDA_ARCHITECTURES=87" in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["in the bundle", "beside it", "by name"])
+@pytest.mark.parametrize("place", ["in the bundle", "by name"])
 def test_the_plugin_library_is_found_and_loaded_once(
     machine, ops_bundle, tmp_path, place, monkeypatch
 ):
     here = machine("tensorrt")
-    folders = {"in the bundle": ops_bundle, "beside it": ops_bundle.parent}
-    path = folders.get(place, tmp_path / "elsewhere") / "libcsd_plugins.so"
-    path.parent.mkdir(exist_ok=True)
+    own = shutil.copytree(ops_bundle, tmp_path / "own")
+    path = (own if place == "in the bundle" else tmp_path) / "libcsd_plugins.so"
     path.write_text('["CsdAccept", "CsdResample", "CsdVerifyWindow", "CsdTransition"]')
     if place == "by name":
         monkeypatch.setenv("CSD_PLUGIN_LIBRARY", str(path))
-    with opened(ops_bundle) as session:
+    else:
+        with opened(own) as session, pytest.raises(BundleError, match="csd-export --seal"):
+            session.graph("ops.accept")
+        assert not here.libraries["tensorrt"].registry.libraries
+        seal(own, None, print)
+    with opened(own) as session:
         session.graph("ops.accept")
         session.graph("ops.accept")
     assert here.libraries["tensorrt"].registry.libraries == [str(path)]
-    with opened(ops_bundle) as session:  # registered already
+    with opened(own) as session:  # registered already
         session.graph("ops.accept")
     assert len(here.libraries["tensorrt"].registry.libraries) == 1
 
@@ -745,10 +751,12 @@ def with_kernels(machine, emulated, monkeypatch):
         folder.mkdir(exist_ok=True)
         (folder / build.cubin_name(arch)).write_bytes(b"cubin")
         kernels = [{"name": "csd_head_draft"}, {"name": "csd_head_walk"}]
-        cubin = {"arch": arch, "file": build.cubin_name(arch), "kernels": kernels}
+        cubin = {"arch": arch, "file": build.cubin_name(arch), "kernels": kernels,
+                 "sha256": file_sha256(folder / build.cubin_name(arch))}  # fmt: skip
         manifest = {"version": build.MANIFEST_VERSION, "cubins": [cubin],
                     "sources_sha256": sources or build.source_digest()}  # fmt: skip
         (folder / build.MANIFEST).write_text(json.dumps(manifest))
+        seal(bundle, None, print)
         return here
 
     return make

@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ....runtime.bundle.bundle import Bundle
-from ....runtime.cli import add_machine_arguments, open_session
+from ....runtime.cli import add_machine_arguments, open_bundle, open_session
 from ....runtime.command.files import check_outputs, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.session import Session
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Finding, print, and save the certificate."""
     check_outputs({"--json": args.json}, {"the bundle": args.bundle})
-    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    bundle = open_bundle(args)
     with open_session(bundle, args) as session:
         with progress_of(args.quiet)("certify") as step:
             found = certify(

@@ -8,10 +8,10 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from ....runtime.bundle.bundle import Bundle
 from ....runtime.cli import (
     add_decoding_arguments,
     add_setting_arguments,
+    open_bundle,
     open_session,
     setting_of,
     with_preset,
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
     check_database(args.db, inputs)
-    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    bundle = open_bundle(args)
     args, options = with_preset(bundle, args, options)
     load_pillow()
     features = find_features(args.features, bundle.manifest.zoo, args.threads)

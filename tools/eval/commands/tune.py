@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ....runtime.bundle import schema
-from ....runtime.bundle.bundle import Bundle
 from ....runtime.bundle.manifest import Manifest, local_graphs
 from ....runtime.bundle.manifest_checks import PRECISIONS
 from ....runtime.bundle.presets import PRESET_NAME, Evidence, Preset
-from ....runtime.cli import add_decoding_arguments, decoding_options, open_session
+from ....runtime.bundle.signature import signature_warning
+from ....runtime.cli import add_decoding_arguments, decoding_options, open_bundle, open_session
 from ....runtime.command.parser import Parser, parse_list, run_command
 from ....runtime.command.text import one_line, plain
 from ....runtime.errors import OptionError
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     options = decoding_options(args, mode="target", head=args.head)
     inputs = {"the bundle": args.bundle}
     check_database(args.db, inputs)
-    bundle = Bundle.open(args.bundle, verify_files=args.verify_files)
+    bundle = open_bundle(args)
     check_presets(bundle, args.name)
     load_pillow()
     zoo = bundle.manifest.zoo
@@ -194,6 +194,8 @@ def _finish(args: argparse.Namespace, found: Found, metric: str, backend: str) -
         f"{evidence.most:+.2%}) on {measured.images} images: csd-generate {args.bundle} --preset "
         f"{args.name}"
     ), soft_wrap=True)  # fmt: skip
+    if warning := signature_warning(args.bundle):
+        console.print(f"warning: {warning}", soft_wrap=True)
     return FOUND
 
 
