@@ -218,13 +218,20 @@ def test_kernels_that_are_not_those_of_their_list_are_not_taken_in(bundle, capsy
 
 
 def test_an_export_to_its_place_keeps_code_that_was_built(bundle, tmp_path):
-    export(["--seal", str(with_code(bundle))])
+    place = tmp_path / "s"
+    argv = [f"--slim={bundle}", "--for=fp32,cpu", f"--out={place}"]
+    assert export(argv) == 0
+    assert export(["--seal", str(with_code(place))]) == 0
+    assert export([*argv, "--force"]) == 0
+    assert (place / "libcsd_plugins.so").read_bytes() == b"plugins"
+    assert not Bundle.open(place).manifest.code
+
+
+def test_a_slim_bundle_for_the_cpu_needs_no_code(bundle, tmp_path):
+    assert export(["--seal", str(with_code(bundle))]) == 0
     assert export([f"--slim={bundle}", "--for=fp32,cpu", f"--out={tmp_path / 's'}"]) == 0
-    assert [*Bundle.open(tmp_path / "s").manifest.code] == [
-        "libcsd_plugins.so", "kernels/kernels.json"
-    ]  # fmt: skip
-    assert export([f"--slim={bundle}", "--for=fp32,cpu", f"--out={tmp_path / 's'}", "--force"]) == 0
-    assert (tmp_path / "s" / "libcsd_plugins.so").read_bytes() == b"plugins"
+    assert not Bundle.open(tmp_path / "s").manifest.code
+    assert not (tmp_path / "s" / "libcsd_plugins.so").exists()
 
 
 @pytest.mark.parametrize(
