@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..runtime.bundle.manifest import Manifest
+from ..runtime.command.line.logs import logger
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
 from ..runtime.libraries.imports import need
@@ -18,6 +19,7 @@ from .arguments import (
     EngineOptions,
     build_parser,
     check_arguments,
+    check_effects,
     engine_options,
     one_backend,
     slims_a_bundle,
@@ -30,6 +32,9 @@ from .slim import parse_for, slim_bundle
 
 if TYPE_CHECKING:
     from .request import ExportRequest
+
+
+_LOG = logger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if slims_a_bundle(args):
         return _slim(args, report, progress)
     options = engine_options(args)
+    _LOG.info(
+        "precisions %s, engines of %s for %s", options.precisions or "of the bundle",
+        options.backends or "no library", options.targets or "its default targets",
+    )  # fmt: skip
     if args.rebuild is not None:
         precisions = options.precisions or (default_precision(read_manifest(args.rebuild)),)
         engines = EngineRequest.of(options.backends, options.targets, precisions)
@@ -104,6 +113,8 @@ def _request(
     calibration_tokens = args.calibration_tokens
     if calibration_tokens is None:  # a solver has no use for them
         calibration_tokens = 0 if found.models["target"].config.solved else CALIBRATION_TOKENS
+        args.calibration_tokens = calibration_tokens
+        check_effects(args)  # it is known now whether there are any
     return ExportRequest(
         name=found.name,
         target=found.models["target"],

@@ -234,9 +234,11 @@ def test_a_preset_that_is_not_there_is_told(bundle, capsys):
 
 def test_a_preset_keeps_what_is_given_besides():
     preset = Preset(GenerateOptions(cfg=3.0, num_iter=8), None, EVIDENCE)
-    assert preset.with_given(GenerateOptions()) == preset.options
-    given = preset.with_given(GenerateOptions(num_iter=4, mode="draft"))
+    assert preset.with_given(GenerateOptions(), ()) == preset.options
+    given = preset.with_given(GenerateOptions(num_iter=4, mode="draft"), ["num_iter", "mode", "x"])
     assert given == GenerateOptions(cfg=3.0, num_iter=4, mode="draft")
+    # A default counts too where it is given.
+    assert preset.with_given(GenerateOptions(), ["cfg"]) == GenerateOptions(num_iter=8)
 
 
 BAD = {
