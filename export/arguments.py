@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..models.families import presets
+from ..models.zoo import ZOO
 from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
+from ..runtime.bundle import offers
 from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.command.files import STDOUT, output_path
+from ..runtime.command.line.completion import completes, one_of, some_of
+from ..runtime.command.line.effects import Effect, refuse_without_effect
 from ..runtime.command.parser import Parser, parse_list
 from ..runtime.command.text import listed, shown
 from ..runtime.errors import ExportError
@@ -35,6 +39,19 @@ _OWN = ("target_config", "draft", "draft_config", "decoder", "weights", "target_
         "draft_heads", "class_names")  # fmt: skip
 DEFAULTS = {"max_batch": 8, "max_gamma": 32, "row_cost": ROW_COST}
 CALIBRATION_TOKENS = 2048
+
+
+# When options of an export have an effect.
+_EFFECTS: tuple[Effect[argparse.Namespace], ...] = (
+    Effect(
+        ("max_gamma",), lambda args: bool(args.zoo or args.draft),
+        "nothing is drafted without a draft", "give --draft and --draft-config",
+    ),
+    Effect(
+        ("row_cost",), lambda args: args.calibration_tokens != 0,
+        "nothing is fitted on no tokens", "give --calibration-tokens above 0",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,14 +83,18 @@ def build_parser() -> Parser:
         lower="--max-batch, --max-gamma or --calibration-tokens",
     )
     add = parser.group("models").add_argument
-    add("--zoo", help="a shipped pair: fashion-mnist (default: the models of the options below)")
+    zoo = add(
+        "--zoo", help="a shipped pair: fashion-mnist (default: the models of the options below)"
+    )
+    completes(zoo, one_of(ZOO))
     configs = f"JSON file, {AUTO} (read off the weights) or {', '.join(presets())}"
     for role, none in (("target", "that of --zoo"), ("draft", "that of --zoo, or no draft")):
         add(f"--{role}", type=Path,
             help=f"weights of the {role}: .pth, .safetensors, an index of shards or a folder "
             f"(default: {none})")  # fmt: skip
-        add(f"--{role}-config",
+        config = add(f"--{role}-config",
             help=f"configuration of the {role}: {configs} (default: {none})")  # fmt: skip
+        completes(config, one_of((AUTO, *presets())))
         add(f"--{role}-heads", metavar="ENCODER,DECODER", help=f"heads of attention of the {role}, "
             f"for --{role}-config {AUTO}; one number for both (default: those of its size)"
             )  # fmt: skip
@@ -106,7 +127,7 @@ def build_parser() -> Parser:
         help="with a graph of the head's whole sequential chain (default: without)")  # fmt: skip
     add("--plugins", action="store_true",
         help="with the operators of csd.plugins as graphs (default: without)")  # fmt: skip
-    add("--slim", nargs="?", type=Path, const=True, metavar="BUNDLE",
+    slim = add("--slim", nargs="?", type=Path, const=True, metavar="BUNDLE",
         help="with one precision and what one target needs only: of what is exported, or in place "
         "of exporting of this bundle; needs no PyTorch then (default: with all)")  # fmt: skip
     add("--for", dest="slim_for", metavar="PRECISION,TARGET", help="what the slim form of BUNDLE "
@@ -117,17 +138,30 @@ def build_parser() -> Parser:
     add("--sign", type=Path, metavar="KEY", help="sign the bundle with this Ed25519 key, for "
         "--require-signature; with --seal one that is there (default: not signed)")  # fmt: skip
     add = parser.group("engines").add_argument
-    add("--rebuild", type=Path, metavar="BUNDLE", help="build engines for this bundle in place of "
-        "exporting; needs no PyTorch (default: none; export)")  # fmt: skip
-    add("--backend", help=f"build engines with these: {', '.join(BACKENDS)} (default: no engines)")
-    add("--precision", help=f"of engines, or of graphs without --backend: {', '.join(PRECISIONS)} "
+    rebuild = add(
+        "--rebuild", type=Path, metavar="BUNDLE", help="build engines for this bundle in place of "
+        "exporting; needs no PyTorch (default: none; export)",
+    )  # fmt: skip
+    backend = add(
+        "--backend", help=f"build engines with these: {', '.join(BACKENDS)} (default: no engines)"
+    )
+    precision = add(
+        "--precision", help=f"of engines, or of graphs without --backend: {', '.join(PRECISIONS)} "
         "(default: fp16 with --backend, else fp32, which is always there; with --rebuild the first "
-        "of these that the bundle has graphs for)")  # fmt: skip
+        "of these that the bundle has graphs for)",
+    )  # fmt: skip
     add("--sm", help="compute capabilities for tensorrt_rtx, an engine each, as 75,86,120 "
         "(default: one engine for 8.0, 8.6, 8.9 and 12.0)")  # fmt: skip
-    add("--profile", action="append", metavar="GRAPH.DIM=A:B:C",
+    profile = add(
+        "--profile", action="append", metavar="GRAPH.DIM=A:B:C",
         help="range of a dimension in engines: least, typical, most; may be repeated "
-        "(default: what the runtime calls for)")  # fmt: skip
+        "(default: what the runtime calls for)",
+    )  # fmt: skip
+    for folder in (rebuild, slim):
+        completes(folder, offers.bundles)
+    completes(backend, some_of(BACKENDS))
+    completes(precision, some_of(PRECISIONS))
+    completes(profile, offers.graphs)
     return parser
 
 
@@ -182,7 +216,12 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
         if head_counts(role, getattr(args, f"{role}_heads")) and config != AUTO:
             raise ExportError(f"--{role}-heads goes with --{role}-config {AUTO}: leave it out")
-    weights_by_role(args.weights)
+    for role in _named_roles(args.weights):
+        if not getattr(args, role):
+            raise ExportError(
+                f"--weights has {role}=, and there is no --{role}: leave it out, or give --{role}"
+            )
+    check_effects(args)
     for name, value in DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -190,6 +229,22 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             check_number(name, getattr(args, name))
     check_row_cost(args.row_cost)
+
+
+def check_effects(args: argparse.Namespace) -> None:
+    """Refuse options that were given and change nothing.
+
+    Raises:
+        OptionError: see `refuse_without_effect`.
+    """
+    refuse_without_effect(args.given, _EFFECTS, [args])
+
+
+def _named_roles(text: str | None) -> list[str]:
+    """The models whose weights `--weights` speaks of by name."""
+    weights_by_role(text)
+    entries = text.split(",") if text is not None else ()
+    return [entry.split("=")[0].strip() for entry in entries if "=" in entry]
 
 
 def weights_by_role(text: str | None) -> dict[str, str]:

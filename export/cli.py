@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.bundle.signature import signature_warning
+from ..runtime.command.line.logs import logger
 from ..runtime.command.parser import make_console, run_command
 from ..runtime.errors import ExportError
 from ..runtime.libraries.imports import need
@@ -19,6 +20,7 @@ from .arguments import (
     EngineOptions,
     build_parser,
     check_arguments,
+    check_effects,
     engine_options,
     one_backend,
     slims_a_bundle,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .request import ExportRequest
+
+
+_LOG = logger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +70,10 @@ def _make(args: argparse.Namespace, console: Console, report: Report, progress: 
     if slims_a_bundle(args):
         return _slim(args, report, progress)
     options = engine_options(args)
+    _LOG.info(
+        "precisions %s, engines of %s for %s", options.precisions or "of the bundle",
+        options.backends or "no library", options.targets or "its default targets",
+    )  # fmt: skip
     if args.rebuild is not None:
         precisions = options.precisions or (default_precision(read_manifest(args.rebuild)),)
         engines = EngineRequest.of(options.backends, options.targets, precisions)
@@ -124,6 +133,8 @@ def _request(
     calibration_tokens = args.calibration_tokens
     if calibration_tokens is None:  # a solver has no use for them
         calibration_tokens = 0 if found.models["target"].config.solved else CALIBRATION_TOKENS
+        args.calibration_tokens = calibration_tokens
+        check_effects(args)  # it is known now whether there are any
     return ExportRequest(
         name=found.name,
         target=found.models["target"],

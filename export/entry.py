@@ -1,4 +1,5 @@
 """The entry point of `csd-export`: within the frame before anything heavy is imported."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 

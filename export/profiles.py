@@ -2,7 +2,7 @@
 
 | graph | dimension | least | typical | most |
 | --- | --- | --- | --- | --- |
-| `backbone` | B, sequences | 1 | 2 | 2 x the larger of max-batch and max-gamma + 1 |
+| `backbone` | B, sequences | 1 | 2 | 2 x the larger of max-batch and, with a draft, max-gamma + 1 |
 | | V, known tokens | 0 | L / 2 | L |
 | | P, queries | 1 | k | L |
 | `backbone_full` | B, V, P | | as `backbone` | |
@@ -125,6 +125,8 @@ def default_profiles(
         models: configurations by role, the target's among them.
         limits: what the bundle is exported for.
     """
+    if "draft" not in models:  # no prefixes are verified
+        limits = dataclasses.replace(limits, max_gamma=0)
     profiles: dict[str, Profile] = {}
     for name, dims in graphs.items():
         ranges = default_profile(name, models.get(_role(name), models["target"]), limits)

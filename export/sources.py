@@ -21,12 +21,15 @@ from ..models.families import load_config
 from ..models.kl_decoder import build_kl_decoder, check_kl_decoder, decoder_shape, find_kl_decoder
 from ..models.zoo import ZooEntry, zoo_entry
 from ..runtime.bundle.manifest import Source, file_sha256
+from ..runtime.command.line.logs import logger
 from ..runtime.command.text import plain
 from ..runtime.config import SHARED_FIELDS, MARConfig
 from .arguments import AUTO, head_counts, weights_by_role
 from .class_names import class_names
 from .parts import DecoderPart, ModelPart, check_parts, stride_warning
 from .progress import Report
+
+_LOG = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def find_models(args: argparse.Namespace, report: Report) -> FoundModels:
     if decoder is not None and (warning := stride_warning(target, decoder.upscale)):
         report(f"warning: {warning}")
     for role, weights in found.items():
+        _LOG.info("%s: %d tensors of %s", role, len(weights.tensors), weights.path)
         if weights.key:
             report(f"{role}: {plain(weights.described())}")
         if role in configs:

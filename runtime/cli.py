@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .backends import BACKENDS
+from .bundle import offers
 from .bundle.bundle import Bundle
 from .bundle.manifest_checks import PRECISIONS
 from .bundle.verification import POLICIES
@@ -26,8 +27,11 @@ from .command.files import (
     write_json,
 )
 from .command.frame import raise_if_stopped
+from .command.line.completion import completes, one_of
+from .command.line.effects import refuse_without_effect
 from .command.parser import Group, Parser, report_stream, run_command
 from .command.text import one_line
+from .effects import MACHINE, PICTURES, Names, Pictures, decoding_effects
 from .errors import OptionError
 from .images import check_sheet, load_pillow
 from .labels import class_name, read_labels
@@ -48,8 +52,13 @@ from .session import Session
 from .stats import Progress, Stats
 
 
-def add_decoding_arguments(parser: Parser) -> None:
-    """Add the options that say how images are decoded and where."""
+def add_decoding_arguments(parser: Parser, *, refresh: bool = True) -> None:
+    """Add the options that say how images are decoded and where.
+
+    Args:
+        parser: of the command.
+        refresh: whether it may have local AR steps.
+    """
     defaults = GenerateOptions()
     decoding, head = parser.group("decoding"), parser.group("head")
     csd = parser.group("speculative decoding")
@@ -112,13 +121,14 @@ def add_decoding_arguments(parser: Parser) -> None:
         help="guidance only in AR steps after which more than A and at most B of them are left, as "
         "0.1:0.3; the others evaluate one branch (default: the model's; 0:1 is all)",
     )
-    decoding.add_argument(
-        "--refresh-tolerance",
-        type=float,
-        default=defaults.refresh_tolerance,
-        help="of --refresh auto: what local AR steps may displace the tokens of an image by, root "
-        "mean square in units of the tokens",
-    )
+    if refresh:
+        decoding.add_argument(
+            "--refresh-tolerance",
+            type=float,
+            default=defaults.refresh_tolerance,
+            help="of --refresh auto: what local AR steps may displace the tokens of an image by, "
+            "root mean square in units of the tokens",
+        )
     head.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="factor of the head's noise"
     )
@@ -169,7 +179,10 @@ def add_machine_arguments(parser: Parser) -> None:
     """Add the options that say where a bundle runs, which `open_session` takes."""
     machine = parser.group("machine")
     machine.add_argument("--threads", type=int, default=2, help="CPU threads")
-    machine.add_argument("--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}")
+    backend = machine.add_argument(
+        "--backend", default="auto", help=f"auto or one of {', '.join(BACKENDS)}"
+    )
+    completes(backend, one_of(("auto", *BACKENDS)))
     machine.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -221,12 +234,13 @@ def open_bundle(args: argparse.Namespace) -> Bundle:
 
 def add_preset_argument(group: Group) -> None:
     """Add the option that takes options from the bundle."""
-    group.add_argument(
+    preset = group.add_argument(
         "--preset",
         metavar="NAME",
         help="decode as csd-eval tune found to be as good and faster, as in tuned; other options "
-        "that are not at their defaults count besides",
+        "that are given count besides",
     )
+    completes(preset, offers.presets)
 
 
 def with_preset(
@@ -242,7 +256,30 @@ def with_preset(
     preset = bundle.preset(args.preset)
     precision = preset.precision if args.precision is None else args.precision
     changed = argparse.Namespace(**{**vars(args), "precision": precision})
-    return changed, preset.with_given(options)
+    return changed, preset.with_given(options, args.given)
+
+
+def add_bundle_argument(parser: Parser) -> None:
+    """Add the argument that names the bundle."""
+    folder = parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    completes(folder, offers.bundles)
+
+
+def check_effects(
+    args: argparse.Namespace, runs: Iterable[GenerateOptions], names: Names | None = None
+) -> None:
+    """Refuse options of decoding and of the machine that were given and change nothing.
+
+    Args:
+        args: what was parsed.
+        runs: all that will be run, with all defaults filled in.
+        names: how the command calls the options that others hang on.
+
+    Raises:
+        OptionError: see `refuse_without_effect`.
+    """
+    refuse_without_effect(args.given, decoding_effects(names or Names()), runs)
+    refuse_without_effect(args.given, MACHINE, [args.backend])
 
 
 def open_session(bundle: Bundle, args: argparse.Namespace) -> Session:
@@ -268,8 +305,9 @@ def decoding_options(args: argparse.Namespace, **changes: Any) -> GenerateOption
         "cfg_interval": None if args.cfg_interval is None else parse_interval(args.cfg_interval),
         "temperature": args.temperature,
         "head_tolerance": args.head_tolerance,
-        "refresh_tolerance": args.refresh_tolerance,
     }
+    if "refresh_tolerance" in args:
+        values["refresh_tolerance"] = args.refresh_tolerance
     return GenerateOptions(**{**values, **changes})
 
 
@@ -281,13 +319,14 @@ def build_parser() -> Parser:
         example="csd-generate bundle --labels 3,7,9 --cfg 3 --out grid.png",
         lower="the number of --labels",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    add_bundle_argument(parser)
     what = parser.group("what to generate")
-    what.add_argument(
+    labels = what.add_argument(
         "--labels",
         required=True,
         help="classes to generate, by index or name, as in 3,7,9, or all",
     )
+    completes(labels, offers.class_names)
     what.add_argument("--seed", type=int, default=0, help="one seed gives one set of images")
     add_setting_arguments(parser, what)
     output = parser.group("output")
@@ -354,18 +393,20 @@ def run(args: argparse.Namespace) -> int:
     if args.out_dir is not None:
         captions = [class_name(label, bundle.manifest.class_names) for label in labels]
         check_apart("--out-dir", args.out_dir, image_names(captions), outputs)
+    options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
+    check_effects(args, [options])
     has_images = bundle.manifest.makes_images
     if not has_images and args.save_latents is None:
         raise OptionError(
             f"bundle {args.bundle} has no decoder and makes latents only: give --save-latents "
             "FILE, or export with --decoder"
         )
+    refuse_without_effect(args.given, PICTURES, [Pictures(has_images, sheet=out is not None)])
     if has_images:
         load_pillow()
         check_sheet(len(labels), args.columns, bundle.manifest.target.img_size)
     with open_session(bundle, args) as session:
         # Before the bar is drawn, so that an error is the only line.
-        options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
         session.check(labels, options)
         result = _generate_with_bar(session, labels, options, noise.seed, args.quiet)
     writes: list[tuple[Path, Callable[[Path], None]]] = []

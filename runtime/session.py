@@ -18,6 +18,7 @@ from .bundle.bundle import Bundle
 from .bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
 from .bundle.manifest import local_graphs, needed_graphs
 from .bundle.manifest_checks import MAX_GAMMA
+from .command.line.logs import logger
 from .command.memory_errors import memory_explained
 from .command.text import shown
 from .decoding.demand import largest_calls
@@ -35,6 +36,7 @@ from .result import GenerateResult
 from .stats import Progress, ProgressCallback, Stats
 from .version import version
 
+_LOG = logger(__name__)
 # Images of a seed are numbered in 63 bits.
 MOST_IMAGES = 2**63 - 1
 
@@ -256,6 +258,7 @@ class Session:
         most = 1 if alone else manifest.max_batch
         most_tokens, size = self._prepare(plan, min(most, len(canvas)), cached)
         parts = canvas.split(size)
+        _LOG.info("%d images in %d parts of at most %d", len(canvas), len(parts), size)
         at_once = max(len(parts[0]), min(most, at_once))
         report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
         for part in parts:
@@ -300,6 +303,12 @@ class Session:
             name = f"{role}.backbone_full"
             if name in granted:
                 batch = min(batch, batch * granted[name]["B"] // demand[name].sizes["B"])
+        for name, sizes in granted.items():
+            asked = demand[name].sizes
+            _LOG.debug(
+                "largest call of %s: %s%s", name, dict(sizes),
+                "" if sizes == asked else f", split: {dict(asked)} was wanted",
+            )  # fmt: skip
         return {role: sizes["N"] for role, sizes in heads if sizes is not None}, max(1, batch)
 
     def check(self, labels: Labels, options: GenerateOptions) -> NDArray[np.int64]:

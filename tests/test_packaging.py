@@ -38,7 +38,17 @@ ARROWS = {
 RUNTIME_MODULES_FOR_MODELS = {"config", "schedule", "errors", "command", "entry"}
 FOREIGN = {
     "plugins": {"numpy", "cuda", "onnx", "tensorrt"},  # all but numpy inside functions only
-    "runtime": {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "nvtx", "PIL", "rich"},
+    "runtime": {
+        "numpy",
+        "onnxruntime",
+        "tensorrt",
+        "tensorrt_rtx",
+        "cuda",
+        "nvtx",
+        "PIL",
+        "rich",
+        "argcomplete",
+    },
 }
 
 
@@ -145,6 +155,7 @@ def test_importing_plugins_brings_numpy_alone():
 @pytest.mark.parametrize(
     "module",
     [
+        "csd.tools.front.cli",
         "csd.export.cli", "csd.runtime.cli", "csd.tools.bench.cli", "csd.tools.eval.cli",
         *(f"csd.tools.eval.commands.{name}" for name in
           ("run", "compare", "gate", "history", "merge", "certify", "tune")),
@@ -174,7 +185,7 @@ def test_commands_and_metadata_are_those_of_the_project():
     assert metadata(DISTRIBUTION)["Name"] == DISTRIBUTION
     assert metadata(DISTRIBUTION)["License-Expression"] == "Apache-2.0"
     scripts = {e.name: e.value for e in entry_points(group="console_scripts") if "csd" in e.value}
-    assert {"csd-export", "csd-generate", "csd-bench"} <= set(scripts)
+    assert {"csd", "csd-export", "csd-generate", "csd-bench", "csd-eval"} <= set(scripts)
     for value in scripts.values():
         module, function = value.split(":")
         assert (ROOT / Path(*module.split(".")[1:])).with_suffix(".py").is_file()

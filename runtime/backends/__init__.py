@@ -15,6 +15,7 @@ from pathlib import Path
 from ..arguments import instance_of, one_of, truth_value, whole_number, whole_number_from
 from ..bundle.manifest import Manifest, needed_graphs
 from ..bundle.manifest_checks import ENGINE_BACKENDS, ENGINE_PRECISIONS, PRECISIONS
+from ..command.line.logs import logger
 from ..command.text import shown
 from ..device import find_device
 from ..errors import BackendError, OptionError
@@ -35,6 +36,7 @@ from .onnx_library import check_cuda_provider
 from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend, graph_precision
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
+_LOG = logger(__name__)
 # Best first.
 _AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime")
 
@@ -114,13 +116,18 @@ def create_backend(
             raise BackendError(
                 f"backend is {options.backend!r}: give auto or one of {', '.join(BACKENDS)}"
             )
+        _LOG.info("backend %s, as asked for", options.backend)
         return _create(options.backend, folder, manifest, options, check)
     errors: dict[str, BackendError] = {}
     for name in _AUTO:
         try:
-            return _create(name, folder, manifest, options, check)
+            backend = _create(name, folder, manifest, options, check)
         except BackendError as error:
+            _LOG.debug("backend %s cannot run this bundle here: %s", name, error)
             errors[name] = error
+        else:
+            _LOG.info("backend %s, the best of %s that runs here", name, ", ".join(_AUTO))
+            return backend
     # Who has built engines wants to know why they do not run.
     built = {engine.backend for engine in manifest.engines}
     raise next((errors[name] for name in ENGINE_BACKENDS if name in built), errors["onnxruntime"])
@@ -149,6 +156,11 @@ def _create(
             "tensorrt_rtx)"
         )
     precision = graph_precision(manifest, folder, options.precision)
+    _LOG.info(
+        "%s runs %s graphs (%s), of a bundle with %s, with %d threads",
+        name, precision, "as nobody asked for others" if options.precision is None else "as asked "
+        "for", ", ".join(manifest.precisions), options.threads,
+    )  # fmt: skip
     device = None
     if name != "onnxruntime":
         if precision == "int8":

@@ -13,9 +13,11 @@ from pathlib import Path
 from ...plugins.operators import GRAPH_PREFIX
 from ..bundle.manifest import EngineSpec, GraphSpec, Manifest
 from ..bundle.manifest_checks import ENGINE_PRECISIONS
+from ..command.line.logs import logger
 from ..device import DeviceInfo, architecture
 from ..errors import BackendError
 
+_LOG = logger(__name__)
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
@@ -106,12 +108,18 @@ def choose_engines(
         # Of two that fit, the one for fewer devices stays: it was built for this one.
         own.sort(key=lambda e: len(e.compute_capabilities), reverse=True)
         fitting = {(e.graph, e.precision): e for e in own if machine.runs(e)}
+        _LOG.debug(
+            "%d of %d engines of %s fit %s %s on %s", len(fitting), len(own), ", ".join(group),
+            machine.backend, machine.library, machine.device.architecture,
+        )  # fmt: skip
         strict = precision is not None and group[0].split(".")[0] in manifest.models
         first = () if precision is None else (precision,)
         order = tuple(dict.fromkeys((*first, *ENGINE_PRECISIONS)))
         for wanted in order[:1] if strict else order:
             if all((graph, wanted) in fitting for graph in group):
                 chosen.update({graph: fitting[graph, wanted] for graph in group})
+                files = [chosen[graph].file for graph in group]
+                _LOG.info("engines in %s of %s: %s", wanted, group[0].split(".")[0], files)
                 break
         else:
             raise BackendError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle.manifest import Manifest, needed_graphs
+from ..command.line.logs import logger
 from ..command.memory_errors import is_memory_error, out_of_memory
 from ..command.permissions import read_refused, readable
 from ..command.text import check_text, first_line, plain
@@ -30,6 +32,7 @@ ONE_THREAD_BYTES = 8 << 20
 # of the shipped pair (head auto, with and without guidance, csd) took 2 to 5 % less than with 150
 # million, where single calls broke even on a busier machine.
 THREADED_WORK = 24_000_000
+_LOG = logger(__name__)
 _AGAIN = "export the bundle again"
 # How it says that a graph has operators or a form that it does not know yet.
 _TOO_NEW = re.compile(
@@ -330,7 +333,10 @@ class OnnxRuntimeBackend:
         if graph not in self._graphs:
             spec = graph_spec(self._manifest, graph, self._precision)
             self._check(spec.files)
+            began = time.perf_counter()
             self._graphs[graph] = self._loader.load(self._folder / spec.onnx_file)
+            seconds = time.perf_counter() - began
+            _LOG.debug("graph %s opened in %.3f s: %s", graph, seconds, spec.onnx_file)
         return self._graphs[graph]
 
     def head_rounds(self, graph: str) -> HeadRounds | None:

@@ -7,6 +7,7 @@ decodes with them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +63,15 @@ class Preset:
     precision: str | None
     evidence: Evidence
 
-    def with_given(self, given: GenerateOptions) -> GenerateOptions:
-        """The preset's options, with those of `given` that are not the defaults."""
-        default = GenerateOptions()
-        changed = {
-            field.name: getattr(given, field.name)
-            for field in dataclasses.fields(given)
-            if getattr(given, field.name) != getattr(default, field.name)
-        }
+    def with_given(self, given: GenerateOptions, names: Collection[str]) -> GenerateOptions:
+        """The preset's options, with some of `given`.
+
+        Args:
+            given: options besides.
+            names: those of its fields that were given, whatever their values; others are left.
+        """
+        fields = {field.name for field in dataclasses.fields(given)}
+        changed = {name: getattr(given, name) for name in fields.intersection(names)}
         return dataclasses.replace(self.options, **changed)
 
 

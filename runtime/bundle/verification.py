@@ -21,11 +21,13 @@ from typing import Any, cast
 from ..command.cache import cache_folder
 from ..command.files import write_atomically
 from ..command.frame import os_error_text
+from ..command.line.logs import logger
 from ..command.text import plain
 from ..errors import BundleError
 from .folder import BundleFolder
 from .manifest import file_sha256
 
+_LOG = logger(__name__)
 # `once` hashes what the cache does not remember.
 POLICIES = ("always", "once", "never")
 # Files that are remembered; the oldest entries go.
@@ -107,10 +109,16 @@ class FileCheck:
         try:
             path.open("rb").close()  # libraries that read it later say less of what is wrong
             if policy == "never" or wanted is None:
+                _LOG.debug("%s is not checked", name)
                 return {}
             before = path.stat()
             known = self._known.get(_key(before)) if policy == "once" else None
+            began = time.perf_counter()
             found = known or file_sha256(path)
+            _LOG.debug(
+                "%s %s", name, "was checked before" if known else
+                f"hashed in {time.perf_counter() - began:.3f} s",
+            )  # fmt: skip
             settled = time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED_SECONDS
             lasting = settled and _key(path.stat()) == _key(before)
         except OSError as error:

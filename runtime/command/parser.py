@@ -6,13 +6,16 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, TypeVar
 
 from ..errors import OptionError
 from .files import is_stdout
 from .frame import EXIT_ERROR, run_framed
+from .line.completion import complete, completing
+from .line.logs import DEFAULT_LEVEL, LEVELS, shown_logs
+from .line.spelling import spelled
 from .text import one_line, shown
 
 if TYPE_CHECKING:
@@ -41,13 +44,17 @@ class Parser(argparse.ArgumentParser):
         description: what it does.
         example: a whole command line.
         lower: what to lower where memory runs out, as `the number of --labels`.
+        runs: whether it does something itself, which its logs tell of; False is of one that passes
+            the line on to another command.
     """
 
-    def __init__(self, prog: str, description: str, example: str, lower: str = LOWER) -> None:
+    def __init__(
+        self, prog: str, description: str, example: str, lower: str = LOWER, *, runs: bool = True
+    ) -> None:
         super().__init__(
-            prog=prog,
-            description=description,
-            epilog=f"example: {example}",
+            prog=spelled(prog),
+            description=spelled(description),
+            epilog=f"example: {spelled(example)}",
             formatter_class=_HelpFormatter,
         )
         self.lower = lower
@@ -56,12 +63,51 @@ class Parser(argparse.ArgumentParser):
             "--version", action=_Version, nargs=0, default=argparse.SUPPRESS,
             help="show the version and exit",
         )  # fmt: skip
+        if runs:
+            self.add_argument(
+                "--log-level", choices=LEVELS, default=DEFAULT_LEVEL,
+                help="what to tell of on stderr: decisions (info), and how they came about (debug)",
+            )  # fmt: skip
 
     def group(self, title: str) -> Group:
         """Return the group of options of this title, for `add_argument`."""
         if title not in self._groups:
             self._groups[title] = self.add_argument_group(title)
         return self._groups[title]
+
+    def sections(self) -> list[tuple[str, list[argparse.Action]]]:
+        """The arguments by the titles that the help has."""
+        return [
+            (group.title or "", list(group._group_actions))  # pyright: ignore[reportPrivateUsage]
+            for group in self._action_groups
+        ]
+
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Parse as `argparse` does.
+
+        Returns:
+            The arguments, and in `given` the options that the command line has, as it may spell
+            them, by their names there.
+        """
+        given = sys.argv[1:] if args is None else [*args]
+        parsed = super().parse_args(given, namespace)
+        parsed.given = self._given(given)
+        return parsed
+
+    def _given(self, args: Sequence[str]) -> dict[str, str]:
+        """What is there without any default was given."""
+        defaults = [(action, action.default) for action in self._actions]
+        try:
+            for action in self._actions:
+                action.default = argparse.SUPPRESS
+            found = vars(super().parse_args(args, argparse.Namespace()))
+        finally:
+            for action, default in defaults:
+                action.default = default
+        options = [action for action in self._actions if action.option_strings]
+        return {a.dest: a.option_strings[0] for a in options if a.dest in found}
 
     def error(self, message: str) -> NoReturn:
         """Report a bad command line and exit with code 2."""
@@ -81,7 +127,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows the default of each option, unless its text says that."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        shown = action.help or ""
+        shown = spelled(action.help or "")
         if action.default is argparse.SUPPRESS or action.required or "(default" in shown:
             return shown
         if action.default is None or action.default is False:
@@ -142,11 +188,21 @@ def run_command(
 ) -> int:
     """Parse `argv` and run, within the frame of all commands (`frame.py`).
 
+    Where a shell asks for completions these are all that comes.
+
     Returns:
         The exit code: what `run` returns, or that of the frame.
     """
     lower = parser.lower if isinstance(parser, Parser) else LOWER
-    return run_framed(parser.prog, lambda: run(parser.parse_args(argv)), lower)
+
+    def body() -> int:
+        if completing():
+            complete(parser)
+        args = parser.parse_args(argv)
+        with shown_logs(getattr(args, "log_level", DEFAULT_LEVEL)):
+            return run(args)
+
+    return run_framed(parser.prog, body, lower)
 
 
 def report_stream(*outputs: Path | None) -> TextIO:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arrays import Float32, Int64
 from ..backends import BindableGraph, Graph, HeadRounds
+from ..command.line.logs import logger
 from ..config import MARConfig
 from ..errors import NumericsError
 from ..head import HeadCalibration, HeadReport, HeadRequest
@@ -28,6 +29,7 @@ from .evaluator import Conditions, HeadEvaluator, HeadGraphs
 from .rows import backbone_rows, both_branches, conditions_of
 from .samplers import HeadSamplers
 
+_LOG = logger(__name__)
 # adaLN values of one chunk of tokens; more tokens than fit are sampled chunk after chunk. A host
 # takes smaller chunks of many tokens, which cost it no time.
 MODULATION_BYTES = 256 << 20
@@ -180,6 +182,8 @@ class RuntimeModel:
         size = self.chunk_tokens(len(conditions), steps, branches)
         if most_tokens is not None:
             size = min(size, max(1, most_tokens // branches))
+        if size < len(conditions):
+            _LOG.debug("%s head: %d tokens in calls of %d", self.role, len(conditions), size)
         for start in range(0, len(conditions), size):
             yield slice(start, start + size)
 

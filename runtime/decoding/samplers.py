@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..command.line.logs import logger
 from ..head import (
     AffineDraft,
     HeadCalibration,
@@ -18,6 +19,7 @@ from ..head import (
 from ..options import SOLVER, GenerateOptions
 from ..schedule import diffusion_tables
 
+_LOG = logger(__name__)
 # Below this number of head steps `auto` samples sequentially: most drafts are rejected there.
 FEW_HEAD_STEPS = 16
 # What the speculative sampler takes: calls over S, and rows a token over S.
@@ -134,6 +136,13 @@ class HeadSamplers:
         setting = row if kind == "speculative" else options.head_tolerance
         key = kind, steps, setting
         if key not in self._samplers:
+            _LOG.info(
+                "head %s takes the %s sampler for %d head steps of %d tokens of %d images%s (costs "
+                "in calls: sequential %.1f, speculative %.1f%s)", options.head, kind, steps,
+                together, images, ", aligned" if aligned else "", costs.sequential(steps),
+                costs.speculative(steps), f", parallel {costs.parallel(steps):.1f}" if aligned
+                else "",
+            )  # fmt: skip
             self._samplers[key] = self._make(kind, steps, setting)
         return kind, self._samplers[key]
 

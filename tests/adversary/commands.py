@@ -55,6 +55,7 @@ class Command:
 FAST_BENCH = ("--modes=target", "--repeats=1", "--warm-ups=0", "--fewer-steps=0", "--num-iter=2",
               "--head-steps=2", "--threads=1")  # fmt: skip
 COMMANDS = {
+    "csd": Command.of("csd.tools.front.cli"),
     "csd-generate": Command.of("csd.runtime.cli", "{}", "--labels=1", "--quiet", *FAST),
     "csd-export": Command.of("csd.export.cli", "--out=bundle", parser="csd.export.arguments"),
     "csd-bench": Command.of("csd.tools.bench.cli", "{}", *FAST_BENCH),
@@ -82,6 +83,8 @@ COMMANDS = {
 # Command lines as a whole; `{}` is the bundle, `{t}` weights, `{c}` their configuration.
 TARGET = "--target={t} --target-config={c}"
 WHOLE = {
+    "csd": ("", "wat", "--wat", "-1", "generate", "generate --wat", "eval", "eval wat", "eval run",
+            "--log-level=debug bench", "generat {} --labels=1", "generate {} --labels=1 --gamma=8"),
     "csd-generate": (
         "", "{}", "--labels=1", "{} --labels", "{} {} --labels=1", "{} --labels=1 extra",
         "{} --labels=1 --wat", "{} --labels=1 -x", "{} --labels=1 --mode=fast",
@@ -96,6 +99,9 @@ WHOLE = {
         "{}/manifest.json --labels=1", "gone --labels=1", ". --labels=1", "/ --labels=1",
         "{} --labels=1 --refresh=2", "{} --labels=1 --refresh=0", "{} --labels=1 --refresh=2:",
         "{} --labels=1 --refresh=often", "{} --labels=1 --refresh-tolerance=0",
+        "{} --labels=1 --verify=block", "{} --labels=1 --head-tolerance=0.1",
+        "{} --labels=1 --cfg-schedule=linear", "{} --labels=1 --out-dir=x --columns=2",
+        "{} --labels=1 --no-cuda-graph --backend=onnxruntime", "{} --labels=1 --log-level=loud",
         "{} --labels=1,,2", "{} --labels=1:2", "{} --labels=10,11", "@file --labels=1",
     ),
     "csd-export": (
@@ -115,6 +121,8 @@ WHOLE = {
         f"{TARGET} --out=b --profile=backbone.V=0:1:9999", f"{TARGET} --out=/proc/b",
         f"{TARGET} --out={{t}}/b", f"{TARGET} --out=..", f"{TARGET} --out=/", "--wat",
         f"{TARGET} --out=b --head-chain=yes", f"{TARGET} --out=b --local-steps=2",
+        f"{TARGET} --out=b --max-gamma=4", f"{TARGET} --out=b --weights=draft=ema",
+        f"{TARGET} --out=b --calibration-tokens=0 --row-cost=0.1",
         "--rebuild={} --backend=tensorrt --local-steps", f"{TARGET} --out=b --force --max-batch=0",
     ),
     "csd-bench": (
@@ -125,6 +133,8 @@ WHOLE = {
         "{} --target-weights=gone", "{} --target-weights={}", "{} --quality-images=5",
         "{} --threads=1,x", "{} --threads=", "{} --seed=-1", "{} --repeats=0", "{} --wat",
         "{} --refresh=2", "{} --refresh=0", "{} --refresh=,", "{} --refresh=1,x",
+        "{} --modes=target --gammas=4", "{} --modes=eager --heads=auto",
+        "{} --modes=target --eager-device=cpu", "{} --modes=csd --fewer-steps=8",
         "{} --num-iter=99", "{} --head-steps=x", "{} --memory-limit=1", "{} --backend=abacus",
     ),
     "csd-eval": ("", "wat", "run", "run --help=1", "run wat", "--db=x", "-1", "run run"),
@@ -141,7 +151,8 @@ WHOLE = {
     ),
     "eval compare": ("", "a", "a b", "a b --db={t}", "a b --db={}", "a b --html=x --json=x",
                      "a b --html=gone/x", "a b --real=gone", "a b --use=0", "a b --wat", "-- -a b",
-                     "a b --db=/dev/null", "a b --show=-1"),
+                     "a b --db=/dev/null", "a b --show=-1", "a b --show=1",
+                     "a b --real=none --real-images=9"),
     "eval gate": ("", "--baseline=a", "--baseline=a --candidate=b", "--max-drop=2%",
                   "--baseline=a --candidate=b --max-drop=0", "--baseline=a --candidate=b --db={t}",
                   "--baseline=a --candidate=b --max-drop=-1%", "--baseline=a --candidate=b extra",
@@ -153,7 +164,8 @@ WHOLE = {
                      "{} --level=1", "{} --json={}/x", "{} --cfg=nan", "{} --backend=abacus"),
     "eval tune": ("", "gone", "{}", "{} --within=0", "{} --budget=5", "{} --budget=0s", "{} extra",
                   "{} --modes=", "{} --modes=fast", "{} --name=a/b", "{} --precisions=fp8",
-                  "{} --features=gone", "{} --images=1", "{} --db={}/x", "{} --error=1"),
+                  "{} --features=gone", "{} --images=1", "{} --db={}/x", "{} --error=1",
+                  "{} --modes=target --verify=prefix", "{} --json={}/x"),
     "demo": ("extra", "--out", "--out={t}", "--repeats=0", "--repeats=x", "--threads=0", "--wat",
              "--out=/proc/x", "--out="),
     "random_model": ("", "--config=mar_base", "--out=x", "--config=gone --out=x",
@@ -236,7 +248,7 @@ def _wrong_files(place: Place, everything: bool) -> Iterator[Case]:
                 argv = [part for part in argv if not part.startswith(f"{option}=")]
                 argv.append(f"{option}={file}")
             if option == "--target-weights":
-                argv = [part for part in argv if not part.startswith("--modes")]
+                argv = [p for p in argv if not p.startswith(("--modes", "--fewer-steps"))]
                 argv += ["--modes=eager"] if name == "csd-bench" else ["--parts=machine"]
             yield _case(place, name, argv, f"{name} {option or 'bundle'} is {kind}",
                         refused=(name, option) != ("gpu_check", "--target-weights"),

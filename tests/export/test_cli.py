@@ -66,12 +66,14 @@ def test_an_export_prints_progress_and_a_parity_table(tiny_export):
 
 
 def test_a_target_alone_makes_a_bundle_with_the_limits_given(target, tmp_path):
-    argv = [*target, "--max-batch", 1, "--max-gamma", 2, "--head-steps", 7]
+    argv = [*target, "--max-batch", 1, "--head-steps", 7]
     argv += ["--calibration-tokens", 0]
     assert main([str(part) for part in [*argv, "--out", tmp_path / "new" / "bundle"]]) == 0
     manifest = Bundle.open(tmp_path / "new" / "bundle").manifest
     assert set(manifest.models) == {"target"}
-    assert (manifest.max_batch, manifest.max_gamma, manifest.head_steps) == (1, 2, 7)
+    assert (manifest.max_batch, manifest.head_steps) == (1, 7)
+    # Nothing is drafted, so a backbone takes both branches of an image and no prefixes.
+    assert manifest.graphs["target.backbone"].profile["B"] == (1, 2, 2)
     assert manifest.calibration is None
     assert leftovers(tmp_path / "new") == ["bundle"]
 

@@ -29,7 +29,7 @@ def _export(home, config_files, seed):
     home.mkdir()
     (home / "w.pth").write_bytes((DATA / "draft.pth").read_bytes())
     argv = ["--target", home / "w.pth", "--target-config", config_files["draft"], "--max-batch", 1,
-            "--max-gamma", 2, "--calibration-tokens", 64, "--out", home / "bundle",
+            "--calibration-tokens", 64, "--out", home / "bundle",
             *OPTIONS]  # fmt: skip
     env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
     done = run_python(EXPORT, *argv, cwd=home, env=env)

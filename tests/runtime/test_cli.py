@@ -157,6 +157,7 @@ def test_a_bundle_without_a_decoder_asks_for_latents(make_bundle, out, capsys):
     bundle = make_bundle(lambda values: values["graphs"].pop("decoder"))
     argv = [bundle, "--labels", "1", "--mode", "target", *FAST, "--out", out / "x.png"]
     assert "give --save-latents FILE" in failure(main, argv, capsys)
+    argv = argv[:-2]
     assert _run(*argv, "--save-latents", out / "x.npy") == 0
     assert leftovers(out) == ["x.npy"]
 

@@ -12,9 +12,19 @@ from typing import Any
 
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.cli import add_decoding_arguments, decoding_options, open_bundle, open_session
+from ...runtime.cli import (
+    add_bundle_argument,
+    add_decoding_arguments,
+    check_effects,
+    decoding_options,
+    open_bundle,
+    open_session,
+)
 from ...runtime.command.files import check_outputs, is_stream, output_path, write_json
+from ...runtime.command.line.completion import completes, some_of
+from ...runtime.command.line.effects import refuse_without_effect
 from ...runtime.command.parser import Parser, parse_list, run_command
+from ...runtime.effects import OF_LISTS
 from ...runtime.errors import CsdError, OptionError
 from ...runtime.options import HEADS, GenerateOptions, parse_refresh
 from ..console import Report, progress_report, results_console
@@ -24,6 +34,7 @@ from ..option_values import COUNT, SEED, THREADS, real_number_reader, whole_numb
 from ..quality import ImageClassifier, bundle_classifier
 from .baselines import check_baselines, eager_samplers, target_weights
 from .cases import MODES, Case, Sweep, make_cases
+from .effects import SWEEP
 from .measure import Runners, measure, measure_quality
 from .plots import check_plot, plot_bench
 from .report import make_report, results_table
@@ -43,12 +54,14 @@ def build_parser() -> Parser:
         example="csd-bench bundle --modes eager,target,csd --gammas 8 --json bench.json",
         lower="--batch",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    add_bundle_argument(parser)
     what = parser.group("what is measured")
-    what.add_argument("--modes", default=DEFAULT_MODES, help=f"of {', '.join(MODES)}")
-    what.add_argument(
+    modes = what.add_argument("--modes", default=DEFAULT_MODES, help=f"of {', '.join(MODES)}")
+    heads = what.add_argument(
         "--heads", default="auto", help=f"head samplers to compare, of {', '.join(HEADS)}"
     )
+    completes(modes, some_of(MODES))
+    completes(heads, some_of(HEADS))
     what.add_argument(
         "--gammas",
         default=DEFAULT_GAMMAS,
@@ -138,8 +151,12 @@ def run(args: argparse.Namespace) -> int:
         check_plot(args.plot)
     bundle = open_bundle(args)
     progress = progress_report()
+    sweep = _fitting(sweep, args, bundle.manifest)
+    refuse_without_effect(args.given, SWEEP, [sweep])
+    cases = _resolved_cases(sweep, options, bundle.manifest)
+    check_effects(args, [case.options for case in cases], OF_LISTS)
     with ExitStack() as opened:
-        plan = _prepare(args, bundle, _fitting(sweep, args, bundle.manifest), options, opened)
+        plan = _prepare(args, bundle, sweep, options, opened)
         report = _measure(args, plan, progress)
     _save(args, report)
     results_console(args.json).print(results_table(report))
@@ -176,13 +193,24 @@ def _sweep(args: argparse.Namespace) -> Sweep:
 
 def _fitting(sweep: Sweep, args: argparse.Namespace, manifest: Manifest) -> Sweep:
     """Leave out of the defaults what a bundle cannot do."""
-    if args.gammas == DEFAULT_GAMMAS:
+    if "gammas" not in args.given:
         fitting = [gamma for gamma in sweep.gammas if gamma <= manifest.max_gamma]
         sweep = dataclasses.replace(sweep, gammas=fitting or [1])
     solved = manifest.target.solved and sweep.heads == ["auto"]
-    if ("draft" not in manifest.models or solved) and args.modes == DEFAULT_MODES:
+    if ("draft" not in manifest.models or solved) and "modes" not in args.given:
         sweep = dataclasses.replace(sweep, modes=[mode for mode in sweep.modes if mode != "csd"])
     return sweep
+
+
+def _resolved_cases(sweep: Sweep, options: GenerateOptions, manifest: Manifest) -> list[Case]:
+    """The cases with all defaults filled in, each with its own head's steps."""
+    defaults = manifest.target, manifest.head_steps
+    num_iter = options.resolved(*defaults).num_iter
+    assert num_iter is not None
+    return [
+        dataclasses.replace(case, options=case.options.resolved(*defaults))
+        for case in make_cases(sweep, options, num_iter)
+    ]
 
 
 @dataclass(frozen=True)
@@ -213,8 +241,7 @@ def _prepare(
 ) -> _Plan:
     """Open sessions, baselines and classifier, and check that they can do what is asked."""
     idle = idle_load()
-    defaults = bundle.manifest.target, bundle.manifest.head_steps
-    resolved = options.resolved(*defaults)
+    resolved = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
     names, most = sweep.baselines, max(sweep.threads)
     if names and not isinstance(resolved.head_steps, int):
         raise OptionError(f"{names[0]} has no annealed head steps: leave {names[0]} out of --modes")
@@ -240,12 +267,7 @@ def _prepare(
         threads=sweep.threads if on_host else [most],
         baseline_threads=sweep.threads if device == "cpu" else [most],
     )
-    assert resolved.num_iter is not None
-    cases = [
-        # Each with its own head's steps.
-        dataclasses.replace(case, options=case.options.resolved(*defaults))
-        for case in make_cases(sweep, options, resolved.num_iter)
-    ]
+    cases = _resolved_cases(sweep, options, bundle.manifest)
     for case in cases:
         if not case.baseline:
             sessions[most].check([0], case.options)

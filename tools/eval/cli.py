@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from ...runtime.command.parser import Parser, run_command
+from ...runtime.command.parser import Parser
+from ..front.dispatch import add_command_argument, dispatch
 
 # What each does; its module in `commands` has the same name.
 COMMANDS = {
@@ -29,20 +27,13 @@ def build_parser() -> Parser:
         description=f"Is the faster version still as good, and which setting should be shipped? "
         f"Each command has its own --help. {listed}.",
         example="csd-eval run bundle --name target --images 1000",
+        runs=False,
     )
-    parser.add_argument("command", choices=tuple(COMMANDS), help="what to do")
+    add_command_argument(parser, tuple(COMMANDS))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `csd-eval`; returns the exit code."""
-    given = [*(sys.argv[1:] if argv is None else argv)]
-    if given and given[0] in COMMANDS:
-        module = import_module(f".commands.{given[0]}", __package__)
-        return int(module.main(given[1:]))
-    return run_command(_unreached, build_parser(), given)
-
-
-def _unreached(args: argparse.Namespace) -> int:
-    """Never called: a command that the parser takes was taken before it."""
-    raise AssertionError(args.command)
+    package = f"{__package__}.commands"
+    return dispatch(build_parser, {name: f"{package}.{name}" for name in COMMANDS}, argv)

@@ -11,12 +11,13 @@ from pathlib import Path
 from ...export.progress import Progress, shown_progress, silent
 from ...models.zoo import ZOO, zoo_entry
 from ...runtime.command.files import output_path
+from ...runtime.command.line.effects import Effect, refuse_without_effect
 from ...runtime.command.parser import Group, make_console
 from ...runtime.command.text import shown
 from ...runtime.errors import OptionError
 from ..option_values import COUNT, THREADS, real_number_reader, whole_number_reader
 from .images.generate import Features
-from .images.real import REFERENCE
+from .images.real import NONE, REFERENCE
 from .metrics.features import FeatureSpace
 from .store.database import DEFAULT_DATABASE
 
@@ -74,6 +75,15 @@ def add_compared_arguments(group: Group) -> None:
     group.add_argument("--threads", type=THREADS, default=2, help="CPU threads")
 
 
+def check_compared(args: argparse.Namespace) -> None:
+    """Refuse options about real images where there are none.
+
+    Raises:
+        OptionError: see `refuse_without_effect`.
+    """
+    refuse_without_effect(args.given, _REAL, [args])
+
+
 def add_json_argument(group: Group, what: str = "figures") -> None:
     """Add the option that saves what was found."""
     group.add_argument(
@@ -115,6 +125,12 @@ def share(text: str) -> float:
     return value
 
 
+_REAL: tuple[Effect[argparse.Namespace], ...] = (
+    Effect(
+        ("real_images",), lambda args: args.real != NONE,
+        "there are no real images with --real none", "give --real PATH",
+    ),
+)  # fmt: skip
 SIGNIFICANCE = real_number_reader(0, 0.5, above=True)
 
 

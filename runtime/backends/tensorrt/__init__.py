@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from ....plugins.launch import LoadedKernels
 from ....plugins.operators import OPERATOR_OF
 from ...bundle.manifest import EngineSpec, Manifest
+from ...command.line.logs import logger
 from ...errors import BackendError
 from ..base import Check, Dims, GraphDemand, unchecked
 from ..engines import EngineChoice, graph_spec, renewal_command
@@ -22,6 +24,8 @@ from .kernel_cache import KernelFile, cache_file
 from .memory import Arena
 from .plan import blocks, clipped, fit
 from .rounds import DeviceRounds, load_kernels
+
+_LOG = logger(__name__)
 
 __all__ = ["TensorRtBackend"]
 
@@ -93,6 +97,7 @@ class TensorRtBackend:
         if graph in OPERATOR_OF:
             self._load_plugins()
         self._check.code(engine_spec.file)
+        began = time.perf_counter()
         try:
             engine = self._binding.deserialize(folder, engine_spec, spec)
         except BackendError as error:
@@ -100,6 +105,8 @@ class TensorRtBackend:
             if named and not self._has_plugin(graph):
                 raise plugins.missing(graph, folder, self._info.architecture) from error
             raise
+        seconds = time.perf_counter() - began
+        _LOG.debug("graph %s opened in %.3f s: %s", graph, seconds, engine_spec.file)
         self._device.arena.weights += engine_spec.size
         self._ranges[graph] = engine.ranges
         self._graphs[graph] = EngineGraph(
@@ -159,7 +166,12 @@ class TensorRtBackend:
         for graph, dims in sizes.items():
             self._graphs[graph].plan(dims, demand[graph].on_device)
         if sizes:
-            arena.renew(**blocks(sizes, need, block_of))
+            planned = blocks(sizes, need, block_of)
+            _LOG.info(
+                "device memory planned: %d bytes of weights, blocks %s, limit %s",
+                arena.weights, planned, arena.available,
+            )  # fmt: skip
+            arena.renew(**planned)
         for own in self._rounds:
             if own.name in sizes:
                 own.plan(sizes[own.name])

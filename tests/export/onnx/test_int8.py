@@ -91,7 +91,7 @@ def exported(tmp_path_factory, config_files):
 
     out = tmp_path_factory.mktemp("exported")
     argv = ["--target", DATA / "draft.pth", "--target-config", config_files["draft"],
-            "--max-batch", 2, "--max-gamma", 2, "--calibration-tokens", 64,
+            "--max-batch", 2, "--calibration-tokens", 64,
             "--precision", "int8", "--out", out / "bundle"]  # fmt: skip
     assert main([str(part) for part in argv]) == 0
     slim = ["--slim", out / "bundle", "--for", "int8,cpu", "--out", out / "slim"]

@@ -18,7 +18,7 @@ from csd.tools.bench.measure import WALL_CLOCK
 from ...helpers import DATA, failure, leftovers, no_draft, run_python
 
 WEIGHTS = ("--target-weights", DATA / "target.pth")
-FAST = ("--num-iter", 3, "--head-steps", 3, "--repeats", 2, "--threads", 1, *WEIGHTS)
+FAST = ("--num-iter", 3, "--head-steps", 3, "--repeats", 2, "--threads", 1)
 
 
 def _run(*argv):
@@ -26,8 +26,8 @@ def _run(*argv):
 
 
 def test_a_bench_writes_every_figure_and_a_plot(tiny_bundle, tmp_path, capsys):
-    argv = [tiny_bundle, "--modes", "eager,target,draft,csd", "--gammas", 2, "--batch", 2, *FAST]
-    argv += ["--heads", "sequential"]
+    argv = [tiny_bundle, "--modes", "eager,target,draft,csd", "--gammas", 2, "--batch", 2]
+    argv += [*FAST, *WEIGHTS, "--heads", "sequential"]
     files = ["--json", tmp_path / "x.json", "--plot", tmp_path / "x.png"]
     assert _run(*argv, "--temperatures", "1,42", *files) == 0
     assert leftovers(tmp_path) == ["x.json", "x.png"]
@@ -76,7 +76,7 @@ def test_runs_without_a_warm_up_are_all_counted(tiny_bundle, tmp_path):
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_one_line(tiny_bundle, tmp_path, capsys):
-    argv = [tiny_bundle, *FAST, "--json", tmp_path / "x.json"]
+    argv = [tiny_bundle, *FAST, *WEIGHTS, "--json", tmp_path / "x.json"]
     message = failure(main, [*argv, "--eager-device", "cuda"], capsys)
     assert "a PyTorch built for CUDA" in message
     assert "leave eager out of --modes" in message
@@ -91,7 +91,7 @@ def test_without_eager_there_is_no_speed_up(tiny_bundle, tmp_path):
 
 
 def test_defaults_leave_out_what_a_bundle_without_a_draft_cannot_do(make_bundle, tmp_path):
-    argv = [make_bundle(no_draft), *FAST, "--json", tmp_path / "x.json"]
+    argv = [make_bundle(no_draft), *FAST, *WEIGHTS, "--json", tmp_path / "x.json"]
     assert _run(*argv) == 0
     rows = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["results"]
     assert [row["name"] for row in rows] == ["eager", "target, head auto"]
@@ -114,7 +114,7 @@ def test_defaults_leave_out_what_a_bundle_without_a_draft_cannot_do(make_bundle,
         (["--threads", "1,0"], "threads is '1,0': '0' is not a whole number from 1 to 256"),
         (["--num-iter", "17"], "num-iter is 17"),
         (["--head-steps", "9:3"], "eager has no annealed head steps: leave eager out"),
-        (["--modes", "target", "--quality-images", "2"], "class accuracy needs a zoo bundle"),
+        (["--modes", "eager", "--quality-images", "2"], "class accuracy needs a zoo bundle"),
         (["--json", "gone/x.json"], "check the path"),
         (["--plot", "x.bmp"], "plot is 'x.bmp': give a file that ends in .png, .svg, .pdf"),
         (["--plot", "-"], "plot is '-': give a file that ends in"),
@@ -127,6 +127,27 @@ def test_bad_arguments_are_one_line(tiny_bundle, argv, message, tmp_path, capsys
     argv = [tiny_bundle, "--num-iter", 2, "--head-steps", 2, "--repeats", 1, *WEIGHTS, *argv]
     assert message in failure(main, argv, capsys)
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--modes=target", "--gammas=8"], "--gammas has no effect, as only mode csd"),
+        (["--modes=draft", "--temperatures=8"], "--temperatures has no effect"),
+        (["--modes=target", "--verify=block"], "give csd among --modes, or leave out --verify"),
+        (["--modes=eager", "--heads=auto"], "--heads has no effect, as PyTorch's modes"),
+        (["--modes=eager", "--refresh=1"], "give target, draft or csd among --modes"),
+        (["--modes=csd,draft", "--fewer-steps=8"], "give target among --modes and 1 among"),
+        (["--modes=target", "--eager-device=auto"], "--eager-device has no effect"),
+        (["--modes=target", "--target-weights=x"], "--target-weights has no effect"),
+        (["--modes=target", "--heads=auto", "--head-tolerance=1"], "give parallel among --heads"),
+        (["--modes=target", "--refresh-tolerance=1"], "give auto among --refresh"),
+    ],
+)
+def test_what_no_listed_mode_takes_is_refused(tiny_bundle, argv, message, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "measure", lambda *_, **__: pytest.fail("something was timed"))
+    said = failure(main, [tiny_bundle, *argv], capsys)
+    assert message in said
 
 
 def test_results_do_not_go_into_what_is_read(make_bundle, capsys):
@@ -191,7 +212,7 @@ def test_figures_on_stdout_are_all_that_is_there(tiny_bundle):
 def test_every_thread_count_has_a_row_and_ratios_are_of_the_best_eager(
     tiny_bundle, tmp_path, capsys
 ):
-    argv = [tiny_bundle, "--modes", "eager,target", *FAST, "--threads", "2,1"]
+    argv = [tiny_bundle, "--modes", "eager,target", *FAST, *WEIGHTS, "--threads", "2,1"]
     assert _run(*argv, "--json", tmp_path / "x.json") == 0
     report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert report["threads"] == [1, 2]

@@ -136,8 +136,13 @@ def test_merged_shards_are_the_whole_run(shards, evaluated, tmp_path, capsys):
     with open_database(out) as db:
         assert db.execute("SELECT count(*) FROM features").fetchone() == (23,)
     before = out.read_bytes()
-    assert merge.main([str(shards[1]), f"--db={out}"]) == 0
-    assert "2.db: 0 images of a" in capsys.readouterr().out
+    capsys.readouterr()
+    assert merge.main([str(shards[1]), f"--db={out}", "--json=-"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {
+        "database": str(out), "images_added": {str(shards[1]): {"a": 0}}
+    }  # fmt: skip
+    assert "2.db: 0 images of a" in printed.err
     assert out.read_bytes() == before
 
 

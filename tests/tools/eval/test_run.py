@@ -105,6 +105,14 @@ def test_a_run_grows_and_never_shrinks(evaluated, capsys):
     evaluated("a", images=7)
     path = evaluated("a", images=12)
     assert "12 images, 5 of them now" in capsys.readouterr().out
+    evaluated("a", "--json=-", images=12)
+    printed = capsys.readouterr()
+    values = json.loads(printed.out)
+    assert values["database"] == str(path)
+    (run,) = values["runs"]
+    assert (run["name"], run["images"], run["made"], run["options"]["num_iter"]) == ("a", 12, 0, 2)
+    assert run["seconds_per_image"] > 0
+    assert "12 images, 0 of them now" in printed.err
     whole = stored(evaluated("a", images=12, db="whole.db"), "a")
     np.testing.assert_array_equal(stored(path, "a")[2], whole[2])
     evaluated("a", images=3)
@@ -172,7 +180,7 @@ def test_a_bundle_without_a_draft_or_a_decoder_is_refused(make_bundle, tmp_path,
 
 
 def test_the_command_line_leads_to_its_command(capsys):
-    assert "invalid choice: 'wat'" in failure(eval_main, ["wat"], capsys)
+    assert "there is no 'wat': give run, compare" in failure(eval_main, ["wat"], capsys)
     assert "csd-eval run --help" in failure(eval_main, ["run"], capsys)
 
 

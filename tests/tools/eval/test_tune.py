@@ -151,12 +151,17 @@ def argv_of(bundle, *more):
 
 def test_a_preset_is_written_and_decodes(bundle, tmp_path, capsys):
     before = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    code = tune.main(argv_of(bundle, "--within=100%", "--cfg=2"))
+    file = tmp_path / "tune.json"
+    code = tune.main(argv_of(bundle, "--within=100%", "--cfg=2", f"--json={file}"))
     out = capsys.readouterr().out
     assert code == 0, out
     assert "preset tuned: target-" in out
     preset = Bundle.open(bundle).preset("tuned")
     assert preset.options.cfg == 2
+    values = json.loads(file.read_text(encoding="utf-8"))
+    assert (values["exit_code"], values["name"], values["verdict"]) == (0, "tuned", out.strip())
+    assert values["preset"]["options"]["cfg"] == 2
+    assert values["preset"]["evidence"]["images"] == 32
     assert preset.evidence.images == 32
     assert preset.evidence.most <= preset.evidence.margin == 1
     assert 0 < preset.evidence.seconds < preset.evidence.baseline_seconds
@@ -177,6 +182,12 @@ def test_a_preset_is_written_and_decodes(bundle, tmp_path, capsys):
     expected = json.loads(json.dumps(preset.options.to_dict()))
     assert stats() == expected
     assert stats("--num-iter=3") == {**expected, "num_iter": 3}
+    # What is given counts where it is the default too, and must have an effect under the result.
+    assert stats("--cfg=1") == {**expected, "cfg": 1.0}
+    argv = [bundle, "--labels=1", "--preset=tuned", f"--out={tmp_path / 'y.png'}"]
+    assert "--gamma has no effect" in failure(generate, [*argv, "--gamma=8"], capsys)
+    guided = [*argv, "--cfg=1", "--cfg-interval=0:1"]
+    assert "--cfg-interval has no effect" in failure(generate, guided, capsys)
 
 
 def before_files(values):
@@ -186,8 +197,13 @@ def before_files(values):
 
 def test_nothing_good_enough_writes_nothing(bundle, capsys):
     before = (bundle / "manifest.json").read_bytes()
-    assert tune.main(argv_of(bundle, "--within=0.0001%")) == 1
-    assert "nothing was written" in capsys.readouterr().out
+    assert tune.main(argv_of(bundle, "--within=0.0001%", "--json=-")) == 1
+    printed = capsys.readouterr()
+    values = json.loads(printed.out)
+    assert (values["exit_code"], values["preset"], values["name"]) == (1, None, None)
+    assert values["looked_at"] > 0
+    assert "nothing was written" in values["verdict"]
+    assert "nothing was written" in printed.err
     assert (bundle / "manifest.json").read_bytes() == before
 
 
@@ -234,9 +250,11 @@ def test_a_preset_that_is_not_there_is_told(bundle, capsys):
 
 def test_a_preset_keeps_what_is_given_besides():
     preset = Preset(GenerateOptions(cfg=3.0, num_iter=8), None, EVIDENCE)
-    assert preset.with_given(GenerateOptions()) == preset.options
-    given = preset.with_given(GenerateOptions(num_iter=4, mode="draft"))
+    assert preset.with_given(GenerateOptions(), ()) == preset.options
+    given = preset.with_given(GenerateOptions(num_iter=4, mode="draft"), ["num_iter", "mode", "x"])
     assert given == GenerateOptions(cfg=3.0, num_iter=4, mode="draft")
+    # A default counts too where it is given.
+    assert preset.with_given(GenerateOptions(), ["cfg"]) == GenerateOptions(num_iter=8)
 
 
 BAD = {

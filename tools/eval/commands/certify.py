@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from ....runtime.cli import add_machine_arguments, open_bundle, open_session
+from ....runtime.cli import (
+    add_bundle_argument,
+    add_machine_arguments,
+    open_bundle,
+    open_session,
+)
 from ....runtime.command.files import check_outputs, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.session import Session
@@ -38,7 +42,7 @@ def build_parser() -> Parser:
         example="csd-eval certify bundle --backend tensorrt --json certificate.json",
         lower="--tokens",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    add_bundle_argument(parser)
     what = parser.group("what is tested")
     what.add_argument(
         "--contexts",

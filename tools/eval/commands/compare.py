@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....runtime.command.files import check_outputs, is_stream, output_path, write_json
+from ....runtime.command.line.effects import Effect, refuse_without_effect
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
@@ -19,6 +20,7 @@ from ..options import (
     add_database_argument,
     add_json_argument,
     add_quiet_argument,
+    check_compared,
     need_features,
     progress_of,
     run_name,
@@ -30,6 +32,12 @@ from ..store.database import check_database, open_database
 from ..store.runs import all_runs, need_run
 
 MOST_RUNS = 64
+_PAGE: tuple[Effect[argparse.Namespace], ...] = (
+    Effect(
+        ("show",), lambda args: args.html is not None,
+        "images are shown in the page alone", "give --html FILE",
+    ),
+)  # fmt: skip
 
 
 def build_parser() -> Parser:
@@ -75,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"{len(args.runs)} runs are named: give 2 to {MOST_RUNS}")
     inputs: dict[str, Path] = {"the database": args.db}
     check_outputs({"--html": args.html, "--json": args.json}, inputs)
+    check_compared(args)
+    refuse_without_effect(args.given, _PAGE, [args])
     check_database(args.db)
     load_pillow()
     in_mlflow = check_mlflow()

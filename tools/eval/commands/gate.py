@@ -18,6 +18,7 @@ from ..options import (
     add_database_argument,
     add_json_argument,
     add_quiet_argument,
+    check_compared,
     need_features,
     progress_of,
     run_name,
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Hold the candidate against the baseline."""
     check_outputs({"--json": args.json}, {"the database": args.db})
+    check_compared(args)
     check_database(args.db)
     load_pillow()
     metric = METRICS[args.metric]

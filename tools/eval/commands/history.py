@@ -23,6 +23,7 @@ from ..options import (
     add_database_argument,
     add_json_argument,
     add_quiet_argument,
+    check_compared,
     need_features,
     progress_of,
 )
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure every run and show them in order."""
     outputs = {"--plot": args.plot, "--json": args.json}
     check_outputs(outputs, {"the database": args.db})
+    check_compared(args)
     check_database(args.db)
     if args.plot is not None:
         check_plot(args.plot)

@@ -7,16 +7,20 @@ import dataclasses
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ....runtime.cli import (
+    add_bundle_argument,
     add_decoding_arguments,
     add_setting_arguments,
+    check_effects,
     open_bundle,
     open_session,
     setting_of,
     with_preset,
 )
-from ....runtime.command.parser import Parser, run_command
+from ....runtime.command.files import check_outputs, write_json
+from ....runtime.command.parser import Parser, report_stream, run_command
 from ....runtime.command.text import one_line
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
@@ -29,6 +33,7 @@ from ..images.shards import Shard, read_shard
 from ..options import (
     add_database_argument,
     add_features_argument,
+    add_json_argument,
     add_quiet_argument,
     find_features,
     progress_of,
@@ -51,7 +56,7 @@ def build_parser() -> Parser:
         example="csd-eval run bundle --name csd-8 --images 5000 --batch 16 --mode csd --gamma 8",
         lower="--batch",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    add_bundle_argument(parser)
     what = parser.group("what to generate")
     what.add_argument("--name", type=run_name, required=True, help="of the run")
     what.add_argument("--images", type=COUNT, default=1000, help="images in all")
@@ -76,6 +81,7 @@ def build_parser() -> Parser:
     output = parser.group("output")
     add_database_argument(output)
     add_features_argument(output)
+    add_json_argument(output, "counts and seconds")
     add_quiet_argument(output)
     add_decoding_arguments(parser)
     return parser
@@ -92,8 +98,12 @@ def run(args: argparse.Namespace) -> int:
     SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
     check_database(args.db, inputs)
+    check_outputs({"--db": args.db, "--json": args.json}, inputs)
     bundle = open_bundle(args)
     args, options = with_preset(bundle, args, options)
+    options = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
+    beside = ladder(options).values() if args.ladder else ()
+    check_effects(args, [options, *beside])
     load_pillow()
     features = find_features(args.features, bundle.manifest.zoo, args.threads)
     with open_session(bundle, args) as session:
@@ -105,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             for name, chosen in _plan(session, args, options).items()
         }
         with open_database(args.db, create=True) as connection:
+            report: list[dict[str, Any]] = []
             runs = [add_run(connection, name, its, about) for name, its in settings.items()]
             for each in runs:
                 with progress_of(args.quiet)(bundle.manifest.name) as step:
@@ -112,7 +123,11 @@ def run(args: argparse.Namespace) -> int:
                         connection, session, each, args.images, shard=args.shard,
                         features=features, step=step,
                     )  # fmt: skip
-                print(one_line(_summary(connection, each, made, args.db)))
+                report.append(_values(connection, each, made))
+                line = one_line(_summary(report[-1], args.db))
+                print(line, file=report_stream(args.json))
+    if args.json is not None:
+        write_json(args.json, {"database": str(args.db), "runs": report})
     return 0
 
 
@@ -120,17 +135,14 @@ def _plan(
     session: Session, args: argparse.Namespace, options: GenerateOptions
 ) -> dict[str, GenerateOptions]:
     """Options by the name of their run, all of them checked."""
-    manifest = session.bundle.manifest
 
-    def resolved(chosen: GenerateOptions) -> GenerateOptions:
-        full = chosen.resolved(manifest.target, manifest.head_steps)
-        session.check([0], full)
-        return full
+    def checked(chosen: GenerateOptions) -> GenerateOptions:
+        session.check([0], chosen)
+        return chosen
 
-    own = resolved(options)
-    plan = {args.name: own}
+    plan = {args.name: checked(options)}
     if args.ladder:
-        plan |= {f"{args.name}/{k}": resolved(v) for k, v in ladder(own).items()}
+        plan |= {f"{args.name}/{k}": checked(v) for k, v in ladder(options).items()}
         if too_long := [name for name in plan if len(name) > 80]:
             raise OptionError(f"--ladder makes the name {too_long[0]}: give a shorter --name")
     return plan
@@ -157,7 +169,18 @@ def _fewer(steps: int) -> list[int]:
     return sorted({steps // part for part in LADDER if steps // part >= 1 and steps > 1})
 
 
-def _summary(connection: sqlite3.Connection, run: Run, made: int, path: Path) -> str:
+def _values(connection: sqlite3.Connection, run: Run, made: int) -> dict[str, Any]:
+    """What there is of a run, as JSON values."""
     batches, stored = batches_of(connection, run), len(numbers_of(connection, run))
     seconds = sum(b.seconds for b in batches) / max(1, sum(b.count for b in batches))
-    return f"{run.name}: {stored} images, {made} of them now, {seconds:.3f} s an image: {path}"
+    return {
+        "name": run.name, "images": stored, "made": made, "seconds_per_image": seconds,
+        "options": run.settings.options,
+    }  # fmt: skip
+
+
+def _summary(values: dict[str, Any], path: Path) -> str:
+    return (
+        f"{values['name']}: {values['images']} images, {values['made']} of them now, "
+        f"{values['seconds_per_image']:.3f} s an image: {path}"
+    )

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from ....runtime.bundle import schema
 from ....runtime.bundle.manifest import Manifest, local_graphs
 from ....runtime.bundle.manifest_checks import PRECISIONS
 from ....runtime.bundle.presets import PRESET_NAME, Evidence, Preset
 from ....runtime.bundle.signature import signature_warning
-from ....runtime.cli import add_decoding_arguments, decoding_options, open_bundle, open_session
+from ....runtime.cli import (
+    add_bundle_argument,
+    add_decoding_arguments,
+    check_effects,
+    decoding_options,
+    open_bundle,
+    open_session,
+)
+from ....runtime.command.files import check_outputs, write_json
+from ....runtime.command.line.logs import logger
 from ....runtime.command.parser import Parser, parse_list, run_command
 from ....runtime.command.text import one_line, plain
+from ....runtime.effects import OF_SEARCH
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
 from ....runtime.options import HEADS, MODES, SOLVER
@@ -30,8 +40,10 @@ from ..options import (
     SIGNIFICANCE,
     add_database_argument,
     add_features_argument,
+    add_json_argument,
     add_quiet_argument,
     add_real_arguments,
+    check_compared,
     need_features,
     progress_of,
     share,
@@ -42,6 +54,7 @@ from ..tune.candidates import Candidate, candidates, name_of
 from ..tune.presets import check_presets, write_preset
 from ..tune.search import FIRST_IMAGES, TRIES, Found, search
 
+_LOG = logger(__name__)
 FOUND, NOTHING, NO_TIME = 0, 1, 3
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h)")
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -60,7 +73,7 @@ def build_parser() -> Parser:
         example="csd-eval tune bundle --within 2% --budget 30min --cfg 3",
         lower="--batch",
     )
-    parser.add_argument("bundle", type=Path, help="directory that csd-export wrote")
+    add_bundle_argument(parser)
     what = parser.group("what is searched")
     what.add_argument(
         "--within", type=share, default="2%", metavar="SHARE", help="margin, as 2%% or 0.02"
@@ -95,8 +108,9 @@ def build_parser() -> Parser:
     parser.group("head").add_argument("--head", choices=HEADS, default="auto", help="the target's")
     output = parser.group("output")
     add_database_argument(output)
+    add_json_argument(output, "preset and its evidence")
     add_quiet_argument(output)
-    add_decoding_arguments(parser)
+    add_decoding_arguments(parser, refresh=False)
     return parser
 
 
@@ -110,19 +124,24 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     options = decoding_options(args, mode="target", head=args.head)
     inputs = {"the bundle": args.bundle}
+    check_compared(args)
     check_database(args.db, inputs)
+    check_outputs({"--db": args.db, "--json": args.json}, inputs)
     bundle = open_bundle(args)
     check_presets(bundle, args.name)
+    full = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
+    baseline = Candidate(name_of(full, args.precision), full, args.precision)
+    settings = _settings(args, bundle.manifest, baseline)
+    _LOG.info("%d settings beside the target's own", len(settings))
+    _LOG.debug("settings: %s", ", ".join(one.name for one in settings))
+    check_effects(args, [full, *(one.options for one in settings)], OF_SEARCH)
     load_pillow()
     zoo = bundle.manifest.zoo
     features, real = need_features(args.features, zoo, args.threads), find_real(args.real, zoo)
     report = progress_report()
     with ExitStack() as opened:
         session = opened.enter_context(open_session(bundle, args))
-        full = options.resolved(bundle.manifest.target, bundle.manifest.head_steps)
         session.check([0], full)
-        baseline = Candidate(name_of(full, args.precision), full, args.precision)
-        settings = _settings(args, bundle.manifest, baseline)
         settings_of(session, full, seed=args.seed, batch=args.batch, precision=args.precision)
         sessions: dict[str | None, Session] = {args.precision: session}
         for precision in {one.precision for one in settings} - {args.precision}:
@@ -164,19 +183,36 @@ def _settings(args: argparse.Namespace, manifest: Manifest, baseline: Candidate)
 
 
 def _finish(args: argparse.Namespace, found: Found, metric: str, backend: str) -> int:
-    console = results_console()
-    if found.candidate is None or found.measured is None:
-        if not found.complete:
-            console.print(
-                "the budget was spent before a setting was tested: nothing was written; the images "
-                f"are kept in {args.db}, and the same command goes on", soft_wrap=True,
-            )  # fmt: skip
-            return NO_TIME
-        console.print(
+    """Write the preset and what is to be said."""
+    preset = _preset(args, found, metric, backend)
+    if preset is not None:
+        write_preset(args.bundle, args.name, preset)
+        code, said = FOUND, _praise(args, found, preset)
+    elif found.complete:
+        code, said = NOTHING, (
             f"none of {found.looked_at} settings was shown to be faster than the target and within "
-            f"{args.within:.2%} of it: nothing was written", soft_wrap=True,
+            f"{args.within:.2%} of it: nothing was written"
         )  # fmt: skip
-        return NOTHING
+    else:
+        code, said = NO_TIME, (
+            "the budget was spent before a setting was tested: nothing was written; the images "
+            f"are kept in {args.db}, and the same command goes on"
+        )  # fmt: skip
+    if args.json is not None:
+        write_json(args.json, {
+            "exit_code": code, "verdict": said, "looked_at": found.looked_at,
+            "name": None if preset is None else args.name,
+            "setting": None if found.candidate is None or preset is None else found.candidate.name,
+            "preset": None if preset is None else dataclasses.asdict(preset),
+        })  # fmt: skip
+    results_console(args.json).print(said, soft_wrap=True)
+    return code
+
+
+def _preset(args: argparse.Namespace, found: Found, metric: str, backend: str) -> Preset | None:
+    """The setting that was found, with its evidence; None where there is none."""
+    if found.candidate is None or found.measured is None:
+        return None
     measured, machine = found.measured, describe_machine()
     evidence = Evidence(
         metric=plain(metric, 200), images=measured.images, margin=args.within,
@@ -184,19 +220,19 @@ def _finish(args: argparse.Namespace, found: Found, metric: str, backend: str) -
         seconds=measured.seconds, baseline_seconds=measured.baseline_seconds, backend=backend,
         machine=plain(machine["processor"], 200) or "unknown", date=machine["date"],
     )  # fmt: skip
-    write_preset(
-        args.bundle, args.name,
-        Preset(found.candidate.options, found.candidate.precision, evidence),
-    )  # fmt: skip
-    console.print(one_line(
-        f"preset {args.name}: {found.candidate.name}, {measured.seconds:.3f} s an image in place "
-        f"of {measured.baseline_seconds:.3f}, drop {measured.drop.value:+.2%} (at most "
-        f"{evidence.most:+.2%}) on {measured.images} images: csd-generate {args.bundle} --preset "
+    return Preset(found.candidate.options, found.candidate.precision, evidence)
+
+
+def _praise(args: argparse.Namespace, found: Found, preset: Preset) -> str:
+    assert found.candidate is not None
+    evidence = preset.evidence
+    return one_line(
+        f"preset {args.name}: {found.candidate.name}, {evidence.seconds:.3f} s an image in place "
+        f"of {evidence.baseline_seconds:.3f}, drop {evidence.drop:+.2%} (at most "
+        f"{evidence.most:+.2%}) on {evidence.images} images: csd-generate {args.bundle} --preset "
         f"{args.name}"
-    ), soft_wrap=True)  # fmt: skip
-    if warning := signature_warning(args.bundle):
-        console.print(f"warning: {warning}", soft_wrap=True)
-    return FOUND
+from ....runtime.bundle.signature import signature_warning
+    )
 
 
 def _budget(text: str) -> float:

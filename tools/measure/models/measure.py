@@ -22,9 +22,9 @@ from .rows import Model, Row, config_hash
 _EXPORT = ("-c", "from csd.export.entry import main; raise SystemExit(main())")
 _WEIGHTS = ("-m", f"{__package__}.weights")
 _IMAGE = ("-m", f"{__package__}.image")
-# What keeps an export of the largest shape short: images in one call, drafted AR steps, and none of
-# the calibration that random weights say nothing about.
-_LIMITS = ("--max-batch", "1", "--max-gamma", "8", "--calibration-tokens", "0")
+# What keeps an export of the largest shape short: images in one call, and none of the calibration
+# that random weights say nothing about.
+_LIMITS = ("--max-batch", "1", "--calibration-tokens", "0")
 
 
 def count_parameters(configs: Mapping[str, MARConfig], folder: Path) -> list[Model]:

@@ -1,0 +1,1 @@
+"""The command line of every command: how it is called, what was given, completion, and logs."""

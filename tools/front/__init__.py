@@ -1,0 +1,1 @@
+"""`csd`: one name for all commands, which it finds and passes the command line on to."""
