@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +142,7 @@ def _open(path: Path) -> Bundle:
 
 
 @contextmanager
-def _pointing_to_doctor(path: Path) -> Iterator[None]:
+def _pointing_to_doctor(path: Path) -> Generator[None]:
     """Name the command that looks at every file, where there is a bundle to look at.
 
     Raises:

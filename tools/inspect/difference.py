@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from .description import header
 
-# What is compared as it is. Where a bundle lies and the hash of the text of its manifest say nothing
-# of what is in it, and other keys tell in other words what these hold.
+# What is compared as it is. Where a bundle lies and the hash of its manifest's text say nothing of
+# what is in it, and other keys tell in other words what these hold.
 _COMPARED = (
     "name", "manifest_schema", "created_by", "limits", "class_names", "precisions", "graphs",
     "presets", "sources",

@@ -74,7 +74,8 @@ def difference_tables(values: Mapping[str, Any]) -> Iterator[Table]:
         return
     table = _table("what differs", "field", "change", "a", "b")
     for change in values["changes"]:
-        sides = ("" if change[side] is None else _value(change[side]) for side in ("a", "b"))
+        absent = {"added": "a", "removed": "b"}.get(change["change"])
+        sides = ("" if side == absent else _value(change[side]) for side in ("a", "b"))
         table.add_row(plain(change["field"], 160), change["change"], *sides)
     yield table
 
