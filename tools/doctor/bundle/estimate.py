@@ -91,7 +91,7 @@ def of_engines(manifest: Manifest, engines: Collection[EngineSpec]) -> Memory:
 
 
 def _adaln_bytes(manifest: Manifest, ar_steps: int | None) -> int:
-    """Bytes of the adaLN values of the target's largest AR step, as far as they are made at once."""
+    """Bytes of adaLN values that the target makes at once, in its largest AR step."""
     config = manifest.target
     steps = min(ar_steps or config.num_iter, config.seq_len)
     tokens = max(ARSchedule(config.seq_len, steps, config.mask_strategy).sizes)
