@@ -31,7 +31,7 @@ ORIN = {
     "/proc/self/status": "Name:\tpython3\nCpus_allowed:\tff\nCpus_allowed_list:\t0-7\n",
     "/proc/self/cgroup": "0::/user.slice/user-1000.slice/session-3.scope\n",
     "/proc/loadavg": "0.42 0.30 0.21 1/512 4242\n",
-    "/proc/meminfo": "MemTotal:       15823984 kB\nMemFree:  9000000 kB\nMemAvailable: 12500000 kB\n",
+    "/proc/meminfo": "MemTotal:       15823984 kB\nMemAvailable:   12500000 kB\n",
     "/proc/device-tree/model": "NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0",
     "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, "
     "EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n# KERNEL_VARIANT: oot\n",

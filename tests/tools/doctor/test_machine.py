@@ -120,9 +120,7 @@ def test_a_cache_that_cannot_be_written_is_a_note_with_the_variable(tmp_path, mo
 def test_a_jetson_tells_release_power_mode_and_clocks(tmp_path):
     found = named(jetson_checks(system(tmp_path, ORIN)))
     assert found["board"].finding == "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
-    assert found["release"] == Check(
-        "Jetson", "release", OK, "Jetson Linux 36.4.3, of JetPack 6"
-    )
+    assert found["release"] == Check("Jetson", "release", OK, "Jetson Linux 36.4.3, of JetPack 6")
     assert found["power mode"].finding == "2 (15W)"
     assert found["power mode"].remedy == "sudo nvpmodel -m 0"
     assert found["clocks"].finding == "GPU 306 of 918 MHz, CPU 730 of 1984 MHz"
