@@ -137,10 +137,11 @@ WHOLE = {
     "csd-inspect": (
         "", "{}", "{} {}", "gone", "{}/manifest.json", "/", "{t}", "{} --graph", "{} --graph=",
         "{} --graph=target", "{} --graph=decoder", "{} --graph=decoder --layers", "{} --layers",
-        "{} --graph=decoder --precision=fp16", "{} --precision=fp32", "{} --diff=", "{} --diff=gone",
-        "{} --diff={}", "{} --diff={t}", "{} --diff={} --graph=decoder", "{} --plot=x.txt",
-        "{} --plot={}/x.png", "{} --plot=x", "{} --json=x --plot=./x", "{} --json={}/x",
-        "{} --json=gone/x", "{} --json=-", "{} --wat", "{} --diff={} --json={}/x", "--json {}",
+        "{} --graph=decoder --precision=fp16", "{} --precision=fp32", "{} --diff=",
+        "{} --diff=gone", "{} --diff={}", "{} --diff={t}", "{} --diff={} --graph=decoder",
+        "{} --plot=x.txt", "{} --plot={}/x.png", "{} --plot=x", "{} --json=x --plot=./x",
+        "{} --json={}/x", "{} --json=gone/x", "{} --json=-", "{} --wat", "{} --diff={} --json={}/x",
+        "--json {}",
     ),
     "csd-eval": ("", "wat", "run", "run --help=1", "run wat", "--db=x", "-1", "run run"),
     "eval run": (

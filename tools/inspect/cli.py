@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _open(path: Path) -> Bundle:
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        path.stat()  # a name that no file can have is told once, not in a command too
     with _pointing_to_doctor(path):
         return Bundle.open(path)
 

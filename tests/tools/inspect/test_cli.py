@@ -53,7 +53,8 @@ def document(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -
 
 
 def test_tables_are_whole_in_a_pipe_and_json_is_written_beside_them(richer, tmp_path):
-    done = run_python(INSPECT, richer, "--json", "x.json", cwd=tmp_path)
+    # Named: readline, which pytest imports, sets COLUMNS where Python does not see it.
+    done = run_python(INSPECT, richer, "--json", "x.json", cwd=tmp_path, env={**os.environ})
     assert (done.returncode, done.stderr) == (0, "")
     for name, digest in Bundle.open(richer).manifest.file_hashes.items():
         assert name in done.stdout
@@ -94,10 +95,11 @@ def test_json_has_what_the_manifest_has(richer, capsys):
 def test_parameters_are_those_of_the_model_and_the_exporters_constants(
     tiny_bundle, tiny_models, capsys
 ):
+    """Of small models the constants are many: embeddings of all timesteps, tables of positions."""
     values = document(capsys, tiny_bundle)
     for role, model in tiny_models.items():
         own = sum(parameter.numel() for parameter in model.parameters())
-        assert own * 0.95 <= values["models"][role]["parameters"] <= own * 1.15
+        assert own <= values["models"][role]["parameters"] <= own + 80_000
 
 
 def test_a_slim_bundle_of_engines_counts_in_its_configuration(make_bundle, capsys):

@@ -23,7 +23,7 @@ def test_a_graph_is_read_as_onnx_reads_it(tiny_bundle, name):
     assert {name: weight.shape for name, weight in found.weights.items()} == weights
     for value in (*wanted.graph.value_info, *wanted.graph.input, *wanted.graph.output):
         dims = value.type.tensor_type.shape.dim
-        shape = tuple(d.dim_param or d.dim_value for d in dims)
+        shape = tuple(d.dim_param or d.dim_value or None for d in dims)
         assert found.tensors[value.name].shape == shape
     size = sum(found.external_bytes.values())
     # Tensors in the file are aligned.
