@@ -1,4 +1,4 @@
-"""The first CUDA device of this machine, asked through the driver's own library.
+"""The CUDA devices of this machine, asked through the driver's own library.
 
 Nothing but the driver is needed, so this works before any CUDA package is installed, and costs
 nothing where there is no driver.
@@ -62,6 +62,25 @@ def find_device(load: Callable[[str], Any] = ctypes.CDLL) -> DeviceInfo:
     Raises:
         BackendError: there is no driver or no device.
     """
+    driver, _ = _start(load)
+    return _device(driver, 0)
+
+
+def find_devices(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[DeviceInfo, ...]:
+    """Return all CUDA devices that this process may use, the one that csd runs on first.
+
+    Args:
+        load: opens a shared library.
+
+    Raises:
+        BackendError: there is no driver or no device.
+    """
+    driver, count = _start(load)
+    return tuple(_device(driver, ordinal) for ordinal in range(max(1, count)))
+
+
+def _start(load: Callable[[str], Any]) -> tuple[Any, int]:
+    """Open the driver's library; returns it, and how many devices it has."""
     try:
         driver = load(_DRIVER)
     except OSError as error:
@@ -69,25 +88,22 @@ def find_device(load: Callable[[str], Any] = ctypes.CDLL) -> DeviceInfo:
             f"no CUDA driver here ({_DRIVER} is not found): install NVIDIA's driver, or use "
             "--backend onnxruntime"
         ) from error
-    count, major, minor, version = (ctypes.c_int(0) for _ in range(4))
-    handle, memory = ctypes.c_int(0), ctypes.c_size_t(0)
+    count = ctypes.c_int(0)
+    _check(driver.cuInit(0))
+    _check(driver.cuDeviceGetCount(ctypes.byref(count)))
+    return driver, count.value
+
+
+def _device(driver: Any, ordinal: int) -> DeviceInfo:
+    handle, major, minor, version = (ctypes.c_int(0) for _ in range(4))
+    memory = ctypes.c_size_t(0)
     name = ctypes.create_string_buffer(256)
-    steps: list[Callable[[], int]] = [
-        lambda: driver.cuInit(0),
-        lambda: driver.cuDeviceGetCount(ctypes.byref(count)),
-        lambda: driver.cuDeviceGet(ctypes.byref(handle), 0),
-        lambda: driver.cuDeviceGetName(name, len(name), handle),
-        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle),
-        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle),
-        lambda: driver.cuDeviceTotalMem_v2(ctypes.byref(memory), handle),
-        lambda: driver.cuDriverGetVersion(ctypes.byref(version)),
-    ]
-    for step in steps:
-        if status := step():
-            raise BackendError(
-                f"the CUDA driver finds no device (error {status}): check nvidia-smi and "
-                "CUDA_VISIBLE_DEVICES, or use --backend onnxruntime"
-            )
+    _check(driver.cuDeviceGet(ctypes.byref(handle), ordinal))
+    _check(driver.cuDeviceGetName(name, len(name), handle))
+    _check(driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle))
+    _check(driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle))
+    _check(driver.cuDeviceTotalMem_v2(ctypes.byref(memory), handle))
+    _check(driver.cuDriverGetVersion(ctypes.byref(version)))
     return DeviceInfo(
         name.value.decode(errors="replace"),
         f"{major.value}.{minor.value}",
@@ -95,3 +111,11 @@ def find_device(load: Callable[[str], Any] = ctypes.CDLL) -> DeviceInfo:
         f"{version.value // 1000}.{version.value % 1000 // 10}",
         memory.value,
     )
+
+
+def _check(status: int) -> None:
+    if status:
+        raise BackendError(
+            f"the CUDA driver finds no device (error {status}): check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES, or use --backend onnxruntime"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .helpers import ROOT
+from .messages import is_printed
 
 # The change log speaks of what was.
 PAGES = sorted(
@@ -122,3 +123,20 @@ def test_the_page_about_the_architecture_names_what_it_speaks_of():
 def test_what_is_not_there_is_found(planted):
     page = "docs/architecture.md"
     assert len(faults(page, f"{text_of(page)}\nSee {planted}.\n")) == 1
+
+
+def quoted_messages() -> list[str]:
+    """The messages that the page about troubles quotes: the first cells of its tables."""
+    rows = re.findall(r"^\| `([^`]+)` \|", text_of("docs/troubleshooting.md"), re.M)
+    return [row.strip() for row in rows]
+
+
+def test_every_message_that_the_page_about_troubles_quotes_is_printed():
+    quoted = quoted_messages()
+    assert len(quoted) > 30
+    assert [text for text in quoted if not is_printed(text)] == []
+
+
+def test_a_message_that_is_not_printed_is_found():
+    assert not is_printed("bundle … is made of cheese")
+    assert is_printed("bundle … lacks …: export it again")

@@ -157,6 +157,7 @@ def test_importing_plugins_brings_numpy_alone():
     [
         "csd.tools.front.cli",
         "csd.export.cli", "csd.runtime.cli", "csd.tools.bench.cli", "csd.tools.eval.cli",
+        "csd.tools.doctor.cli", "csd.tools.inspect.cli",
         *(f"csd.tools.eval.commands.{name}" for name in
           ("run", "compare", "gate", "history", "merge", "certify", "tune")),
     ],

@@ -36,7 +36,7 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 
-_View = memoryview
+View = memoryview
 Dimension = int | str | None
 
 
@@ -92,23 +92,27 @@ def read_onnx(path: Path) -> OnnxFile:
     return found
 
 
-def _walk(view: _View, kind: str, found: OnnxFile, depth: int) -> None:
+def _walk(view: View, kind: str, found: OnnxFile, depth: int) -> None:
     if depth > _MOST_DEPTH:
         raise ValueError("it is nested too deep")
     if kind == "tensor":
         if (tensor := _external(view)) is not None:
             found.external.append(tensor)
         return
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if kind == "graph" and number in (11, 12) and depth == 1:
-            name, rest = _value_info(_bytes(value))
+            name, rest = value_info(as_message(value))
             (found.inputs if number == 11 else found.outputs)[name] = rest
         elif number in _INSIDE[kind]:
-            _walk(_bytes(value), _INSIDE[kind][number], found, depth + 1)
+            _walk(as_message(value), _INSIDE[kind][number], found, depth + 1)
 
 
-def _fields(view: _View) -> Iterator[tuple[int, int | _View]]:
-    """Yield `(number, value)` of a message's fields; numbers of fixed size are passed over."""
+def fields(view: View) -> Iterator[tuple[int, int | View]]:
+    """Yield `(number, value)` of a message's fields; numbers of fixed size are passed over.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
     at, end = 0, len(view)
     while at < end:
         key, at = _varint(view, at)
@@ -132,7 +136,7 @@ def _fields(view: _View) -> Iterator[tuple[int, int | _View]]:
         at += size
 
 
-def _varint(view: _View, at: int) -> tuple[int, int]:
+def _varint(view: View, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(view) or shift > 63:
@@ -144,39 +148,54 @@ def _varint(view: _View, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _bytes(value: int | _View) -> _View:
+def as_message(value: int | View) -> View:
+    """A field's value as a message, text or bytes.
+
+    Raises:
+        ValueError: it is a number.
+    """
     if isinstance(value, int):
         raise ValueError("it has a number where a message belongs")
     return value
 
 
-def _number(value: int | _View) -> int:
+def as_number(value: int | View) -> int:
+    """A field's value as a number.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not isinstance(value, int):
         raise ValueError("it has a message where a number belongs")
     return value
 
 
-def _text(value: int | _View) -> str:
-    return bytes(_bytes(value)).decode("utf-8")
+def as_text(value: int | View) -> str:
+    """A field's value as text.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    return bytes(as_message(value)).decode("utf-8")
 
 
-def _external(view: _View) -> ExternalTensor | None:
+def _external(view: View) -> ExternalTensor | None:
     """Read a tensor; None where its data is in the model."""
     shape: list[int] = []
     entries: dict[str, str] = {}
     element, name, external = 0, "", False
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            shape += [value] if isinstance(value, int) else _packed(value)
+            shape += [value] if isinstance(value, int) else packed(value)
         elif number == 2:
-            element = _number(value)
+            element = as_number(value)
         elif number == 8:
-            name = _text(value)
+            name = as_text(value)
         elif number == 13:
-            entry = {key: _text(part) for key, part in _fields(_bytes(value))}
+            entry = {key: as_text(part) for key, part in fields(as_message(value))}
             entries[entry.get(1, "")] = entry.get(2, "")
         elif number == 14:
-            external = _number(value) == _EXTERNAL
+            external = as_number(value) == _EXTERNAL
     if not external and not entries:
         return None
     length = entries.get("length")
@@ -186,7 +205,12 @@ def _external(view: _View) -> ExternalTensor | None:
     )  # fmt: skip
 
 
-def _packed(view: _View) -> list[int]:
+def packed(view: View) -> list[int]:
+    """The numbers of a field that holds several.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
     values: list[int] = []
     at = 0
     while at < len(view):
@@ -195,34 +219,38 @@ def _packed(view: _View) -> list[int]:
     return values
 
 
-def _value_info(view: _View) -> tuple[str, tuple[str, tuple[Dimension, ...]]]:
-    """Read an input or output: its name, element type and shape."""
+def value_info(view: View) -> tuple[str, tuple[str, tuple[Dimension, ...]]]:
+    """Read an input, an output or what lies between: its name, element type and shape.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
     name, dtype = "", ""
     shape: tuple[Dimension, ...] = ()
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            name = _text(value)
+            name = as_text(value)
         elif number == 2:  # type
-            for kind, tensor in _fields(_bytes(value)):
+            for kind, tensor in fields(as_message(value)):
                 if kind == 1:  # of a tensor
-                    for part, content in _fields(_bytes(tensor)):
+                    for part, content in fields(as_message(tensor)):
                         if part == 1:
-                            element = _number(content)
+                            element = as_number(content)
                             dtype = ELEMENTS.get(element, f"type {element}")
                         elif part == 2:
                             shape = tuple(
-                                _dimension(_bytes(dim))
-                                for key, dim in _fields(_bytes(content))
+                                _dimension(as_message(dim))
+                                for key, dim in fields(as_message(content))
                                 if key == 1
                             )
     return name, (dtype, shape)
 
 
-def _dimension(view: _View) -> Dimension:
+def _dimension(view: View) -> Dimension:
     size: Dimension = None
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            size = _number(value)
+            size = as_number(value)
         elif number == 2:
-            size = _text(value)
+            size = as_text(value)
     return size

@@ -67,7 +67,9 @@ def _cases(place: Place) -> Iterator[Case]:
             yield Case(f"{option}: {name}", _refused(place, option, make))
     for name, make in _bad(place, private).items():
         for tool, option in (("csd-bench", "--json"), ("profile", "--json"),
-                             ("csd-bench", "--plot"), ("zoo_eval", "--samples")):  # fmt: skip
+                             ("csd-bench", "--plot"), ("zoo_eval", "--samples"),
+                             ("csd-doctor", "--json"), ("csd-inspect", "--json"),
+                             ("csd-inspect", "--plot")):  # fmt: skip
             yield Case(f"{tool} {option}: {name}", _tool_refused(place, tool, option, make))
     for tool in ("csd-export", "demo", "random_model", "gpu_check"):
         for name in ("a file", "below a file", "a device", "a full disk", "a read-only disk",

@@ -24,19 +24,22 @@ def cases(place: Place, everything: bool) -> Iterator[Case]:
         "csd-generate --out -": (
             "csd.runtime.entry", [*generate, "--out=-"], ["x.json"]),
         "csd-bench": ("csd.tools.entry", bench, ["x.json"]),
+        "csd-inspect": ("csd.tools.inspect.entry", [bundle, "--json=x.json"], ["x.json"]),
     }  # fmt: skip
     if everything:
         export = [*place.models(), "--out=bundle", "--calibration-tokens=0"]
         commands |= {
             "profile": ("csd.tools.measure.profile", profile, ["x.json"]),
             "csd-export": ("csd.export.entry", export, None),
+            "csd-doctor": ("csd.tools.doctor.entry", [bundle, "--json=x.json"], ["x.json"]),
         }
     for name, (module, argv, files) in commands.items():
         for kind, start in STARTS.items():
             if everything or (name == "csd-generate" or kind == "stdout's reader left"):
                 yield Case(f"{name}: {kind}", _tried(place, module, argv, files, start))
     if everything:
-        for module in ("csd.runtime.entry", "csd.export.entry", "csd.tools.entry"):
+        for module in ("csd.runtime.entry", "csd.export.entry", "csd.tools.entry",
+                       "csd.tools.doctor.entry", "csd.tools.inspect.entry"):  # fmt: skip
             for option in ("--help", "--version"):
                 start = STARTS["stdout's reader left"]
                 yield Case(f"{module} {option}", _tried(place, module, [option], [], start))

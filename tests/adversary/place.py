@@ -88,6 +88,7 @@ def no_work() -> Iterator[None]:
             "csd.runtime.session.Session.generate", "csd.export.writer.new_bundle",
             "csd.export.cli.rebuild", "csd.tools.random_model.random_model",
             "csd.tools.gpu_check.__main__._guarded", "csd.tools.demo.export",
+            "csd.tools.doctor.cli.find_packages",
             "csd.models.training.__main__.train", "csd.models.training.__main__.train_classifier",
         ):  # fmt: skip
             stack.enter_context(mock.patch(name, work))

@@ -31,12 +31,13 @@ from ..console import Report, progress_report, results_console
 from ..load import Load, LoadMeter, busy_warning, cores, idle_load
 from ..machine import gpu_state
 from ..option_values import COUNT, SEED, THREADS, real_number_reader, whole_number_reader
+from ..plot_files import check_plot
 from ..quality import ImageClassifier, bundle_classifier
 from .baselines import check_baselines, eager_samplers, target_weights
 from .cases import MODES, Case, Sweep, make_cases
 from .effects import SWEEP
 from .measure import Runners, measure, measure_quality
-from .plots import check_plot, plot_bench
+from .plots import plot_bench
 from .report import make_report, results_table
 
 DEFAULT_MODES = "eager,target,csd"

@@ -7,33 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.command.files import write_atomically
-from ...runtime.errors import OptionError
-from ...runtime.libraries.imports import need
+from ..plot_files import check_plot, plot_format
 from .report import by_clock
-
-# Formats by the ending of the file.
-FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
-
-
-def plot_format(path: Path) -> str:
-    """Return the format that a file's name asks for.
-
-    Raises:
-        OptionError: none that can be drawn.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise OptionError(f"plot is {str(path)!r}: give a file that ends in {', '.join(FORMATS)}")
-    return FORMATS[path.suffix.lower()]
-
-
-def check_plot(path: Path) -> None:
-    """Check, before there is anything to draw, that it can be drawn.
-
-    Raises:
-        CsdError: matplotlib is not installed, or the format is not known.
-    """
-    plot_format(path)
-    need("--plot", "matplotlib", otherwise="leave --plot out")
 
 
 def plot_bench(report: dict[str, Any], path: Path) -> None:

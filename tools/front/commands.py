@@ -30,4 +30,6 @@ SUBCOMMANDS = (
     Subcommand("generate", "csd.runtime.cli", "labels to images, without PyTorch", IMAGES),
     Subcommand("bench", "csd.tools.bench.cli", "how fast is each mode, beside PyTorch", MEASURE),
     Subcommand("eval", "csd.tools.eval.cli", "is a faster setting still as good", MEASURE),
+    Subcommand("inspect", "csd.tools.inspect.cli", "what is in a bundle, what differs", MEND),
+    Subcommand("doctor", "csd.tools.doctor.cli", "will it run here, and what mends it", MEND),
 )

@@ -21,7 +21,7 @@ from csd.runtime.bundle.manifest import (
     TensorSpec,
     needed_graphs,
 )
-from csd.runtime.device import DeviceInfo, current_platform, find_device
+from csd.runtime.device import DeviceInfo, current_platform, find_device, find_devices
 
 from ...helpers import tiny_config
 
@@ -246,15 +246,20 @@ def test_the_driver_tells_what_the_device_is():
     assert found.architecture == "sm_87"
 
 
-def test_a_machine_without_a_driver_or_a_device_says_so():
+def test_the_driver_tells_of_every_device():
+    assert find_devices(lambda name: Driver(devices=3)) == (find_device(lambda name: Driver()),) * 3
+
+
+@pytest.mark.parametrize("find", [find_device, find_devices])
+def test_a_machine_without_a_driver_or_a_device_says_so(find):
     def none(name):
         raise OSError("not found")
 
     with pytest.raises(BackendError, match=r"no CUDA driver here .*: install NVIDIA's driver"):
-        find_device(none)
+        find(none)
     for driver in (Driver(devices=0), Driver(status=100)):
         with pytest.raises(BackendError, match=r"finds no device \(error 10\d\): check nvidia-smi"):
-            find_device(lambda name, driver=driver: driver)
+            find(lambda name, driver=driver: driver)
 
 
 @pytest.mark.gpu

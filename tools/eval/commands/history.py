@@ -12,8 +12,8 @@ from ....runtime.command.files import check_outputs, output_path, write_json
 from ....runtime.command.parser import Parser, run_command
 from ....runtime.errors import OptionError
 from ....runtime.images import load_pillow
-from ...bench.plots import check_plot
 from ...console import results_console
+from ...plot_files import check_plot
 from ..compare import Comparison, compare
 from ..images.real import find_real
 from ..judge import LEAD, METRICS

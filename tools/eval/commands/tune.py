@@ -205,7 +205,10 @@ def _finish(args: argparse.Namespace, found: Found, metric: str, backend: str) -
             "setting": None if found.candidate is None or preset is None else found.candidate.name,
             "preset": None if preset is None else dataclasses.asdict(preset),
         })  # fmt: skip
-    results_console(args.json).print(said, soft_wrap=True)
+    console = results_console(args.json)
+    console.print(said, soft_wrap=True)
+    if preset is not None and (warning := signature_warning(args.bundle)):
+        console.print(f"warning: {warning}", soft_wrap=True)
     return code
 
 
@@ -231,7 +234,6 @@ def _praise(args: argparse.Namespace, found: Found, preset: Preset) -> str:
         f"of {evidence.baseline_seconds:.3f}, drop {evidence.drop:+.2%} (at most "
         f"{evidence.most:+.2%}) on {evidence.images} images: csd-generate {args.bundle} --preset "
         f"{args.name}"
-from ....runtime.bundle.signature import signature_warning
     )
 
 

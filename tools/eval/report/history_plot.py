@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....runtime.command.files import write_atomically
-from ...bench.plots import plot_format
+from ...plot_files import plot_format
 from ..judge import Metric
 from ..metrics.halves import Estimate
 

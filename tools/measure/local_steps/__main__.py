@@ -25,9 +25,9 @@ from ....runtime.errors import OptionError
 from ....runtime.libraries.imports import need
 from ....runtime.options import GenerateOptions, parse_refresh
 from ....runtime.session import Session
-from ...bench.plots import check_plot
 from ...console import progress_report
 from ...option_values import COUNT, GUIDANCE, real_number_reader, whole_number_reader
+from ...plot_files import check_plot
 from ..frame import Figures, check_runs, check_zoo, figures_table, measuring_parser, run_script
 from .features import FeatureNetwork, real_images
 from .plot import plot_rows

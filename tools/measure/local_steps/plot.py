@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....runtime.command.files import write_atomically
-from ...bench.plots import plot_format
+from ...plot_files import plot_format
 
 
 def plot_rows(values: Sequence[dict[str, Any]], path: Path) -> None:

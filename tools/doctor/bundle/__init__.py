@@ -1,0 +1,1 @@
+"""A bundle on this machine: its files, what runs it, the memory it takes, and a short run."""

@@ -1,0 +1,1 @@
+"""What the system tells of a machine, read through `system.py` alone."""

@@ -1,0 +1,1 @@
+"""Python, csd itself and the packages that it takes."""

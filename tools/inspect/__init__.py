@@ -1,0 +1,1 @@
+"""`csd-inspect`: what is in a bundle, and what differs between two."""
