@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .result import GenerateResult
     from .session import Session
     from .stats import Progress, Stats
+    from .streaming.event import StreamEvent
+    from .streaming.stream import Stream
 
     __version__: str
 
@@ -36,6 +38,8 @@ __all__ = [
     "SeededNoise",
     "Session",
     "Stats",
+    "Stream",
+    "StreamEvent",
     "__version__",
 ]
 
@@ -57,6 +61,8 @@ _MODULE_OF = {
     "SeededNoise": "noise",
     "Session": "session",
     "Stats": "stats",
+    "Stream": "streaming.stream",
+    "StreamEvent": "streaming.event",
 }
 
 

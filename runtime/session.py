@@ -1,10 +1,11 @@
-"""A session: the loaded graphs of a bundle, and `generate`."""
+"""A session: the loaded graphs of a bundle, `generate` and `stream`."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast
 
@@ -34,6 +35,9 @@ from .options import CHAIN_HEADS, SOLVER, GenerateOptions
 from .origin import Origin, host_library
 from .result import GenerateResult
 from .stats import Progress, ProgressCallback, Stats
+from .streaming.event import StreamEvent
+from .streaming.stream import Steps, Stream
+from .streaming.turns import Turns
 from .version import version
 
 _LOG = logger(__name__)
@@ -45,6 +49,11 @@ Labels = Sequence[int | str] | NDArray[Any]
 
 class Session:
     """Loaded graphs. Get one with `Bundle.session`, use it as a context manager.
+
+    A session does one run at a time, and any thread may ask for one: calls from other threads wait
+    their turn. A thread that is in the middle of a stream would wait for itself, so its other calls
+    are refused until the stream is finished, cancelled or left. A call that was interrupted (by an
+    error, by Ctrl-C) leaves the session as it was.
 
     Raises:
         BackendError: the backend is not installed or cannot load a graph.
@@ -59,6 +68,7 @@ class Session:
             self._require(graph)
         _reserve_products()
         self._backend = create_backend(bundle.path, bundle.manifest, options, bundle.check)
+        self._turns = Turns()
         self._models: dict[str, RuntimeModel] = {}
         self._cached: dict[str, CachedBackbone] = {}  # made when they are first asked for
         try:
@@ -92,7 +102,8 @@ class Session:
         config = self.bundle.manifest.models.get(name.split(".")[0])
         # Positions that a backend adds to `visible` are none of an image's (see `model`).
         padding = {} if config is None else {"visible": config.seq_len}
-        return self._backend.open(name, padding, lasting=lasting)
+        with self._turns.working:
+            return self._backend.open(name, padding, lasting=lasting)
 
     @property
     def backend(self) -> Backend:
@@ -160,11 +171,17 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Release the graphs."""
-        self._models.clear()
-        self._cached.clear()
-        self._decoder = None
-        self._backend.close()
+        """Release the graphs, when no run is going on any more.
+
+        A `generate` of another thread is waited for. An unfinished stream is cancelled, whichever
+        thread it is in, and its AR step waited for. Calls that wait for their turn are refused.
+        """
+        self._turns.close()
+        with self._turns.working:
+            self._models.clear()
+            self._cached.clear()
+            self._decoder = None
+            self._backend.close()
 
     def model(self, role: str) -> RuntimeModel:
         """Return the loaded `target` or `draft`.
@@ -198,7 +215,7 @@ class Session:
         at_once: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> GenerateResult:
-        """Generate one image for each label.
+        """Generate one image for each label. Other threads' calls wait until it is done.
 
         Args:
             labels: `[B]` class indices, names, or both; the number of classes means unconditional.
@@ -209,16 +226,61 @@ class Session:
                 the batch it is generated in, with any head but `auto`.
             at_once: images that `auto` chooses for, where more are to come than these: it is the
                 same image in every batch for which that is the same. Those of this call else.
-            progress: called after AR steps.
+            progress: called after AR steps, in this thread.
 
         Raises:
-            OptionError: an argument is of another type, or an option or label does not fit the
-                bundle.
+            OptionError: an argument is of another type, an option or label does not fit the
+                bundle, this thread has an unfinished stream of the session, or the session is
+                closed.
             BackendError: there is too little memory, or the backend failed.
             NumericsError: a network returned a value that is not finite; it names graph and step.
         """
-        if not self._models:
-            raise OptionError("the session is closed: open another one with Bundle.session")
+        if progress is not None and not callable(progress):
+            raise wrong_type("progress", progress, "a function that takes a Progress")
+        given = labels, options, seed, noise, first_image, at_once
+        with Stream(self._turns, self._checked_run(*given), awaited=True) as stream:
+            for event in stream:
+                if progress is not None and event.kind != "drafted":
+                    progress(event.progress)
+            return stream.result
+
+    def stream(
+        self,
+        labels: Labels,
+        options: GenerateOptions | None = None,
+        *,
+        seed: int = 0,
+        noise: Noise | None = None,
+        first_image: int = 0,
+        at_once: int | None = None,
+    ) -> Stream:
+        """Generate as `generate` does, AR step after AR step: the same images, and the same errors.
+
+        Returns:
+            An iterator over the run's events, which waits for its turn at the first of them and
+            holds the session until the last. Use it as a context manager; its `result` is what
+            `generate` returns. Seconds in the result's statistics are those of the run, without
+            those that its consumer took.
+
+        Raises:
+            OptionError: as for `generate`; a stream that is refused its turn says so when it is
+                asked for its first event.
+        """
+        return Stream(
+            self._turns, self._checked_run(labels, options, seed, noise, first_image, at_once)
+        )
+
+    def _checked_run(
+        self,
+        labels: Labels,
+        options: GenerateOptions | None,
+        seed: int,
+        noise: Noise | None,
+        first_image: int,
+        at_once: int | None,
+    ) -> Steps:
+        """Check what `generate` and `stream` were given; returns the run, not yet begun."""
+        self._turns.check_open()
         manifest, config = self.bundle.manifest, self.bundle.manifest.target
         options = GenerateOptions() if options is None else options
         instance_of("options", options, GenerateOptions, "GenerateOptions(...)")
@@ -228,61 +290,61 @@ class Session:
         first_image = whole_number_from("first_image", first_image, 0, MOST_IMAGES - len(wanted))
         if at_once is not None:
             at_once = whole_number_from("at_once", at_once, 1, MOST_IMAGES)
-        if progress is not None and not callable(progress):
-            raise wrong_type("progress", progress, "a function that takes a Progress")
-        with memory_explained("images cannot be generated", _less_memory(len(wanted), options)):
-            return self._generate(wanted, options, source, first_image, at_once or 1, progress)
+        return self._run(wanted, options, source, first_image, at_once or 1)
 
-    def _generate(
+    def _run(
         self,
         wanted: NDArray[np.int64],
         options: GenerateOptions,
         source: Noise,
         first_image: int,
         at_once: int,
-        progress: ProgressCallback | None,
-    ) -> GenerateResult:
-        manifest, config = self.bundle.manifest, self.bundle.manifest.target
-        plan = Plan.of(options, config.seq_len)
-        stats = Stats(plan.schedule.num_iter)
-        clock = self._backend.clock if isinstance(self._backend, Timed) else None
-        began = time.perf_counter()
-        if clock is not None:
-            clock.start()
+    ) -> Steps:
+        with memory_explained("images cannot be generated", _less_memory(len(wanted), options)):
+            config = self.bundle.manifest.target
+            plan = Plan.of(options, config.seq_len)
+            stats = Stats(plan.schedule.num_iter)
+            watch = _Watch(self._backend)
+            numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
+            canvas = Canvas.blank(config, source, wanted, numbers)
+            # Under prefix verification each image accepts its own number of AR steps.
+            alone = options.mode == "csd" and options.verify == "prefix"
+            cached = self._cached_backbones(options)
+            most = 1 if alone else self.bundle.manifest.max_batch
+            most_tokens, size = self._prepare(plan, min(most, len(canvas)), cached)
+            parts = canvas.split(size)
+            _LOG.info("%d images in %d parts of at most %d", len(canvas), len(parts), size)
+            at_once = max(len(parts[0]), min(most, at_once))
+            total = len(parts) * plan.num_iter
+            for number, part in enumerate(parts):
+                indices = range(number * size, number * size + len(part))
+                changes = decode(
+                    part, self._models, plan, source, stats, at_once=at_once,
+                    most_tokens=most_tokens, cached=cached,
+                )  # fmt: skip
+                for change in changes:
+                    done = Progress.of(stats, number * plan.num_iter + change.settled, total)
+                    event = StreamEvent.of(
+                        change, part, plan, indices=indices, progress=done, render=self._render
+                    )
+                    with watch.paused():
+                        yield event
 
-        numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
-        canvas = Canvas.blank(config, source, wanted, numbers)
-        # Under prefix verification each image accepts its own number of AR steps.
-        alone = options.mode == "csd" and options.verify == "prefix"
-        cached = self._cached_backbones(options)
-        most = 1 if alone else manifest.max_batch
-        most_tokens, size = self._prepare(plan, min(most, len(canvas)), cached)
-        parts = canvas.split(size)
-        _LOG.info("%d images in %d parts of at most %d", len(canvas), len(parts), size)
-        at_once = max(len(parts[0]), min(most, at_once))
-        report = _Reporter(stats, len(parts) * plan.schedule.num_iter, progress)
-        for part in parts:
-            decode(
-                part, self._models, plan, source, stats, at_once=at_once,
-                most_tokens=most_tokens, advanced=report.advanced, cached=cached,
+            if not np.isfinite(canvas.tokens).all():  # a draw of a last step that is too wide
+                raise NumericsError(
+                    "tokens are not finite: check the weights, or lower temperature or cfg"
+                )
+            latents = self._latents(canvas.tokens)
+            with stats.timed("decoder"):
+                images = to_uint8(self._decode(latents))
+            stats.seconds, stats.device_seconds = watch.stop()
+            stats.device_memory_peak = self._backend.device_memory
+            return GenerateResult(
+                images=images, latents=latents, tokens=canvas.tokens, stats=stats, options=options,
+                labels=tuple(wanted.tolist()),
+                seed=source.seed if isinstance(source, SeededNoise) else None,
+                first_image=first_image, origin=self._origin,
             )  # fmt: skip
-
-        if not np.isfinite(canvas.tokens).all():  # a draw of a last step that is too wide
-            raise NumericsError(
-                "tokens are not finite: check the weights, or lower temperature or cfg"
-            )
-        latents = arrays.unpatchify(canvas.tokens, config.patch_size, config.vae_embed_dim)
-        with stats.timed("decoder"):
-            images = to_uint8(self._decode(latents))
-        stats.seconds = time.perf_counter() - began
-        stats.device_seconds = None if clock is None else clock.stop()
-        stats.device_memory_peak = self._backend.device_memory
-        return GenerateResult(
-            images=images, latents=latents, tokens=canvas.tokens, stats=stats, options=options,
-            labels=tuple(wanted.tolist()),
-            seed=source.seed if isinstance(source, SeededNoise) else None,
-            first_image=first_image, origin=self._origin,
-        )  # fmt: skip
 
     def _prepare(
         self, plan: Plan, batch: int, cached: Mapping[str, CachedBackbone]
@@ -352,6 +414,20 @@ class Session:
                 "csd-export --local-steps, or give --refresh 1"
             )
 
+    def _render(self, tokens: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Tokens `[B, L, C]` of an event -> uint8 `[B, H, W, 3]`, between two AR steps of any run.
+
+        Decoders keep nothing on a device, so what a run has there stays.
+        """
+        with self._turns.working:
+            self._turns.check_open()
+            return to_uint8(self._decode(self._latents(tokens)))
+
+    def _latents(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Tokens `[B, L, C]` -> latents `[B, c, h, w]`."""
+        config = self.bundle.manifest.target
+        return arrays.unpatchify(tokens, config.patch_size, config.vae_embed_dim)
+
     def _decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents `[B, c, h, w]` -> images `[B, 3, H, W]`, empty ones without a decoder."""
         if self._decoder is None and self.bundle.manifest.target.image_kind == "latent":
@@ -395,21 +471,27 @@ def _less_memory(images: int, options: GenerateOptions) -> str:
     return " or ".join(lower)
 
 
-class _Reporter:
-    """Turns finished AR steps into progress reports."""
+class _Watch:
+    """Times a run: by the wall's clock, and by the device's where there is one.
 
-    def __init__(self, stats: Stats, total: int, callback: ProgressCallback | None) -> None:
-        self._stats, self._total, self._callback = stats, total, callback
-        self._done = 0
+    A consumer's time is no part of a run. The device has nothing to do then, as every AR step ends
+    with its tokens on the host, so its clock is corrected by the same.
+    """
 
-    def advanced(self, steps: int) -> None:
-        """Report that AR steps were finished."""
-        self._done += steps
-        if self._callback is not None:
-            stats = self._stats
-            self._callback(
-                Progress(
-                    self._done, self._total, stats.accepted, stats.drafted,
-                    sum(stats.local_steps.values()), stats.largest_error,
-                )
-            )  # fmt: skip
+    def __init__(self, backend: Backend) -> None:
+        self._clock = backend.clock if isinstance(backend, Timed) else None
+        self._began, self._paused = time.perf_counter(), 0.0
+        if self._clock is not None:
+            self._clock.start()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Leave out the time inside."""
+        began = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - began
+
+    def stop(self) -> tuple[float, float | None]:
+        """Seconds, and the device's."""
+        seconds = time.perf_counter() - self._began - self._paused
+        return seconds, None if self._clock is None else self._clock.stop() - self._paused

@@ -46,13 +46,20 @@ class Progress:
     local: int = 0
     error: float | None = None
 
+    @classmethod
+    def of(cls, stats: Stats, done: int, total: int) -> Progress:
+        """Return how far a run is that has done so many AR steps."""
+        local = sum(stats.local_steps.values())
+        return cls(done, total, stats.accepted, stats.drafted, local, stats.largest_error)
+
 
 @dataclass(repr=False)
 class Stats:
     """Counts and times of a run.
 
     Attributes:
-        seconds: wall-clock seconds in all, to the end of the last wait for a device.
+        seconds: wall-clock seconds in all, to the end of the last wait for a device, without those
+            that the consumer of a stream or a progress callback took between two AR steps.
         device_seconds: the same by the device's own clock, between an event before the run and one
             after it; None on a host, and where the backend has no such clock.
         parts: seconds by part (`PARTS`).

@@ -105,17 +105,14 @@ def record_chains(
     most_tokens = max(1, _MODULATION_BYTES // (4 * steps * config.modulation_dim))
     done, total = 0, len(parts) * plan.schedule.num_iter
 
-    def advanced(ar_steps: int) -> None:
-        nonlocal done
-        done += ar_steps
-        step("decoding", done, total)
-
     step("decoding", 0, total)
     for part in parts:
-        decode(
-            part, {"target": recording}, plan, noise, stats, advanced=advanced,
+        for _ in decode(
+            part, {"target": recording}, plan, noise, stats,
             most_tokens={model.role: most_tokens},
-        )  # fmt: skip
+        ):  # fmt: skip
+            done += 1
+            step("decoding", done, total)
     schedule = model.samplers.schedule(steps)
     calls = [recording.calls[i] for i in range(steps)]
     x, eps, v = (

@@ -7,7 +7,6 @@ sampler. Bound graphs read what the host library has just written and write wher
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +22,12 @@ from .evaluator import Conditions, HeadEvaluator, HeadGraphs
 MOST_CALLS = 1024
 
 
-class _Arena(threading.local):
-    """Arrays that graphs are bound to, and the bound calls; every thread has its own."""
+class _Arena:
+    """Arrays that graphs are bound to, and the bound calls.
+
+    Threads take turns: a session computes in one at a time (`streaming/turns.py`), so that memory
+    does not grow with their number.
+    """
 
     def __init__(self) -> None:
         self._flat: dict[str, NDArray[Any]] = {}
@@ -122,7 +125,7 @@ class BoundEvaluator(HeadEvaluator, RowsEvaluate):
     """An evaluator whose rows may also lie where its graphs are bound (`RowsEvaluate`).
 
     Args:
-        head: the bound graphs; evaluators of one thread take turns with its arrays.
+        head: the bound graphs; evaluators take turns with its arrays.
         graphs: see `HeadEvaluator`, as for all that follow.
         conditions: of N tokens.
         timesteps: `[S]`.

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..head import HeadRequest
 from ..noise import Noise, Purpose
 from ..stats import Stats
 from .chains import Chains
+from .change import Change
 from .evaluator import Conditions
 from .model import RuntimeModel
 from .plan import Canvas, Plan
@@ -29,9 +30,6 @@ from .refresh.backbone import CachedBackbone
 from .refresh.period import period_of
 from .refresh.steps import CachedSteps
 from .verification import Verdict, verify
-
-# Told the number of AR steps just finished.
-Advanced = Callable[[int], None]
 
 
 def decode(
@@ -43,10 +41,9 @@ def decode(
     *,
     at_once: int | None = None,
     most_tokens: Mapping[str, int] | None = None,
-    advanced: Advanced = lambda _: None,
     cached: Mapping[str, CachedBackbone] | None = None,
-) -> None:
-    """Decode a canvas in the mode of the plan, in place.
+) -> Iterator[Change]:
+    """Decode a canvas in the mode of the plan, in place, as far as the iterator is advanced.
 
     Args:
         canvas: what to decode.
@@ -57,9 +54,12 @@ def decode(
         at_once: images of the run's largest canvas, which all its canvases are sampled alike for;
             None is this one's.
         most_tokens: rows of z in one call of a model's `head_modulation`, where that is limited.
-        advanced: called with the number of AR steps just finished.
         cached: by role, backbones whose steps are full or local as the options say; the models'
             own are used where there are none.
+
+    Yields:
+        What was done to the canvas: after each AR step that one model decodes or drafts, and after
+        each verification. No more than an AR step of one model or a verification lies between two.
 
     Raises:
         OptionError: a model that the mode needs is not there.
@@ -69,15 +69,13 @@ def decode(
     if missing := [role for role in options.roles if role not in models]:
         raise OptionError(f"mode {options.mode} needs a {missing[0]}, and there is none")
     at_once = len(canvas) if at_once is None else at_once
-    decoder = Decoder(
-        canvas, plan, noise, stats, at_once, most_tokens or {}, advanced, cached or {}
-    )
+    decoder = Decoder(canvas, plan, noise, stats, at_once, most_tokens or {}, cached or {})
     if options.mode != "csd":
-        decoder.alone(models[options.mode], range(plan.num_iter))
+        yield from decoder.alone(models[options.mode], range(plan.num_iter))
     elif options.verify == "block":
-        decoder.speculate_block(models["target"], models["draft"])
+        yield from decoder.speculate_block(models["target"], models["draft"])
     else:
-        decoder.speculate_prefix(models["target"], models["draft"])
+        yield from decoder.speculate_prefix(models["target"], models["draft"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,41 +97,42 @@ class Decoder:
         stats: Stats,
         at_once: int,
         most_tokens: Mapping[str, int],
-        advanced: Advanced,
         cached: Mapping[str, CachedBackbone],
     ) -> None:
         self.canvas, self.plan, self.noise, self.stats = canvas, plan, noise, stats
-        self._at_once, self._most_tokens, self._advanced = at_once, most_tokens, advanced
+        self._at_once, self._most_tokens = at_once, most_tokens
         options = plan.options
         self._cached = {
             role: CachedSteps(backbone, period_of(options.refresh, options.refresh_tolerance))
             for role, backbone in cached.items()
         }
 
-    def alone(self, model: RuntimeModel, steps: range) -> None:
+    def alone(self, model: RuntimeModel, steps: range) -> Iterator[Change]:
         """Decode AR steps with one model."""
         for step in steps:
-            self._put(self._predict(model, range(step, step + 1)), step)
-            self._advanced(1)
+            prediction = self._predict(model, range(step, step + 1))
+            self._put(prediction, step)
+            yield Change.decoded(prediction.positions, step)
 
-    def speculate_block(self, target: RuntimeModel, draft: RuntimeModel) -> None:
+    def speculate_block(self, target: RuntimeModel, draft: RuntimeModel) -> Iterator[Change]:
         """CSD, block verification: one target call for a whole block, no rollback."""
-        self.alone(target, range(self.plan.prefilled_steps))
+        yield from self.alone(target, range(self.plan.prefilled_steps))
         for block in self.plan.blocks():
-            drafted = self._draft(draft, block)
+            drafted = yield from self._draft(draft, block)
             aligned = self._predict(target, block, drafted)  # given the old prefix
             verdict = self._verify(drafted, aligned)
             self._replace(block, drafted.positions, verdict.tokens)
-            self._count(block, verdict.accepted, kept=np.ones_like(verdict.accepted))
-            self._advanced(len(block))
+            kept = np.ones_like(verdict.accepted)
+            self._count(block, verdict.accepted, kept)
+            yield Change.verified(drafted.positions, block.stop, verdict.accepted, kept)
 
-    def speculate_prefix(self, target: RuntimeModel, draft: RuntimeModel) -> None:
+    def speculate_prefix(self, target: RuntimeModel, draft: RuntimeModel) -> Iterator[Change]:
         """CSD, prefix verification: Algorithm 1 of the paper, for one image."""
         step = self.plan.prefilled_steps
-        self.alone(target, range(step))
+        yield from self.alone(target, range(step))
         while step < self.plan.num_iter:
             block = self.plan.block(step)
-            drafted = self._draft(draft, block)
+            drafted = yield from self._draft(draft, block)
             aligned, bonus = self._predict_prefixes(target, block, drafted)
             verdict = self._verify(drafted, aligned)
             self._replace(block, drafted.positions, verdict.tokens)
@@ -142,12 +141,14 @@ class Decoder:
             step_of = self._step_of(block)
             rejected = step_of[~verdict.accepted]
             step = int(rejected.min()) + 1 if len(rejected) else block.stop
-            self._count(block, verdict.accepted, kept=step_of < step)
-            self._advanced(step - block.start)
+            kept = step_of < step
+            self._count(block, verdict.accepted, kept)
+            yield Change.verified(drafted.positions, step, verdict.accepted, kept)
             if bonus is not None and not len(rejected):
-                self._put(self._sample(target, bonus, range(step, step + 1)), step)
+                more = self._sample(target, bonus, range(step, step + 1))
+                self._put(more, step)
+                yield Change.decoded(more.positions, step)
                 step += 1
-                self._advanced(1)
 
     def _replace(self, block: range, positions: Int64, tokens: Float32) -> None:
         """Put what a verification made of a block in place of what was drafted."""
@@ -155,12 +156,13 @@ class Decoder:
         for steps in self._cached.values():
             steps.replaced_from(block.start)
 
-    def _draft(self, draft: RuntimeModel, block: range) -> Prediction:
-        """Let the draft decode a block, step by step."""
+    def _draft(self, draft: RuntimeModel, block: range) -> Generator[Change, None, Prediction]:
+        """Let the draft decode a block, step by step; returns what it drafted."""
         parts: list[Prediction] = []
         for step in block:
             parts.append(self._predict(draft, range(step, step + 1)))
             self._put(parts[-1], step)
+            yield Change.drafted(parts[-1].positions, step, block.start)
         return _joined(parts)
 
     def _verify(self, drafted: Prediction, aligned: Prediction) -> Verdict:

@@ -525,6 +525,7 @@ def test_a_lack_of_memory_for_graphs_is_one_line(tiny_bundle, monkeypatch):
 def test_tokens_that_are_not_finite_make_no_images(tiny_session, monkeypatch):
     def broken(part, *_, **__):
         part.tokens[0, 3] = np.inf
+        yield from ()
 
     monkeypatch.setattr("csd.runtime.session.decode", broken)
     with pytest.raises(NumericsError, match="tokens are not finite: check the weights"):

@@ -164,7 +164,8 @@ def _decode(model: RuntimeModel, options: GenerateOptions, seed: int, index: int
     images = np.array([index], dtype=np.int64)
     canvas = Canvas.blank(config, noise, images % config.class_num, images)
     stats = Stats(plan.schedule.num_iter)
-    decode(canvas, {"target": model}, plan, noise, stats)
+    for _ in decode(canvas, {"target": model}, plan, noise, stats):
+        pass
 
 
 def _parts(totals: Totals, took: list[float]) -> list[dict[str, Any]]:

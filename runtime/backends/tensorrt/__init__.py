@@ -141,6 +141,7 @@ class TensorRtBackend:
 
     def prepare(self, demand: Mapping[str, GraphDemand]) -> Mapping[str, Dims]:
         """See `Backend.prepare`."""
+        self._device.stream.synchronize()  # a run that was interrupted may have left work there
         arena = self._device.arena
 
         def need(graph: str, dims: Mapping[str, int]) -> tuple[int, int]:

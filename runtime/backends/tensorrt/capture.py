@@ -11,6 +11,7 @@ that (`backbone` has one for each AR step) would be recorded anew at every call.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 from ...errors import BackendError
@@ -65,6 +66,9 @@ class Recordings:
             enqueue()
         except BackendError as error:
             reason = str(error)
+        except BaseException:  # as of Ctrl-C: the stream would go on recording
+            self._abandon()
+            raise
         try:
             executable = self._cuda.end_capture(self._stream)
         except CaptureError as error:
@@ -75,6 +79,12 @@ class Recordings:
             self.refuse(reason)
             return
         self._recorded[key] = executable, context
+
+    def _abandon(self) -> None:
+        """Record this call no more, and leave the stream as it was."""
+        with suppress(CaptureError):
+            self._cuda.destroy_graph(self._cuda.end_capture(self._stream))
+        self._stream.synchronize()  # nobody keeps the context, and its first call is under way
 
     def refuse(self, reason: str) -> None:
         """Record nothing any more."""

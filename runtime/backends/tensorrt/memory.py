@@ -147,7 +147,7 @@ class Arena:
         try:
             for name, size in grown.items():
                 self._blocks[name] = self._cuda.allocate(size), size
-        except BackendError:
+        except BaseException:
             self._free(grown)  # half of a reservation is of no use, and others may need its bytes
             raise
         self.peak = max(self.peak, total)

@@ -122,7 +122,7 @@ def test_samplers_make_the_same_tokens(tiny_session, make, schedule, kind, guide
     np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_threads_have_arrays_of_their_own(tiny_session):
+def test_threads_take_turns_with_the_arrays(tiny_session):
     options = GenerateOptions(mode="target", head="auto", num_iter=NUM_ITER, cfg=2.0)
     wanted = [tiny_session.generate([1], options, seed=seed).tokens for seed in range(4)]
     made = {}

@@ -506,11 +506,10 @@ def decoded(options, images, models=None, **limits):
     plan, noise = Plan.of(toy.resolved(options), toy.LENGTH), ScriptedSeed(3)
     images = np.array(images)
     canvas = Canvas.blank(TOY_CONFIG, noise, images % 4, images)
-    stats, advanced = Stats(plan.num_iter), []
-    decode(
-        canvas, models or toys(), plan, noise, stats, advanced=advanced.append, **limits
-    )  # fmt: skip
-    return canvas, stats, advanced
+    stats = Stats(plan.num_iter)
+    changes = list(decode(canvas, models or toys(), plan, noise, stats, **limits))
+    settled = [0, *(change.settled for change in changes if change.kind != "drafted")]
+    return canvas, stats, [int(n) for n in np.diff(settled)]
 
 
 @pairwise(
@@ -598,7 +597,8 @@ def test_residuals_out_of_reach_are_counted(verify):
 
     plan, noise, images = Plan.of(toy.resolved(options), toy.LENGTH), NeverSure(3), np.array([5])
     canvas, stats = Canvas.blank(TOY_CONFIG, noise, images, images), Stats(NUM_ITER)
-    decode(canvas, models, plan, noise, stats)
+    for _ in decode(canvas, models, plan, noise, stats):
+        pass
     assert stats.accepted == 0
     # What is dropped was given up too, before it was known that it would be.
     assert stats.unreachable == stats.resampled + stats.dropped == stats.drafted

@@ -1,0 +1,1 @@
+"""Runs of a session that are watched, cancelled, and take turns."""
