@@ -122,3 +122,16 @@ def test_the_page_about_the_architecture_names_what_it_speaks_of():
 def test_what_is_not_there_is_found(planted):
     page = "docs/architecture.md"
     assert len(faults(page, f"{text_of(page)}\nSee {planted}.\n")) == 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
+def test_the_examples_in_python_run(page, zoo_bundle, tmp_path, monkeypatch):
+    """Block after block, as a reader types them."""
+    (tmp_path / "bundle").symlink_to(zoo_bundle)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", text_of(page), re.M | re.S)
+    assert len(blocks) == (1 if page == "README.md" else 6)
+    typed: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), typed)
+    assert (tmp_path / "grid.png").is_file()
