@@ -221,7 +221,6 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ExportError(
                 f"--weights has {role}=, and there is no --{role}: leave it out, or give --{role}"
             )
-    check_effects(args)
     for name, value in DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -229,6 +228,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             check_number(name, getattr(args, name))
     check_row_cost(args.row_cost)
+    check_effects(args)
 
 
 def check_effects(args: argparse.Namespace) -> None:

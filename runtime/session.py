@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, cast
 
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from . import arrays
 from .arguments import instance_of, whole_number_from, wrong_type
-from .backends import Backend, BackendOptions, Graph, GraphDemand, Timed, create_backend
+from .backends import Backend, BackendOptions, Graph, GraphDemand, create_backend
 from .bundle.bundle import Bundle
 from .bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
 from .bundle.manifest import local_graphs, needed_graphs
@@ -38,6 +36,7 @@ from .stats import Progress, ProgressCallback, Stats
 from .streaming.event import StreamEvent
 from .streaming.stream import Steps, Stream
 from .streaming.turns import Turns
+from .streaming.watch import Watch
 from .version import version
 
 _LOG = logger(__name__)
@@ -304,7 +303,7 @@ class Session:
             config = self.bundle.manifest.target
             plan = Plan.of(options, config.seq_len)
             stats = Stats(plan.schedule.num_iter)
-            watch = _Watch(self._backend)
+            watch = Watch(self._backend)
             numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
             canvas = Canvas.blank(config, source, wanted, numbers)
             # Under prefix verification each image accepts its own number of AR steps.
@@ -469,29 +468,3 @@ def _less_memory(images: int, options: GenerateOptions) -> str:
     if options.mode == "csd":
         lower.append(f"lower gamma ({options.gamma})")
     return " or ".join(lower)
-
-
-class _Watch:
-    """Times a run: by the wall's clock, and by the device's where there is one.
-
-    A consumer's time is no part of a run. The device has nothing to do then, as every AR step ends
-    with its tokens on the host, so its clock is corrected by the same.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._clock = backend.clock if isinstance(backend, Timed) else None
-        self._began, self._paused = time.perf_counter(), 0.0
-        if self._clock is not None:
-            self._clock.start()
-
-    @contextmanager
-    def paused(self) -> Generator[None]:
-        """Leave out the time inside."""
-        began = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - began
-
-    def stop(self) -> tuple[float, float | None]:
-        """Seconds, and the device's."""
-        seconds = time.perf_counter() - self._began - self._paused
-        return seconds, None if self._clock is None else self._clock.stop() - self._paused

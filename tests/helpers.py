@@ -111,6 +111,8 @@ def forge_hashes(bundle: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         for graph in values["graphs"].values():
             graph["files"] = {name: file_sha256(bundle / name) for name in graph["files"]}
+        for engine in values.get("engines", ()):
+            engine["sha256"] = file_sha256(bundle / engine["file"])
         if values["calibration"]:
             file = bundle / values["calibration"]["file"]
             values["calibration"]["sha256"] = file_sha256(file)

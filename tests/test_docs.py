@@ -140,3 +140,16 @@ def test_every_message_that_the_page_about_troubles_quotes_is_printed():
 def test_a_message_that_is_not_printed_is_found():
     assert not is_printed("bundle … is made of cheese")
     assert is_printed("bundle … lacks …: export it again")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
+def test_the_examples_in_python_run(page, zoo_bundle, tmp_path, monkeypatch):
+    """Block after block, as a reader types them."""
+    (tmp_path / "bundle").symlink_to(zoo_bundle)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", text_of(page), re.M | re.S)
+    assert len(blocks) == (1 if page == "README.md" else 6)
+    typed: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), typed)
+    assert (tmp_path / "grid.png").is_file()

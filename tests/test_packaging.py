@@ -48,6 +48,7 @@ FOREIGN = {
         "PIL",
         "rich",
         "argcomplete",
+        "cryptography",
     },
 }
 

@@ -94,7 +94,7 @@ class Bundle:
         remedies = {e.file: renewal_command(path, e) for e in manifest.engines}
         remedies.update(dict.fromkeys(CODE_FILES, seal_command(path)))
         check = FileCheck(folder, manifest.file_hashes, remedies, policy)
-        check.require(manifest.file_hashes)
+        check.require(name for name in manifest.file_hashes if name not in manifest.code)
         check_graphs(folder, manifest, check)
         return cls(path, manifest, check)
 

@@ -78,6 +78,7 @@ COMMANDS = {
     "head_curve": Command.of("csd.tools.measure.head_curve", "{}", "--threads=1"),
     "head_fidelity": Command.of("csd.tools.measure.head_fidelity", "{}", "--threads=1"),
     "profile": Command.of("csd.tools.measure.profile", "{}", "--threads=1"),
+    "stream": Command.of("csd.tools.measure.stream", "{}", "--threads=1", "--images=1"),
     "zoo_eval": Command.of("csd.tools.measure.zoo_eval", "{}", "--threads=1"),
     "training": Command.of("csd.models.training.__main__", "draft", "--out=out"),
 }  # fmt: skip
@@ -197,6 +198,7 @@ WHOLE = {
     "head_fidelity": ("", "gone", "{} --gamma=33", "{} --tolerances=", "{} --tolerances=-1",
                       "{} --json={}/x", "{} --images=0"),
     "profile": ("", "gone", "{} --images=0", "{} --head=none", "{} --json={}/manifest.json"),
+    "stream": ("", "gone", "{} --images=0", "{} --clock=sun", "{} --json={}/manifest.json"),
     "zoo_eval": ("", "gone", "{}", "{} --scales=", "{} --scales=x", "{} --head=none",
                  "{} --json=a --samples=a", "{} --samples={}/x.png", "{} --data=gone"),
     "training": ("", "both --out=x", "draft", "draft --out=x --steps=0", "draft --out=x --batch=x",

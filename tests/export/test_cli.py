@@ -157,6 +157,22 @@ def test_arguments_that_do_not_fit_are_one_line(argv, message, out, capsys):
     assert leftovers(out) == []
 
 
+def test_options_of_an_export_without_effect_are_refused(target, draft, out, capsys):
+    place = ["--out", out / "bundle"]
+    said = failure(main, [*target, "--max-gamma", 32, *place], capsys)
+    assert said == (
+        "--max-gamma has no effect, as nothing is drafted without a draft: give --draft and "
+        "--draft-config, or leave out --max-gamma"
+    )
+    both = [*target, *draft]
+    said = failure(main, [*both, "--calibration-tokens", 0, "--row-cost", 0.1, *place], capsys)
+    assert "--row-cost has no effect, as nothing is fitted on no tokens" in said
+    for role in ("draft", "decoder"):
+        said = failure(main, [*target, f"--weights=target=ema,{role}=ema", *place], capsys)
+        assert f"--weights has {role}=, and there is no --{role}" in said
+    assert leftovers(out) == []
+
+
 @pytest.mark.parametrize(
     ("option", "values"),
     [

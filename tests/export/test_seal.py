@@ -191,7 +191,7 @@ def test_code_is_loaded_where_the_manifest_names_it(bundle, capsys):
     # As the message says; what is gone is named no longer.
     (bundle / "libcsd_plugins.so").unlink()
     with pytest.raises(BundleError, match=r"lacks libcsd_plugins.so: csd-export --seal"):
-        Bundle.open(bundle)
+        Bundle.open(bundle).check.code("libcsd_plugins.so")
     assert export(["--seal", str(bundle)]) == 0
     assert [*Bundle.open(bundle).manifest.code] == ["kernels/kernels.json"]
 

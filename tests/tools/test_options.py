@@ -22,6 +22,7 @@ from csd.tools.measure import (
     head_fidelity,
     option_sets,
     profile,
+    stream,
     zoo_eval,
 )
 from csd.tools.measure.local_steps import __main__ as local_steps
@@ -95,6 +96,7 @@ TOOLS = {
     "models": Tool(models, ("--work", "{work}"), {"--threads": ()}),
     "option_sets": Tool(option_sets, ("{zoo}",), {"--threads": (), "--seed": SEED_ENDS}),
     "profile": Tool(profile, ("{zoo}",), {**MEASURED, "--images": ()}),
+    "stream": Tool(stream, ("{zoo}",), {**MEASURED, "--images": ()}),
     "zoo_eval": Tool(
         zoo_eval, ("{zoo}",),
         {"--threads": (), "--seed": SEED_ENDS, "--images": (), "--scales": ()},

@@ -129,12 +129,16 @@ def run_script(
     return run_command(run, parser, argv)
 
 
+# How the command line was read, and what says nothing of the figures.
+_NOT_SAVED = ("json", "given", "log_level", "require_signature")
+
+
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, but for where things lie."""
     return {
         name: value
         for name, value in vars(args).items()
-        if not isinstance(value, Path) and name != "json"
+        if not isinstance(value, Path) and name not in _NOT_SAVED
     }
 
 

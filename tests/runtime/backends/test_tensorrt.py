@@ -31,7 +31,7 @@ from csd.runtime.backends.tensorrt import binding, memory
 from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.device import DeviceInfo, current_platform
 
-from ...helpers import NUM_ITER, with_engines
+from ...helpers import NUM_ITER, forge_hashes, with_engines
 from ...plugins.emulation import compile_emulated, emulate
 from ...vendor import cuda_bindings as fake_cuda
 from ...vendor.cuda_core import install_cuda_core
@@ -476,14 +476,17 @@ def test_an_engine_that_cannot_be_read_or_is_another_graph_is_named(machine, sma
     path = folder / "target.head_step.fp32.engine"
     whole = path.read_bytes()
     path.write_bytes(b"\x00garbage")
+    forge_hashes(bundle)
     said = refused(bundle, "tensorrt")
     assert "cannot load engines/tensorrt/sm_87/target.head_step.fp32.engine" in said
     assert "(the engine's header is not readable): csd-export --rebuild" in said
     path.write_bytes((folder / "target.backbone.fp32.engine").read_bytes())
+    forge_hashes(bundle)
     assert "is not an engine of target.head_step in fp32 (see tensor eps)" in refused(
         bundle, "tensorrt"
     )
     path.write_bytes(whole.replace(b'"float32"', b'"float16"', 1))
+    forge_hashes(bundle)
     assert "in fp32 (see tensor x): csd-export" in refused(bundle, "tensorrt")
 
 
@@ -592,6 +595,7 @@ def test_a_backbone_without_known_tokens_is_padded_to_the_engines_least(
     for name in ("tokens", "visible"):
         values["profile"][name][0][1] = 2  # V
     path.write_text(json.dumps(values))
+    forge_hashes(bundle)
     config = tiny_session.bundle.manifest.target
     feeds = {
         "tokens": np.zeros((1, 0, config.token_dim), np.float32), "label": np.array([3]),

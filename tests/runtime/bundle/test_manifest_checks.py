@@ -75,6 +75,7 @@ BAD = {
     "sources": [None, [], {"target": "here"}, {"target": {}}, {"target": {"path": 3}}],
     "sources.target.path": [None, 3, "", "a\x1bb", "x" * 5000],
     "created_by": [None, 4, {"csd": 3}, {"\x1b": "x"}, {"csd": "\x07"}],
+    "code": [None, [], {"x.so": "0" * 64}, {"libcsd_plugins.so": "0"}],
     "presets": [None, [], {"a b": PRESET}, {"x": {}}, {"x": {**PRESET, "extra": 1}}],
     "presets.tuned.options": [None, [], {"wat": 1}, {"cfg": "x"}, {"mode": "fast"},
                               {"head_steps": [1, 2, 3]}, {"cfg": HUGE}, {"\x1b": 1}],

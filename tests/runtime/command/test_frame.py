@@ -381,7 +381,7 @@ MODULES = (
     "csd.models.training.evaluate",
     *(f"csd.tools.measure.{name}"
       for name in ("backbone_times", "head_curve", "head_fidelity", "option_sets", "profile",
-                   "zoo_eval")),
+                   "stream", "zoo_eval")),
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_every_package_of_the_extras_that_runs_something_is_looked_at():
     from importlib.metadata import requires
 
     text = " ".join(requires("csd-edge") or ())
-    tools = {"pytest", "hypothesis", "scipy", "ruff", "pyright"}
+    tools = {"pytest", "hypothesis", "scipy", "ruff", "pyright", "argcomplete", "cryptography"}
     for module in PURPOSES:
         assert packages.library_of(module).packages[0] in text, module
     declared = {line.split(">")[0].split(";")[0].strip() for line in requires("csd-edge") or ()}

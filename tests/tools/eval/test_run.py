@@ -185,13 +185,13 @@ def test_the_command_line_leads_to_its_command(capsys):
 
 
 def test_settings_survive_json(evaluated, tiny_bundle):
-    path = evaluated("a", "--cfg-interval=0.1:0.9", "--head-steps=4:2", images=1)
+    path = evaluated("a", "--cfg=2", "--cfg-interval=0.1:0.9", "--head-steps=4:2", images=1)
     with open_database(path) as db:
         options = need_run(db, "a").settings.options
     assert json.loads(json.dumps(options)) == options
     assert options["head_steps"] == [4, 2]
     Bundle.open(tiny_bundle)
-    evaluated("a", "--cfg-interval=0.1:0.9", "--head-steps=4:2", images=3)
+    evaluated("a", "--cfg=2", "--cfg-interval=0.1:0.9", "--head-steps=4:2", images=3)
 
 
 if __name__ == "__main__":

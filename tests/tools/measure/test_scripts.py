@@ -10,6 +10,7 @@ from csd.tools.measure import (
     head_fidelity,
     large_batch,
     option_sets,
+    stream,
     zoo_eval,
 )
 from csd.tools.measure import profile as profile_target
@@ -112,6 +113,18 @@ def test_option_sets_are_the_same_tokens_twice_and_others_with_another_seed(
     (tmp_path / "x.json").write_text("[]", encoding="utf-8")
     assert option_sets.main([str(tiny_bundle), "--against", str(tmp_path / "x.json")]) == 2
     assert "give a file that --json of this script saved" in capsys.readouterr().err
+
+
+def test_a_stream_is_timed_beside_generate_in_every_mode(tiny_bundle, tmp_path, capsys):
+    path = tmp_path / "stream.json"
+    argv = [str(tiny_bundle), "--threads", "1", "--images", "3", "--clock", "cpu"]
+    assert stream.main([*argv, "--json", str(path)]) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["stream"]
+    assert [row["way"] for row in rows] == ["target", "csd, block", "csd, prefix"]
+    for row in rows:
+        assert 0 < row["quartiles"][0] <= row["ratio"] <= row["quartiles"][1]
+        assert min(row["generate"], row["stream"]) > 0
+    assert "3 pairs, cpu clock" in capsys.readouterr().out
 
 
 def test_the_backbone_is_timed_in_every_precision_at_three_ar_steps(emigm_bundle, tmp_path):

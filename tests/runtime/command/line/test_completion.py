@@ -60,7 +60,7 @@ def asked(parser, line: str, monkeypatch) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("csd ", {"export", "generate", "bench", "eval"}),
+        ("csd ", {"export", "generate", "bench", "eval", "inspect", "doctor"}),
         ("csd ge", {"generate"}),
         ("csd eval ", {"run", "compare", "gate", "history", "tune", "certify", "merge"}),
         ("csd eval run b --name x --mode ", {"target", "draft", "csd"}),
