@@ -1,8 +1,12 @@
-"""Manifests altered at random: a valid bundle or an error of ours, and no file outside is read."""
+"""Manifests altered at random: a valid bundle or an error of ours, and no file outside is read.
+
+Of those that are valid all is shown, as `csd-inspect` does.
+"""
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -41,8 +45,14 @@ def cases(place: Place, everything: bool) -> Iterator[Case]:
 
 
 def _fault(place: Place, manifest: bytes, rng: random.Random) -> str | None:
-    from csd.runtime import Bundle, CsdError
+    from rich.console import Console
 
+    from csd.runtime import Bundle, CsdError
+    from csd.tools.inspect.description import describe
+    from csd.tools.inspect.difference import compare
+    from csd.tools.inspect.tables import bundle_tables
+
+    shown = Console(file=io.StringIO(), markup=False, highlight=False, width=10_000)
     with ExitStack() as stack:
         bundle = stack.enter_context(place.copy())
         (bundle / "manifest.json").write_bytes(manifest)
@@ -50,6 +60,10 @@ def _fault(place: Place, manifest: bytes, rng: random.Random) -> str | None:
         opened = stack.enter_context(opened_files())
         try:
             found = Bundle.open(bundle)
+            values = describe(found)
+            for table in bundle_tables(values):
+                shown.print(table)
+            json.dumps(compare(values, values), allow_nan=False)
             if rng.random() < SESSIONS:
                 found.session(threads=1).close()
         except CsdError as error:
