@@ -14,7 +14,6 @@ from ..errors import OptionError
 from .files import is_stdout
 from .frame import EXIT_ERROR, run_framed
 from .line.completion import complete, completing
-from .line.logs import DEFAULT_LEVEL, LEVELS, shown_logs
 from .line.spelling import spelled
 from .text import one_line, shown
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOWER = "the size of what was asked for"
+# Of `logging`, which is imported when a command runs: help is shown without it.
+LEVELS, DEFAULT_LEVEL = ("debug", "info", "warning", "error"), "warning"
 # Columns of what is no terminal: more than any table has.
 WIDE = 10_000
 
@@ -199,6 +200,8 @@ def run_command(
         if completing():
             complete(parser)
         args = parser.parse_args(argv)
+        from .line.logs import shown_logs
+
         with shown_logs(getattr(args, "log_level", DEFAULT_LEVEL)):
             return run(args)
 

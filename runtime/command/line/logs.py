@@ -15,8 +15,6 @@ from typing import Any
 from ..text import one_line
 
 ROOT = "csd"
-LEVELS = ("debug", "info", "warning", "error")
-DEFAULT_LEVEL = "warning"
 _LONGEST = 2000
 
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
@@ -38,7 +36,7 @@ def shown_logs(level: str) -> Generator[None]:
     A command that runs another one keeps its own level.
 
     Args:
-        level: one of `LEVELS`.
+        level: `debug`, `info`, `warning` or `error`.
     """
     root = logging.getLogger(ROOT)
     if any(isinstance(handler, _ToStderr) for handler in root.handlers):

@@ -9,7 +9,8 @@ import pytest
 
 from csd.runtime import Bundle, GenerateOptions
 from csd.runtime.cli import main
-from csd.runtime.command.line.logs import LEVELS, logger, shown_logs
+from csd.runtime.command.line.logs import logger, shown_logs
+from csd.runtime.command.parser import LEVELS
 
 from ....helpers import run_python
 
