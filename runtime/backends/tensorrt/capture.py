@@ -63,17 +63,17 @@ class Recordings:
         self._cuda.begin_capture(self._stream)
         reason = ""
         try:
-            enqueue()
-        except BackendError as error:
-            reason = str(error)
-        except BaseException:  # as of Ctrl-C: the stream would go on recording
-            self._abandon()
-            raise
-        try:
+            try:
+                enqueue()
+            except BackendError as error:
+                reason = str(error)
             executable = self._cuda.end_capture(self._stream)
         except CaptureError as error:
             self.refuse(reason or str(error))
             return
+        except BaseException:  # as of Ctrl-C: the stream would go on recording
+            self._abandon()
+            raise
         if reason:
             self._cuda.destroy_graph(executable)
             self.refuse(reason)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import sys
+import time
 import types
 
 import ml_dtypes
@@ -291,12 +293,88 @@ def test_a_run_is_timed_by_two_events_that_are_made_once(machine, engines, backe
         for milliseconds in (2.0, 5.0):
             here.cuda.milliseconds, before = milliseconds, here.cuda.now
             stats = session.generate(LABELS, MODES["block"], seed=7).stats
+            # The events are taken in no time, which the stand-in\'s clock knows nothing of.
             took = (here.cuda.now - before) / 1e3
             assert 0 < stats.device_seconds == pytest.approx(took, rel=0.01)
             assert stats.to_dict()["device_seconds"] == stats.device_seconds
             assert 0 < stats.seconds != stats.device_seconds
         assert set(here.cuda.events) == events
     assert not here.cuda.events
+
+
+def test_what_a_consumer_takes_is_no_time_of_the_device(machine, engines):
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        before, slept = here.cuda.now, 0.0
+        with session.stream(LABELS, MODES["target"], seed=7) as stream:
+            for _ in stream:
+                began = time.perf_counter()
+                time.sleep(0.05)
+                slept += time.perf_counter() - began
+                here.cuda.now = here.cuda.now + 50
+        taken = (here.cuda.now - before) / 1e3
+        assert stream.result.stats.device_seconds == pytest.approx(taken - slept, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["target", "block auto", "prefix guided"])
+def test_a_stream_that_is_cancelled_leaves_the_device_to_the_next_run(
+    machine, engines, expected, mode
+):
+    here = machine("tensorrt")
+    with opened(engines, precision="fp32") as session:
+        session.generate(LABELS, MODES[mode], seed=7)
+        held = sum(memory.size for memory in here.cuda.device.values())
+        for events in (1, 3):
+            with session.stream(LABELS, MODES[mode], seed=8) as stream:
+                shown = [next(stream).images() for _ in range(events)]
+        result = session.generate(LABELS, MODES[mode], seed=7)
+        assert sum(memory.size for memory in here.cuda.device.values()) == held
+    assert len(shown) == 3
+    np.testing.assert_allclose(result.tokens, expected(mode).tokens, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("function", ["cudaMemcpyAsync", "cudaStreamEndCapture", "cudaMalloc"])
+@pytest.mark.parametrize("call", [1, 2, 9, 40])
+def test_after_ctrl_c_on_the_way_to_the_device_the_next_run_is_whole(
+    machine, engines, expected, function, call
+):
+    """Within a recording the stream must not stay a recording one, nor half a reservation stay."""
+    here = machine("tensorrt")
+    plain, left = getattr(here.cuda.module, function), [call]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    with opened(engines, precision="fp32") as session:
+        setattr(here.cuda.module, function, interrupted)
+        with contextlib.suppress(KeyboardInterrupt):  # few blocks are allocated
+            session.generate(LABELS, MODES["target"], seed=8)
+        setattr(here.cuda.module, function, plain)
+        for _ in range(2):
+            result = session.generate(LABELS, MODES["target"], seed=7)
+            wanted = expected("target")
+            np.testing.assert_allclose(result.tokens, wanted.tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_ctrl_c_within_a_recording_ends_it(machine, engines, expected):
+    here = machine("tensorrt")
+    plain = here.cuda.module.cudaMemcpyAsync
+
+    def interrupted(*arguments):
+        if any(stream.captured is not None for stream in here.cuda.streams.values()):
+            here.cuda.module.cudaMemcpyAsync = plain
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    with opened(engines, precision="fp32") as session:
+        here.cuda.module.cudaMemcpyAsync = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            session.generate(LABELS, MODES["target"], seed=8)
+        result = session.generate(LABELS, MODES["target"], seed=7)
+    np.testing.assert_allclose(result.tokens, expected("target").tokens, rtol=1e-4, atol=1e-4)
 
 
 def test_memory_is_planned_once_and_its_peak_reported(machine, engines):
