@@ -25,7 +25,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
 
 from ..runtime.bundle.checks import read_manifest
@@ -141,6 +141,31 @@ def _alone(out: Path, place: Path) -> Generator[None]:
         if not alone:
             raise ExportError(_told(out))
         yield
+
+
+@contextlib.contextmanager
+def only_export(root: Path) -> Generator[None]:
+    """Keep other exports out of a bundle that is changed where it lies.
+
+    Raises:
+        ExportError: one runs.
+    """
+    with only_writer(root) as alone:
+        if not alone:
+            raise ExportError(f"another csd-export writes to {root}: wait for it, and start again")
+        yield
+
+
+def check_own(root: Path, names: Iterable[str]) -> None:
+    """Check that what will be written is a bundle's own, and no link to what others use.
+
+    Raises:
+        ExportError: it is a link.
+    """
+    try:
+        BundleFolder.at(root).check_own(names)
+    except BundleError as error:
+        raise ExportError(str(error)) from error
 
 
 def _told(out: Path) -> str:

@@ -12,15 +12,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle.folder import CODE_FILES, SIGNATURE_FILE, BundleFolder
-from ..runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
+from ..runtime.bundle.folder import CODE_FILES, SIGNATURE_FILE
+from ..runtime.bundle.manifest import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    Manifest,
+    file_sha256,
+    write_manifest,
+)
 from ..runtime.bundle.signature import read_key_file, signature_warning
-from ..runtime.command.files import check_writable, only_writer, write_atomically
-from ..runtime.errors import BundleError, ExportError
+from ..runtime.command.files import check_writable, write_atomically
+from ..runtime.errors import ExportError
 from ..runtime.libraries.imports import import_library, need
+from .destination import check_own, only_export
 from .engines.rebuild import read_manifest
 from .progress import Report
-from .slim import write_manifest
+
+# What is written and what is taken in: the bundle's own files, and no links.
+_WRITTEN = (MANIFEST_FILE, SIGNATURE_FILE, *CODE_FILES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,7 @@ def sign(root: Path, key: SigningKey) -> None:
         ExportError: it is a link.
         OSError: it cannot be written.
     """
-    _check_own(root)
+    check_own(root, _WRITTEN)
     signature = key.key.sign((root / MANIFEST_FILE).read_bytes())
     with write_atomically(root / SIGNATURE_FILE) as stream:
         stream.write(signature)
@@ -96,11 +105,9 @@ def seal(root: Path, key: SigningKey | None, report: Report) -> Manifest:
         OSError: nothing can be written there.
     """
     read_manifest(root)  # what is no bundle is told so
-    with only_writer(root) as alone:
-        if not alone:
-            raise ExportError(f"another csd-export writes to {root}: wait for it, and start again")
+    with only_export(root):
         manifest = read_manifest(root)
-        _check_own(root)
+        check_own(root, _WRITTEN)
         check_writable(root / MANIFEST_FILE)
         code = {name: file_sha256(root / name) for name in CODE_FILES if (root / name).is_file()}
         _check_kernels(root, code)
@@ -114,18 +121,6 @@ def seal(root: Path, key: SigningKey | None, report: Report) -> Manifest:
     named = f"code in its manifest: {', '.join(code)}" if code else "no code in it"
     report(f"{root} sealed, {named}{'' if key is None else f'; signed with {key.path}'}")
     return manifest
-
-
-def _check_own(root: Path) -> None:
-    """Check that what is written and what is taken in are the bundle's own files.
-
-    Raises:
-        ExportError: one is a link.
-    """
-    try:
-        BundleFolder.at(root).check_own((MANIFEST_FILE, SIGNATURE_FILE, *CODE_FILES))
-    except BundleError as error:
-        raise ExportError(str(error)) from error
 
 
 def _check_kernels(root: Path, code: dict[str, str]) -> None:

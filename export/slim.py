@@ -24,17 +24,17 @@ from ..runtime.backends.onnx_runtime import PRECISIONS as ON_CPU
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.folder import KERNELS_FOLDER, BundleFolder
 from ..runtime.bundle.manifest import (
-    MANIFEST_FILE,
     SCHEMA_VERSION,
     EngineSpec,
     GraphSpec,
     Manifest,
     local_graphs,
     needed_graphs,
+    write_manifest,
 )
 from ..runtime.bundle.manifest_checks import ENGINE_PRECISIONS, PRECISIONS
 from ..runtime.bundle.verification import FileCheck
-from ..runtime.command.files import check_outside, write_atomically
+from ..runtime.command.files import check_outside
 from ..runtime.command.parser import parse_list
 from ..runtime.command.text import listed, shown
 from ..runtime.errors import ExportError
@@ -258,13 +258,3 @@ def _copy_kernels(source: BundleFolder, folder: Path) -> None:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, folder / name)
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a bundle, which is then whole.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with write_atomically(folder / MANIFEST_FILE) as stream:
-        stream.write(manifest.to_json().encode())

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from ..runtime.backends import OnnxLoader
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS, graph_tensors
-from ..runtime.bundle.manifest import MANIFEST_FILE, Calibration, GraphSpec, Manifest, file_sha256
+from ..runtime.bundle.manifest import (
+    MANIFEST_FILE,
+    Calibration,
+    GraphSpec,
+    Manifest,
+    file_sha256,
+    write_manifest,
+)
 from ..runtime.command.files import write_atomically
 from ..runtime.config import MARConfig
 from ..runtime.decoding.model import RuntimeModel
@@ -32,7 +39,7 @@ from .parts import DECODER, ModelPart, T, in_memory
 from .profiles import Limits, Profile, changed_profiles, default_profiles
 from .progress import Progress, Report, silent
 from .request import ExportRequest
-from .slim import slim_folder, write_manifest
+from .slim import slim_folder
 
 # What a model is exported as besides, where that was asked for.
 _HEAD_CHAIN = "head_chain"

@@ -20,18 +20,11 @@ from ...plugins.onnx_functions import remove_functions
 from ...plugins.operators import OPERATOR_OF
 from ...runtime.backends.tensorrt.binding import Binding
 from ...runtime.backends.tensorrt.plugins import VARIABLE, find_library, register
-from ...runtime.bundle.folder import BundleFolder
-from ...runtime.bundle.manifest import Manifest
 from ...runtime.bundle.verification import FileCheck
 from ...runtime.errors import BackendError, BundleError, ExportError
 from ...runtime.libraries.imports import import_library
 
 _PREFERS_PLUGINS = 10, 7
-
-
-def check_of(root: Path, manifest: Manifest) -> FileCheck:
-    """What checks the files of a bundle."""
-    return FileCheck(BundleFolder.at(root), manifest.file_hashes)
 
 
 def plugins_for(check: FileCheck, backend: str, graph: str) -> Path | None:

@@ -9,9 +9,16 @@ from pathlib import Path
 
 from ...runtime.bundle import checks as bundle_checks
 from ...runtime.bundle.folder import BundleFolder
-from ...runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, file_sha256
-from ...runtime.command.files import check_writable, only_writer, write_atomically
+from ...runtime.bundle.manifest import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    Manifest,
+    file_sha256,
+    write_manifest,
+)
+from ...runtime.command.files import check_writable
 from ...runtime.errors import BundleError, ExportError
+from ..destination import check_own, only_export
 from ..profiles import ProfileChange, with_changes
 from ..progress import Progress, Report
 from .condition import fault_here
@@ -44,9 +51,7 @@ def rebuild(
         OSError: nothing can be written there.
     """
     read_manifest(root)  # what is no bundle is told so
-    with only_writer(root) as alone:
-        if not alone:
-            raise ExportError(f"another csd-export writes to {root}: wait for it, and start again")
+    with only_export(root):
         return _rebuild(root, request, changes, report, progress)
 
 
@@ -63,7 +68,8 @@ def _rebuild(
             f"bundle {root} is slim and holds engines only: rebuild the bundle that it was made "
             "from, and make it slim again with csd-export --slim"
         )
-    _check_own(root)
+    folders = (path.relative_to(root).as_posix() for path in (root / FOLDER).rglob("*"))
+    check_own(root, (MANIFEST_FILE, FOLDER, *folders))
     manifest = with_changes(before, changes)
     check_writable(root / MANIFEST_FILE)
     wanted = jobs_of(root, manifest, request)
@@ -76,8 +82,7 @@ def _rebuild(
     others.tell(root, report)
     engines = (*built, *others.kept)
     manifest = dataclasses.replace(manifest, engines=engines, schema_version=SCHEMA_VERSION)
-    with write_atomically(root / MANIFEST_FILE) as stream:
-        stream.write(manifest.to_json().encode())
+    write_manifest(root, manifest)
     drop_unnamed(root, before, manifest)
     return manifest
 
@@ -95,19 +100,6 @@ def read_manifest(root: Path) -> Manifest:
         )
     try:
         return bundle_checks.read_manifest(BundleFolder.at(root))
-    except BundleError as error:
-        raise ExportError(str(error)) from error
-
-
-def _check_own(root: Path) -> None:
-    """Check that what will be written is the bundle's own, and no link to what others use.
-
-    Raises:
-        ExportError: it is a link.
-    """
-    folders = [path.relative_to(root).as_posix() for path in (root / FOLDER).rglob("*")]
-    try:
-        BundleFolder.at(root).check_own((MANIFEST_FILE, FOLDER, *folders))
     except BundleError as error:
         raise ExportError(str(error)) from error
 

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from ...runtime.backends.engines import LIBRARIES, renewal_command
+from ...runtime.bundle.bundle import file_check
+from ...runtime.bundle.folder import BundleFolder
 from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest
 from ...runtime.bundle.verification import FileCheck
 from ...runtime.device import architecture, current_platform
@@ -22,7 +24,7 @@ from ..progress import Report
 from .builder import EngineBuilder, open_builder
 from .condition import Fault
 from .fingerprint import fingerprint, first_difference
-from .operator_plugins import check_of, plugins_for
+from .operator_plugins import plugins_for
 from .update import EngineRequest, Job, key_of
 
 # Parts of a fingerprint that only the builder of an engine knows.
@@ -68,7 +70,7 @@ def renewal(
         fault: finds what is wrong with an engine that is there.
     """
     asked = {job.key for job in wanted}
-    builder_of, check = _opener(request), check_of(root, manifest)
+    builder_of, check = _opener(request), file_check(BundleFolder.at(root), manifest)
     kept: list[EngineSpec] = []
     jobs: list[Job] = []
     dropped: list[tuple[EngineSpec, str]] = []

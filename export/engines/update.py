@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...plugins.operators import GRAPH_PREFIX
+from ...runtime.bundle.bundle import file_check
+from ...runtime.bundle.folder import BundleFolder
 from ...runtime.bundle.manifest import EngineSpec, GraphSpec, Manifest, file_sha256
 from ...runtime.bundle.manifest_checks import ENGINE_PRECISIONS
 from ...runtime.command.files import write_atomically
@@ -26,7 +28,7 @@ from ..progress import OnStep, Progress, Report
 from .builder import OPTIONS, EngineBuilder, Target, open_builder
 from .condition import Fault, damage
 from .fingerprint import fingerprint, first_difference, short_name
-from .operator_plugins import check_of, plugins_for
+from .operator_plugins import plugins_for
 
 FOLDER = "engines"
 _OWN_NAME = re.compile(r"[a-z_.]+\.(fp16|bf16|fp32)\.[0-9a-f]{8}(\.[0-9a-f]{8})?\.engine")
@@ -153,7 +155,7 @@ def jobs_of(root: Path, manifest: Manifest, request: EngineRequest) -> list[Job]
     for wanted in request.precisions:
         for name, (precision, spec) in graphs_of(manifest, wanted).items():
             graphs[name, precision] = spec
-    check = check_of(root, manifest)
+    check = file_check(BundleFolder.at(root), manifest)
     return [
         Job(builder, target, name, precision, spec, plugins_for(check, builder.backend, name))
         for builder in request.builders

@@ -37,8 +37,8 @@ from .onnx_runtime import CUDA_PROVIDER, OnnxLoader, OnnxRuntimeBackend, graph_p
 
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 _LOG = logger(__name__)
-# Best first.
-_AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime")
+# What `auto` tries, the best first.
+AUTO_ORDER = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime")
 
 MAX_THREADS = 256
 
@@ -119,14 +119,14 @@ def create_backend(
         _LOG.info("backend %s, as asked for", options.backend)
         return _create(options.backend, folder, manifest, options, check)
     errors: dict[str, BackendError] = {}
-    for name in _AUTO:
+    for name in AUTO_ORDER:
         try:
             backend = _create(name, folder, manifest, options, check)
         except BackendError as error:
             _LOG.debug("backend %s cannot run this bundle here: %s", name, error)
             errors[name] = error
         else:
-            _LOG.info("backend %s, the best of %s that runs here", name, ", ".join(_AUTO))
+            _LOG.info("backend %s, the best of %s that runs here", name, ", ".join(AUTO_ORDER))
             return backend
     # Who has built engines wants to know why they do not run.
     built = {engine.backend for engine in manifest.engines}
@@ -135,14 +135,16 @@ def create_backend(
 
 def obstacles(folder: Path, manifest: Manifest, options: BackendOptions) -> dict[str, str | None]:
     """For each backend, why it cannot run a bundle here, or None where it can."""
-    reasons: dict[str, str | None] = {}
-    for name in BACKENDS:
-        try:
-            _create(name, folder, manifest, options, unchecked).close()
-            reasons[name] = None
-        except BackendError as error:
-            reasons[name] = str(error)
-    return reasons
+    return {name: obstacle(name, folder, manifest, options) for name in BACKENDS}
+
+
+def obstacle(name: str, folder: Path, manifest: Manifest, options: BackendOptions) -> str | None:
+    """Why a backend of `BACKENDS` cannot run a bundle here, or None where it can."""
+    try:
+        _create(name, folder, manifest, options, unchecked).close()
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _create(

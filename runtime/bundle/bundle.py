@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from ..session import Session
 
 
+def file_check(folder: BundleFolder, manifest: Manifest, policy: str = "once") -> FileCheck:
+    """What checks a bundle's files, and knows which command makes each again."""
+    remedies = {engine.file: renewal_command(folder.path, engine) for engine in manifest.engines}
+    remedies.update(dict.fromkeys(CODE_FILES, seal_command(folder.path)))
+    return FileCheck(folder, manifest.file_hashes, remedies, policy)
+
+
 class Bundle:
     """A validated bundle. Get one with `Bundle.open`.
 
@@ -36,7 +43,7 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest, check: FileCheck | None = None) -> None:
         self.path = path
         self.manifest = manifest
-        self.check = check or FileCheck(BundleFolder.at(path), manifest.file_hashes)
+        self.check = check or file_check(BundleFolder.at(path), manifest)
 
     def __repr__(self) -> str:
         models = " and ".join(self.manifest.models)
@@ -91,9 +98,7 @@ class Bundle:
             policy, signer = "always", read_public_key(Path(require_signature))
         folder = BundleFolder.at(path, links=links)
         manifest = read_manifest(folder, signer)
-        remedies = {e.file: renewal_command(path, e) for e in manifest.engines}
-        remedies.update(dict.fromkeys(CODE_FILES, seal_command(path)))
-        check = FileCheck(folder, manifest.file_hashes, remedies, policy)
+        check = file_check(folder, manifest, policy)
         check.require(name for name in manifest.file_hashes if name not in manifest.code)
         check_graphs(folder, manifest, check)
         return cls(path, manifest, check)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ..command.frame import os_error_text
 from ..command.text import plain, shown
@@ -20,6 +21,7 @@ from .signature import check_signature
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+T = TypeVar("T")
 _AGAIN = "export the bundle again"
 
 
@@ -106,7 +108,7 @@ def check_graphs(
                 continue
             try:
                 if spec.onnx_file not in seen:
-                    seen[spec.onnx_file] = _read(folder, spec.onnx_file)
+                    seen[spec.onnx_file] = read_graph_file(folder, spec.onnx_file, read_onnx)
                 _check_graph(folder, name, spec, seen[spec.onnx_file], dtypes=precision == "fp32")
             except BundleError:
                 check(spec.files)
@@ -122,14 +124,24 @@ def _check_graph(
     _check_tensors(label, spec.outputs, found.outputs, dtypes=dtypes)
 
 
-def _read(folder: BundleFolder, name: str) -> OnnxFile:
+def read_graph_file(folder: BundleFolder, name: str, read: Callable[[Path], T]) -> T:
+    """Read an ONNX file of a bundle.
+
+    Args:
+        folder: of the bundle.
+        name: of the file.
+        read: reads it; a `ValueError` says that it is no ONNX file.
+
+    Raises:
+        BundleError: it is missing, cannot be read, or is no ONNX file.
+    """
     path = folder.file(name)
     if path is None:
         raise BundleError(
             f"bundle {folder.path} lacks {plain(name, 160)}: export it again with csd-export"
         )
     try:
-        return read_onnx(path)
+        return read(path)
     except OSError as error:
         raise BundleError(f"bundle {folder.path}: {os_error_text(error)}") from error
     except ValueError as error:

@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..command.files import write_atomically
 from ..command.strict_json import parse_json
 from ..command.text import plain, shown
 from ..config import MARConfig
@@ -318,6 +319,16 @@ def _graphs(values: dict[str, Any]) -> dict[str, GraphSpec]:
         )
         for name, graph in values.items()
     }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle, which is then whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with write_atomically(folder / MANIFEST_FILE) as stream:
+        stream.write(manifest.to_json().encode())
 
 
 def needed_graphs(manifest: Manifest) -> tuple[str, ...]:

@@ -82,14 +82,23 @@ def read_onnx(path: Path) -> OnnxFile:
         OSError: it cannot be read.
     """
     found = OnnxFile()
-    with path.open("rb") as stream:
-        if stream.seek(0, 2) == 0:
-            raise ValueError("it is empty")
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # goes with its views
-        _walk(memoryview(content), "model", found, 0)
+    _walk(mapped(path), "model", found, 0)
     if not found.outputs:
         raise ValueError("it holds no graph with outputs")
     return found
+
+
+def mapped(path: Path) -> View:
+    """Return a file's content, which is mapped and goes with its views.
+
+    Raises:
+        ValueError: it is empty.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        if stream.seek(0, 2) == 0:
+            raise ValueError("it is empty")
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _walk(view: View, kind: str, found: OnnxFile, depth: int) -> None:
@@ -179,8 +188,31 @@ def as_text(value: int | View) -> str:
     return bytes(as_message(value)).decode("utf-8")
 
 
-def _external(view: View) -> ExternalTensor | None:
-    """Read a tensor; None where its data is in the model."""
+@dataclass(frozen=True)
+class TensorMessage:
+    """A tensor as its message has it.
+
+    Attributes:
+        name: of the tensor.
+        element: ONNX's number of its type.
+        shape: its dimensions.
+        entries: where its data lies, by `location`, `offset` and `length`; empty in the model.
+        external: whether it says that its data lies elsewhere.
+    """
+
+    name: str
+    element: int
+    shape: tuple[int, ...]
+    entries: dict[str, str]
+    external: bool
+
+
+def tensor_message(view: View) -> TensorMessage:
+    """Read a tensor; its numbers are passed over.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
     shape: list[int] = []
     entries: dict[str, str] = {}
     element, name, external = 0, "", False
@@ -196,11 +228,17 @@ def _external(view: View) -> ExternalTensor | None:
             entries[entry.get(1, "")] = entry.get(2, "")
         elif number == 14:
             external = as_number(value) == _EXTERNAL
-    if not external and not entries:
+    return TensorMessage(name, element, tuple(shape), entries, external)
+
+
+def _external(view: View) -> ExternalTensor | None:
+    """Read a tensor; None where its data is in the model."""
+    tensor = tensor_message(view)
+    entries, length = tensor.entries, tensor.entries.get("length")
+    if not tensor.external and not entries:
         return None
-    length = entries.get("length")
     return ExternalTensor(
-        name, element, tuple(shape), entries.get("location", ""),
+        tensor.name, tensor.element, tensor.shape, entries.get("location", ""),
         int(entries.get("offset", "0")), None if length is None else int(length),
     )  # fmt: skip
 

@@ -29,13 +29,11 @@ from typing import Any
 
 from ...runtime.backends.engines import graph_spec
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.checks import read_graph_file
 from ...runtime.bundle.graph_tensors import MODEL_GRAPHS
 from ...runtime.bundle.manifest import GraphSpec, Manifest, ParityResult, TensorSpec
-from ...runtime.command.frame import os_error_text
-from ...runtime.command.text import plain
 from ...runtime.config import MARConfig
 from ...runtime.device import architecture
-from ...runtime.errors import BundleError
 from ...runtime.head import AffineDraft
 from ...runtime.version import VERSION
 from .onnx_graph import OnnxGraph, read_graph
@@ -93,19 +91,7 @@ def graph_at(bundle: Bundle, spec: GraphSpec) -> OnnxGraph:
     Raises:
         BundleError: it cannot be read.
     """
-    name = spec.onnx_file
-    path = bundle.check.folder.file(name)
-    try:
-        if path is None:
-            raise BundleError(f"bundle {bundle.path} lacks {name}: export it again with csd-export")
-        return read_graph(path)
-    except OSError as error:
-        raise BundleError(f"bundle {bundle.path}: {os_error_text(error)}") from error
-    except ValueError as error:
-        raise BundleError(
-            f"bundle {bundle.path}: {name} is not an ONNX file ({plain(str(error))}): export the "
-            "bundle again"
-        ) from error
+    return read_graph_file(bundle.check.folder, spec.onnx_file, read_graph)
 
 
 def graph_values(bundle: Bundle, name: str, precision: str, *, layers: bool) -> dict[str, Any]:

@@ -16,7 +16,6 @@ when its bundle was opened.
 from __future__ import annotations
 
 import math
-import mmap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from ...runtime.bundle.onnx_file import (
     as_number,
     as_text,
     fields,
-    packed,
+    mapped,
+    tensor_message,
     value_info,
 )
 
@@ -150,20 +150,18 @@ def read_graph(path: Path) -> OnnxGraph:
     """
     found = OnnxGraph()
     names = ["", ""]
-    with path.open("rb") as stream:
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # goes with its views
-        for number, value in fields(memoryview(content)):
-            if number == 1:
-                found.ir_version = as_number(value)
-            elif number in (2, 3):
-                names[number - 2] = as_text(value)
-            elif number == 7:
-                _read_graph(as_message(value), found, "", 0)
-            elif number == 8:
-                domain, version = _opset(as_message(value))
-                found.opsets[domain or "ai.onnx"] = version
-            elif number == 25:
-                _read_function(as_message(value), found)
+    for number, value in fields(mapped(path)):
+        if number == 1:
+            found.ir_version = as_number(value)
+        elif number in (2, 3):
+            names[number - 2] = as_text(value)
+        elif number == 7:
+            _read_graph(as_message(value), found, "", 0)
+        elif number == 8:
+            domain, version = _opset(as_message(value))
+            found.opsets[domain or "ai.onnx"] = version
+        elif number == 25:
+            _read_function(as_message(value), found)
     found.producer = " ".join(filter(None, names))
     return found
 
@@ -242,20 +240,11 @@ def _qualified(domain: str, name: str) -> str:
 
 
 def _weight(view: View) -> tuple[str, Weight]:
-    shape: list[int] = []
-    element, name, location = 0, "", None
-    for number, value in fields(view):
-        if number == 1:
-            shape += [value] if isinstance(value, int) else packed(value)
-        elif number == 2:
-            element = as_number(value)
-        elif number == 8:
-            name = as_text(value)
-        elif number == 13:
-            entry = {key: as_text(part) for key, part in fields(as_message(value))}
-            if entry.get(1) == "location":
-                location = entry.get(2, "")
-    dtype, bits = _WEIGHTS.get(element, (ELEMENTS.get(element, f"type {element}"), 0))
-    if len(shape) > 64 or math.prod(shape) > _MOST_NUMBERS:
+    tensor = tensor_message(view)
+    name = ELEMENTS.get(tensor.element, f"type {tensor.element}")
+    dtype, bits = _WEIGHTS.get(tensor.element, (name, 0))
+    numbers = math.prod(tensor.shape)
+    if len(tensor.shape) > 64 or numbers > _MOST_NUMBERS:
         raise ValueError("a weight has more numbers than a file can have")
-    return name, Weight(dtype, tuple(shape), -(-math.prod(shape) * bits // 8), location)
+    location = tensor.entries.get("location")
+    return tensor.name, Weight(dtype, tensor.shape, -(-numbers * bits // 8), location)

@@ -24,7 +24,7 @@ from ...runtime.session import Session
 from ..console import progress_report
 from ..option_values import COUNT, GUIDANCE, whole_number_reader
 from ..quality import balanced_labels
-from .clock import CLOCKS
+from .clock import CLOCKS, add_clock_argument
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 AUTO = "auto"
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     parser.add_argument("--batches", default="1,2,4,8,16,32,64", help="images of a run")
     parser.add_argument("--gammas", default="4,8,16,32", help="drafted AR steps, of mode csd")
     parser.add_argument("--repeats", type=COUNT, default=3, help="runs of each, of which the least")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what is counted")
+    add_clock_argument(parser)
     return parser
 
 

@@ -25,7 +25,7 @@ from ...runtime.stats import PARTS, Stats
 from ..console import progress_report
 from ..option_values import COUNT, whole_number_reader
 from ..quality import balanced_labels
-from .clock import CLOCKS
+from .clock import CLOCKS, add_clock_argument
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 COLUMNS = ("batch", "head", "gamma", "ms an image", "over target", "over the best target",
@@ -49,7 +49,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--num-iter", type=COUNT, help="AR steps (default: the model's)")
     parser.add_argument("--repeats", type=COUNT, default=2, help="runs of each, of which the least")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what is counted")
+    add_clock_argument(parser)
     return parser
 
 

@@ -13,7 +13,6 @@ if __name__ == "__main__":  # within the frame before anything heavy is imported
     raise SystemExit(enter_module(__spec__.name))
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,10 +22,10 @@ from ...runtime.command.parser import Parser
 from ...runtime.options import GenerateOptions
 from ...runtime.session import Session
 from ..option_values import COUNT
+from .clock import CLOCKS, add_clock_argument
 from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
 
 WARM_UPS = 2
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def build_parser() -> Parser:
@@ -37,7 +36,7 @@ def build_parser() -> Parser:
         "--threads 1 --clock cpu --images 40",
     )
     parser.add_argument("--images", type=COUNT, default=40, help="pairs of images in each mode")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what is counted")
+    add_clock_argument(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ....runtime.backends import BACKENDS, BackendOptions, create_backend
+from ....runtime.backends import AUTO_ORDER, BACKENDS, BackendOptions, obstacle
 from ....runtime.backends.engines import EngineChoice, Machine
 from ....runtime.backends.onnx_runtime import graph_precision
 from ....runtime.bundle.manifest import Manifest, needed_graphs
@@ -20,8 +20,6 @@ from .estimate import TOLERANCE, Memory, of_engines, of_graphs
 AREA = "running it"
 _TRIAL = f"{__package__}.trial"
 _SECONDS = 600.0
-# Best first, as a session takes them by itself.
-_ORDER = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime")
 
 
 def backend_checks(
@@ -47,7 +45,7 @@ def backend_checks(
         The checks, and the best backend that runs it, or None.
     """
     reasons = {name: _obstacle(name, path, manifest, threads, ending) for name in BACKENDS}
-    best = next((name for name in _ORDER if reasons[name] is None), None)
+    best = next((name for name in AUTO_ORDER if reasons[name] is None), None)
     checks: list[Check] = []
     for name in BACKENDS:
         why = reasons[name]
@@ -88,11 +86,8 @@ def _obstacle(
     needed = (name, "cuda.bindings") if name in ENGINE_BACKENDS else ("onnxruntime",)
     if (culprit := next((module for module in needed if module in ending), None)) is not None:
         return ending[culprit]
-    try:
-        create_backend(path, manifest, BackendOptions(name, threads)).close()
-    except BackendError as error:
-        return split_message(str(error))
-    return None
+    why = obstacle(name, path, manifest, BackendOptions(name, threads))
+    return None if why is None else split_message(why)
 
 
 def _wanted(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....runtime.backends.engines import renewal_command
+from ....runtime.bundle.bundle import file_check
 from ....runtime.bundle.checks import check_graphs, read_manifest
 from ....runtime.bundle.folder import BundleFolder
 from ....runtime.bundle.manifest import Manifest
@@ -57,8 +57,7 @@ def look_at(path: Path, progress: Progress | None = None) -> Found:
         return Found([_problem("manifest", error)], None, {})
     finding = f"{manifest.name}, schema {manifest.schema_version}"
     checks = [Check(AREA, "manifest", OK, finding), *_parity(manifest)]
-    remedies = {engine.file: renewal_command(path, engine) for engine in manifest.engines}
-    check = FileCheck(folder, manifest.file_hashes, remedies, "always")
+    check = file_check(folder, manifest, "always")
     sizes, broken = _hashed(folder, check, progress or _unseen)
     checks += broken
     if not broken:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ....runtime.bundle.bundle import Bundle
 from ....runtime.bundle.folder import BundleFolder
-from ....runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION
+from ....runtime.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, write_manifest
 from ....runtime.bundle.presets import MOST_PRESETS, Preset
-from ....runtime.command.files import check_writable, only_writer, write_atomically
+from ....runtime.command.files import check_writable, only_writer
 from ....runtime.errors import BundleError
 
 
@@ -44,5 +44,4 @@ def write_preset(path: Path, name: str, preset: Preset) -> None:
         changed = dataclasses.replace(
             manifest, presets={**manifest.presets, name: preset}, schema_version=SCHEMA_VERSION
         )
-        with write_atomically(path / MANIFEST_FILE) as stream:
-            stream.write(changed.to_json().encode())
+        write_manifest(path, changed)
