@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..runtime.command.files import output_path
+
+if TYPE_CHECKING:
+    from ..runtime.command.parser import Group
 
 
 def whole_number_reader(least: int, most: int) -> Callable[[str], int]:
@@ -44,6 +50,25 @@ def real_number_reader(least: float, most: float, *, above: bool = False) -> Cal
         return value
 
     return real_number
+
+
+def add_json_report(group: Group, what: str, shown: str) -> None:
+    """Add the option that saves a report as JSON, or prints that in place of it.
+
+    Args:
+        group: of options, or the parser.
+        what: is saved.
+        shown: what is printed otherwise.
+    """
+    group.add_argument(
+        "--json",
+        type=output_path,
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help=f"also save {what} as JSON; without FILE, or as -, to stdout in place of the {shown} "
+        f"(default: {shown} alone)",
+    )
 
 
 # Runs count up from a seed, and both NumPy's and PyTorch's generators take these.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ..runtime.command.files import write_atomically
 from ..runtime.errors import OptionError
 from ..runtime.libraries.imports import need
 
@@ -30,3 +35,34 @@ def check_plot(path: Path) -> None:
     """
     plot_format(path)
     need("--plot", "matplotlib", otherwise="leave --plot out")
+
+
+@contextmanager
+def drawn(
+    path: Path, rows: int = 1, columns: int = 1, *, dpi: float | str = 110, **settings: Any
+) -> Generator[Any]:
+    """Make the panels of a figure, and save what was drawn on them.
+
+    Args:
+        path: where to; its ending is the format.
+        rows, columns: of panels.
+        dpi: dots an inch, or `figure` for matplotlib's own number.
+        settings: of `pyplot.subplots`.
+
+    Yields:
+        The axes, `[rows][columns]`.
+
+    Raises:
+        CsdError: as `check_plot`.
+        OSError: as `write_atomically`.
+    """
+    check_plot(path)
+    importlib.import_module("matplotlib").use("Agg")
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
+    figure, axes = pyplot.subplots(rows, columns, squeeze=False, layout="constrained", **settings)
+    try:
+        yield axes
+        with write_atomically(path) as stream:
+            figure.savefig(stream, format=plot_format(path), dpi=dpi)
+    finally:
+        pyplot.close(figure)

@@ -16,8 +16,7 @@ from ..errors import BackendError
 from ..libraries.causes import explain_part
 from ..libraries.imports import import_library
 from ..libraries.packages import installed_packages, reinstall
-
-TELEMETRY = "ORT_DISABLE_TELEMETRY"
+from ..libraries.telemetry import TELEMETRY, is_off, switch_off
 
 
 def load_onnxruntime() -> Any:
@@ -27,8 +26,7 @@ def load_onnxruntime() -> Any:
         BackendError: it is absent, incomplete, built for another NumPy, lacks a library or has too
             little memory: one line with the reason and the command that mends it.
     """
-    if not os.environ.get(TELEMETRY):
-        os.environ[TELEMETRY] = "1"  # read when the library is loaded
+    switch_off(os.environ)
     loaded = sys.modules.get("onnxruntime")
     if loaded is not None and hasattr(loaded, "InferenceSession"):
         _silence(loaded)
@@ -49,7 +47,7 @@ def load_quantizer() -> Any:
 
 def _silence(library: Any) -> None:
     """Stop the events of a library that somebody else has loaded before."""
-    if os.environ[TELEMETRY].lower() in ("1", "true"):
+    if is_off(os.environ[TELEMETRY]):
         library.disable_telemetry_events()
 
 

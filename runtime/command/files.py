@@ -19,7 +19,7 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,17 @@ def write_atomically(path: Path) -> Generator[BinaryIO]:
             if error.errno != errno.EBUSY:
                 raise
             place.write(partial.path.read_bytes())  # a file that is a mount of its own
+
+
+def write_outputs(writes: Iterable[tuple[Path | None, Callable[[Path], None]]]) -> None:
+    """Write files, those first that no reader can spoil by going away.
+
+    Args:
+        writes: of each file its path, or None where it was not asked for, and what writes it.
+    """
+    wanted = [(path, write) for path, write in writes if path is not None]
+    for path, write in sorted(wanted, key=lambda item: is_stream(item[0])):
+        write(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -34,10 +34,7 @@ def import_library(
     printed, found = io.StringIO(), None
     try:
         with contextlib.redirect_stderr(printed):
-            # Packages first: a module that is there already says nothing of them.
-            parts = module.split(".")
-            for count in range(1, len(parts) + 1):
-                found = importlib.import_module(".".join(parts[:count]))
+            found = import_whole(module)
     except Exception as error:  # what a broken package may raise
         if is_memory_error(error):
             raise out_of_memory(f"{module} cannot be loaded", error) from error
@@ -46,6 +43,15 @@ def import_library(
         end = f", or {otherwise}" if otherwise else ""
         raise kind(f"{start}{reason}: {remedy}{end}") from error
     sys.stderr.write(printed.getvalue())
+    return found
+
+
+def import_whole(module: str) -> Any:
+    """Import a module, its packages first: one that is there already says nothing of them."""
+    found: Any = None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        found = importlib.import_module(".".join(parts[:count]))
     return found
 
 
@@ -61,7 +67,7 @@ def need(purpose: str, *modules: str, otherwise: str = "", kind: type[CsdError] 
     Raises:
         CsdError: as for `import_library`; of those that are absent all are named at once.
     """
-    absent = [name for name in modules if _is_absent(name)]
+    absent = [name for name in modules if is_absent(name)]
     if absent:
         packages = " ".join(library_of(name).packages[0] for name in absent)
         ways = f"pip install {packages}" + (f", or {otherwise}" if otherwise else "")
@@ -71,10 +77,13 @@ def need(purpose: str, *modules: str, otherwise: str = "", kind: type[CsdError] 
         import_library(module, purpose, otherwise, kind)
 
 
-def _is_absent(module: str) -> bool:
+def is_absent(module: str) -> bool:
+    """Whether a module is not installed, or hidden; one that is there may be broken."""
     if is_hidden(module):
         return True
+    if installed_packages(module):
+        return False
     try:
-        return not installed_packages(module) and importlib.util.find_spec(module) is None
-    except ImportError:  # its parent is absent
-        return not installed_packages(module)
+        return importlib.util.find_spec(module) is None
+    except (ImportError, ValueError):  # its parent is absent, or is no package
+        return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ...runtime.cli import (
     open_bundle,
     open_session,
 )
-from ...runtime.command.files import check_outputs, is_stream, output_path, write_json
+from ...runtime.command.files import check_outputs, output_path, write_json, write_outputs
 from ...runtime.command.line.completion import completes, some_of
 from ...runtime.command.line.effects import refuse_without_effect
 from ...runtime.command.parser import Parser, parse_list, run_command
@@ -157,22 +157,14 @@ def run(args: argparse.Namespace) -> int:
     cases = _resolved_cases(sweep, options, bundle.manifest)
     check_effects(args, [case.options for case in cases], OF_LISTS)
     with ExitStack() as opened:
-        plan = _prepare(args, bundle, sweep, options, opened)
+        plan = _prepare(args, bundle, sweep, cases, options, opened)
         report = _measure(args, plan, progress)
-    _save(args, report)
+    write_outputs((
+        (args.json, lambda path: write_json(path, report)),
+        (args.plot, lambda path: plot_bench(report, path)),
+    ))  # fmt: skip
     results_console(args.json).print(results_table(report))
     return 0
-
-
-def _save(args: argparse.Namespace, report: dict[str, Any]) -> None:
-    """Write the files, those first that no reader can spoil by going away."""
-    writes: list[tuple[Path | None, Callable[[dict[str, Any], Path], None]]] = [
-        (args.json, lambda report, path: write_json(path, report)),
-        (args.plot, plot_bench),
-    ]
-    wanted = [(path, write) for path, write in writes if path is not None]
-    for path, write in sorted(wanted, key=lambda item: is_stream(item[0])):
-        write(report, path)
 
 
 def _sweep(args: argparse.Namespace) -> Sweep:
@@ -237,6 +229,7 @@ def _prepare(
     args: argparse.Namespace,
     bundle: Bundle,
     sweep: Sweep,
+    cases: list[Case],
     options: GenerateOptions,
     opened: ExitStack,
 ) -> _Plan:
@@ -268,7 +261,6 @@ def _prepare(
         threads=sweep.threads if on_host else [most],
         baseline_threads=sweep.threads if device == "cpu" else [most],
     )
-    cases = _resolved_cases(sweep, options, bundle.manifest)
     for case in cases:
         if not case.baseline:
             sessions[most].check([0], case.options)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# ONNX Runtime reads it when it is loaded (`runtime/backends/onnx_library.py`).
-TELEMETRY = "ORT_DISABLE_TELEMETRY"
+from ...runtime.libraries.telemetry import switch_off
+
 _START = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -46,8 +46,7 @@ def run_child(module: str, arguments: Any, seconds: float) -> Ended:
         seconds: that it may take.
     """
     environment = {**os.environ}
-    if not environment.get(TELEMETRY):
-        environment[TELEMETRY] = "1"
+    switch_off(environment)
     argv = [sys.executable, "-c", _START, json.dumps(sys.path), module, json.dumps(arguments)]
     try:
         # It prints ASCII, and what it is told is no standard input's.

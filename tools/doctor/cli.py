@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...runtime.command.files import check_outputs, is_stdout, output_path, write_json
+from ...runtime.command.files import check_outputs, is_stdout, write_json
 from ...runtime.command.parser import Parser, report_stream, run_command
 from ...runtime.command.text import plain
 from ...runtime.errors import BundleError
 from ...runtime.libraries.causes import explain_missing
 from ...runtime.version import VERSION
+from ..option_values import add_json_report
 from .check import PROBLEM, STATES, Check, report_lines
 from .machine.gpu import gpu_checks
 from .machine.jetson import jetson_checks
@@ -45,11 +46,7 @@ def build_parser() -> Parser:
         "--no-run", action="store_true",
         help="leave the short run of the bundle out (default: an image of few AR steps is made)",
     )  # fmt: skip
-    parser.add_argument(
-        "--json", type=output_path, metavar="FILE", nargs="?", const="-",
-        help="also save the findings as JSON; without FILE, or as -, to stdout in place of the "
-        "text (default: text alone)",
-    )  # fmt: skip
+    add_json_report(parser, "the findings", "text")
     return parser
 
 

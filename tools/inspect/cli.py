@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,15 @@ from ...runtime.bundle.manifest_checks import PRECISIONS
 from ...runtime.command.files import (
     check_outputs,
     is_stdout,
-    is_stream,
     output_path,
     write_json,
+    write_outputs,
 )
 from ...runtime.command.parser import Parser, run_command
 from ...runtime.command.text import plain, shown
 from ...runtime.errors import BundleError, OptionError
 from ..console import results_console
+from ..option_values import add_json_report
 from ..plot_files import check_plot
 from .description import describe, graph_values
 from .difference import compare
@@ -70,15 +71,7 @@ def build_parser() -> Parser:
         help="also draw the survival of drafted transitions, as the calibration has it; .svg and "
         ".pdf too (default: not drawn)",
     )
-    output.add_argument(
-        "--json",
-        type=output_path,
-        metavar="FILE",
-        nargs="?",
-        const="-",
-        help="also save it as JSON; without FILE, or as -, to stdout in place of the tables "
-        "(default: tables alone)",
-    )
+    add_json_report(output, "it", "tables")
     return parser
 
 
@@ -189,13 +182,10 @@ def _precision(bundle: Bundle, graph: str, wanted: str | None) -> str:
 
 def _tell(args: argparse.Namespace, values: dict[str, Any], tables: Iterable[Table]) -> None:
     """Write the files, those first that no reader can spoil by going away, and print the tables."""
-    writes: list[tuple[Path | None, Callable[[Path], None]]] = [
+    write_outputs((
         (args.json, lambda path: write_json(path, values)),
         (args.plot, lambda path: plot_survival(values["calibration"], path)),
-    ]
-    wanted = [(path, write) for path, write in writes if path is not None]
-    for path, write in sorted(wanted, key=lambda item: is_stream(item[0])):
-        write(path)
+    ))  # fmt: skip
     if is_stdout(args.json):
         return
     console = results_console(args.plot)

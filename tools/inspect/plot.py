@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...runtime.command.files import write_atomically
-from ..plot_files import check_plot, plot_format
+from ..plot_files import drawn
 
 
 def plot_survival(calibration: Mapping[str, Any], path: Path) -> None:
@@ -22,23 +20,14 @@ def plot_survival(calibration: Mapping[str, Any], path: Path) -> None:
         CsdError: as `check_plot`.
         OSError: as `write_atomically`.
     """
-    check_plot(path)
-    importlib.import_module("matplotlib").use("Agg")
-    pyplot: Any = importlib.import_module("matplotlib.pyplot")
     survival = calibration["survival"]
-    figure, axes = pyplot.subplots(
-        1, len(survival), figsize=(5.5 * len(survival), 4), squeeze=False, sharey=True,
-        layout="constrained",
-    )  # fmt: skip
-    for panel, (role, rows) in zip(axes[0], survival.items(), strict=True):
-        for count, values in rows.items():
-            panel.plot(range(len(values)), values, label=count)
-        panel.invert_xaxis()  # a chain goes from the noise down
-        panel.set_xlabel("head step that the draft starts from")
-        panel.set_title(role)
-    axes[0][0].set_ylabel("chance that all are accepted")
-    axes[0][0].set_ylim(0, 1)
-    axes[0][-1].legend(title="transitions", fontsize=8)
-    with write_atomically(path) as stream:
-        figure.savefig(stream, format=plot_format(path), dpi=110)
-    pyplot.close(figure)
+    with drawn(path, columns=len(survival), figsize=(5.5 * len(survival), 4), sharey=True) as axes:
+        for panel, (role, rows) in zip(axes[0], survival.items(), strict=True):
+            for count, values in rows.items():
+                panel.plot(range(len(values)), values, label=count)
+            panel.invert_xaxis()  # a chain goes from the noise down
+            panel.set_xlabel("head step that the draft starts from")
+            panel.set_title(role)
+        axes[0][0].set_ylabel("chance that all are accepted")
+        axes[0][0].set_ylim(0, 1)
+        axes[0][-1].legend(title="transitions", fontsize=8)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ....runtime.libraries.causes import is_hidden
+from ....runtime.libraries.imports import is_absent
 from ....runtime.libraries.packages import (
     install,
     installed_packages,
@@ -76,7 +75,7 @@ class Package:
 
 def find_packages(modules: Sequence[str] = tuple(PURPOSES)) -> dict[str, Package]:
     """Import packages, each where it can do no harm, and tell how they are."""
-    there = [module for module in modules if _is_there(module)]
+    there = [module for module in modules if not is_absent(module)]
     found = dict(_probed(there))
     return {
         module: found.get(module)
@@ -123,17 +122,6 @@ def _runs_engines(packages: Mapping[str, Package], name: str) -> bool:
 def _name(module: str) -> str:
     found = [*installed_packages(module)]
     return found[0] if found else library_of(module).packages[0]
-
-
-def _is_there(module: str) -> bool:
-    if is_hidden(module):
-        return False
-    if installed_packages(module):
-        return True
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # its parent is absent, or is no package
-        return False
 
 
 def _probed(modules: Sequence[str]) -> Iterator[tuple[str, Package]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....runtime.libraries.causes import explain_import, explain_part
+from ....runtime.libraries.imports import import_whole
 from ....runtime.libraries.packages import installed_packages
 from ..check import split_message
 
@@ -43,10 +43,7 @@ def probe(module: str) -> dict[str, Any]:
     found: Any = None
     try:
         with contextlib.redirect_stderr(printed):
-            # Packages first: a module that is there already says nothing of them.
-            parts = module.split(".")
-            for count in range(1, len(parts) + 1):
-                found = importlib.import_module(".".join(parts[:count]))
+            found = import_whole(module)
             if (part := _PARTS.get(module)) is not None and not hasattr(found, part):
                 reason, remedy = explain_part(module)
             elif module in ("tensorrt", "tensorrt_rtx"):

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from ....runtime.command.text import first_line
 from ....runtime.libraries.packages import DISTRIBUTION, installed_version
+from ....runtime.libraries.telemetry import TELEMETRY, is_off
 from ....runtime.version import VERSION
 from ..check import NOTE, OK, PROBLEM, Check, split_message
-from ..child import TELEMETRY
 
 AREA = "Python and csd"
 FIRST_PYTHON = (3, 10)
@@ -118,7 +118,7 @@ def _host_library(numpy: bool) -> Check:
 
 def _telemetry() -> Check:
     name, value = "telemetry", os.environ.get(TELEMETRY, "")
-    if value and value.lower() not in ("1", "true"):
+    if value and not is_off(value):
         return Check(
             AREA, name, NOTE, f"ONNX Runtime may send events: {TELEMETRY} is {value}",
             "csd switches that off where nobody says otherwise", f"unset {TELEMETRY}",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ....runtime.command.files import write_atomically
-from ...plot_files import plot_format
+from ...plot_files import drawn
 from ..judge import Metric
 from ..metrics.halves import Estimate
 
@@ -18,25 +16,17 @@ def plot_history(
     """Draw values with their intervals, in the order of the runs.
 
     Raises:
-        OptionError: the file's name asks for no format that can be drawn.
+        CsdError: as `check_plot`.
         OSError: as for `write_atomically`.
     """
-    kind = plot_format(path)
-    matplotlib = importlib.import_module("matplotlib")
-    matplotlib.use("Agg")
-    pyplot = importlib.import_module("matplotlib.pyplot")
     factor = 100 if metric.percent else 1
     values = [factor * e.value for e in estimates]
     ends = [[factor * end for end in e.interval()] for e in estimates]
     below = [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)]
     above = [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)]
-    figure, axes = pyplot.subplots(figsize=(max(5, 0.7 * len(names)), 4), layout="constrained")
-    axes.errorbar(range(len(names)), values, yerr=[below, above], fmt="o-", capsize=3)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
-    axes.set_ylabel(metric.title + (", %" if metric.percent else ""))
-    axes.grid(alpha=0.3)
-    try:
-        with write_atomically(path) as stream:
-            figure.savefig(stream, format=kind)
-    finally:
-        pyplot.close(figure)
+    with drawn(path, dpi="figure", figsize=(max(5, 0.7 * len(names)), 4)) as panels:
+        axes = panels[0][0]
+        axes.errorbar(range(len(names)), values, yerr=[below, above], fmt="o-", capsize=3)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
+        axes.set_ylabel(metric.title + (", %" if metric.percent else ""))
+        axes.grid(alpha=0.3)

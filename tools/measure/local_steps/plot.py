@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ....runtime.command.files import write_atomically
-from ...plot_files import plot_format
+from ...plot_files import drawn
+
+# Whether steps are local, colour, and title.
+_KINDS = (False, "tab:gray", "all full"), (True, "tab:red", "local")
 
 
 def plot_rows(values: Sequence[dict[str, Any]], path: Path) -> None:
@@ -21,37 +22,30 @@ def plot_rows(values: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    importlib.import_module("matplotlib").use("Agg")
-    pyplot: Any = importlib.import_module("matplotlib.pyplot")
     groups = list(dict.fromkeys(tuple(value["group"]) for value in values))
     columns = len({group[1] for group in groups})
     lines = -(-len(groups) // columns)
-    figure, axes = pyplot.subplots(
-        lines, columns, figsize=(6 * columns, 4 * lines), squeeze=False, layout="constrained"
-    )
-    for axis, (steps, scale) in zip(axes.flat, groups, strict=False):
-        for local, color, label in ((False, "tab:gray", "all full"), (True, "tab:red", "local")):
-            points = sorted(
-                (v["seconds_per_image"], v["frechet"], v["frechet_half_interval"], v["name"])
-                for v in values
-                if tuple(v["group"]) == (steps, scale) and (v["refresh"] != 1) == local
-            )
-            if not points:
-                continue
-            seconds, distances, intervals, names = zip(*points, strict=True)
-            axis.errorbar(
-                seconds, distances, yerr=intervals, fmt="o" if local else "o-", color=color,
-                label=label, capsize=2,
-            )  # fmt: skip
-            for x, y, name in zip(seconds, distances, names, strict=True):
-                axis.annotate(
-                    name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7
+    with drawn(path, lines, columns, figsize=(6 * columns, 4 * lines)) as axes:
+        for axis, (steps, scale) in zip(axes.flat, groups, strict=False):
+            for local, color, label in _KINDS:
+                points = sorted(
+                    (v["seconds_per_image"], v["frechet"], v["frechet_half_interval"], v["name"])
+                    for v in values
+                    if tuple(v["group"]) == (steps, scale) and (v["refresh"] != 1) == local
+                )
+                if not points:
+                    continue
+                seconds, distances, intervals, names = zip(*points, strict=True)
+                axis.errorbar(
+                    seconds, distances, yerr=intervals, fmt="o" if local else "o-", color=color,
+                    label=label, capsize=2,
                 )  # fmt: skip
-        axis.set_title(f"{steps} AR steps, guidance {scale:g}")
-        axis.set_xlabel("seconds an image")
-        axis.set_ylabel("Frechet distance")
-        axis.margins(0.15)
-        axis.legend()
-    with write_atomically(path) as stream:
-        figure.savefig(stream, format=plot_format(path), dpi=110)
-    pyplot.close(figure)
+                for x, y, name in zip(seconds, distances, names, strict=True):
+                    axis.annotate(
+                        name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7
+                    )  # fmt: skip
+            axis.set_title(f"{steps} AR steps, guidance {scale:g}")
+            axis.set_xlabel("seconds an image")
+            axis.set_ylabel("Frechet distance")
+            axis.margins(0.15)
+            axis.legend()
