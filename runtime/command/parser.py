@@ -139,6 +139,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def make_console(stream: TextIO | None = None) -> Console:
     """Return a console that cuts no table where there is no window, and is silent without a stream.
 
+    It prints text as it is: no markup, and no picture in place of `:100:`.
+
     Args:
         stream: where it prints; None is stdout.
     """
@@ -149,7 +151,7 @@ def make_console(stream: TextIO | None = None) -> Console:
     if out is None:
         return Console(file=io.StringIO(), quiet=True)
     width = None if out.isatty() or "COLUMNS" in os.environ else WIDE
-    return Console(file=out, highlight=False, markup=False, width=width)
+    return Console(file=out, highlight=False, markup=False, emoji=False, width=width)
 
 
 def parse_list(name: str, text: str, kind: Callable[[str], T], known: Sequence[T] = ()) -> list[T]:

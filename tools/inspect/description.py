@@ -18,6 +18,7 @@
 | `presets` | by name: `options`, `precision`, `evidence` |
 | `sources` | of the weights: `path`, `sha256`, `weights` (`ema`, `model` or null), `key` |
 | `files` | by name: `sha256`, `bytes` |
+| `code` | SHA-256 of the files of them that are code, by name: what `csd-export --seal` took in |
 """  # noqa: E501
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             name: {"sha256": digest, "bytes": sizes[name]}
             for name, digest in manifest.file_hashes.items()
         },
+        "code": dict(manifest.code),
     }
 
 

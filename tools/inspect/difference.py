@@ -11,7 +11,7 @@ from .description import header
 # what is in it, and other keys tell in other words what these hold.
 _COMPARED = (
     "name", "manifest_schema", "created_by", "limits", "class_names", "precisions", "graphs",
-    "presets", "sources",
+    "presets", "sources", "code",
 )  # fmt: skip
 # By what an engine is the same in both, whatever it was built from.
 _ENGINE = ("graph", "backend", "precision", "platform")

@@ -13,7 +13,7 @@ from csd.runtime.bundle.manifest import file_sha256
 from csd.runtime.device import current_platform
 from csd.tools.inspect.cli import main
 
-from ...helpers import failure, leftovers, no_draft, run_python
+from ...helpers import edit_manifest, failure, leftovers, no_draft, run_python
 
 INSPECT = "import sys; from csd.tools.inspect.entry import main; sys.exit(main())"
 ENGINE = {
@@ -66,6 +66,28 @@ def test_tables_are_whole_in_a_pipe_and_json_is_written_beside_them(richer, tmp_
     ):  # fmt: skip
         assert text in done.stdout, text
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["kind"] == "bundle"
+
+
+def test_a_range_is_no_picture(make_bundle, capsys):
+    def change(values):
+        values["graphs"]["target.head_step"]["profile"]["S"] = [1, 100, 100]
+
+    assert main([str(make_bundle(change))]) == 0
+    assert "S 1:100:100" in capsys.readouterr().out
+
+
+def test_sealed_code_is_told_and_is_a_difference(tiny_bundle, make_bundle, capsys):
+    sealed = make_bundle()
+    (sealed / "libcsd_plugins.so").write_bytes(b"plugins")
+    digest = file_sha256(sealed / "libcsd_plugins.so")
+    edit_manifest(sealed, lambda values: values.update(code={"libcsd_plugins.so": digest}))
+    assert main([str(sealed), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["code"] == {"libcsd_plugins.so": digest}
+    assert main([str(tiny_bundle), "--diff", str(sealed), "--json"]) == 1
+    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    assert change == {
+        "field": "code.libcsd_plugins.so", "change": "added", "a": None, "b": digest
+    }  # fmt: skip
 
 
 def test_json_has_what_the_manifest_has(richer, capsys):
