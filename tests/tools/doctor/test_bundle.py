@@ -130,7 +130,7 @@ def test_where_nothing_runs_what_was_wanted_is_the_problem(make_bundle):
 
 
 def test_a_library_that_ends_python_is_not_touched(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(backends, "create_backend", lambda *_: pytest.fail("it was tried"))
+    monkeypatch.setattr(backends, "obstacle", lambda *_: pytest.fail("it was tried"))
     why = ("Python was ended by SIGILL", "pip install x")
     ending = dict.fromkeys(("onnxruntime", "tensorrt", "cuda.bindings"), why)
     checks, best = backends_of(tiny_bundle, ending=ending)
