@@ -30,7 +30,7 @@ from ..runtime.options import CHAIN_STEPS
 from ..runtime.version import version
 from .destination import new_bundle
 from .engines.update import jobs_of, update_engines
-from .memory import release_memory
+from .memory import leave_in_memory, modules_aside, release_memory
 from .onnx.calibrate import calibrate
 from .onnx.graphs import ExportGraph, decoder_graph, model_graphs
 from .onnx.networks import Networks, check_networks, export_networks, load
@@ -66,7 +66,8 @@ def write_bundle(
         OSError: nothing can be written there. Nothing half-written is left behind.
     """
     with new_bundle(out, force=force, report=report) as folder:
-        manifest = _Export(request, folder, report, progress).run()
+        with modules_aside():
+            manifest = _Export(request, folder, report, progress).run()
         if request.engines is not None:
             jobs = jobs_of(folder, manifest, request.engines)
             engines = update_engines(folder, manifest, jobs, report, progress)
@@ -198,6 +199,7 @@ class _Export:
             self._progress,
         )  # fmt: skip
         release_memory()
+        leave_in_memory()
 
     def _calibrate(self, role: str) -> dict[str, NDArray[np.float32]]:
         """Fit the draft of a model's head; returns its arrays by name."""

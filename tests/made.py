@@ -12,25 +12,14 @@ from .helpers import DATA, tiny_config
 
 def tiny(folder: Path) -> None:
     """Export the fixtures' models to `folder/bundle`; what that printed is `export.printed`."""
-    argv: list[object] = ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
-    for role in ("target", "draft"):
-        argv += [f"--{role}", DATA / f"{role}.pth"]
-        argv += [f"--{role}-config", write_config(folder, role)]
-    printed = _export(*argv)
+    printed = _export(*_fixtures(folder), "--out", folder / "bundle")
     (folder / "export.printed").write_text(printed, encoding="utf-8")
 
 
 def local(folder: Path) -> None:
     """Export the fixtures' models with the graphs of local AR steps, in all precisions."""
-    from csd.export.cli import main
-
     argv: list[object] = ["--local-steps", "--precision", "fp16,int8", "--calibration-tokens", 0]
-    argv += ["--decoder", DATA / "vae.ckpt", "--out", folder / "bundle"]
-    for role in ("target", "draft"):
-        argv += [f"--{role}", DATA / f"{role}.pth"]
-        argv += [f"--{role}-config", write_config(folder, role)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert main([str(part) for part in argv]) == 0
+    _export(*argv, *_fixtures(folder), "--out", folder / "bundle")
 
 
 def zoo(folder: Path) -> None:
@@ -55,6 +44,15 @@ def one_token(folder: Path) -> None:
         weights / "config.json",
     ]
     _alone(folder, "mar_one_token", *draft)
+
+
+def _fixtures(folder: Path) -> list[object]:
+    """Options that name the fixtures' models."""
+    argv: list[object] = ["--decoder", DATA / "vae.ckpt"]
+    for role in ("target", "draft"):
+        argv += [f"--{role}", DATA / f"{role}.pth"]
+        argv += [f"--{role}-config", write_config(folder, role)]
+    return argv
 
 
 def _alone(folder: Path, family: str, *argv: object) -> None:
