@@ -153,6 +153,20 @@ def check_runs(session: Session, *wanted: GenerateOptions) -> None:
         session.check([0], options.resolved(manifest.target, manifest.head_steps))
 
 
+def check_batch(session: Session, images: int) -> None:
+    """Check that a session decodes so many images at once.
+
+    Raises:
+        OptionError: its bundle takes fewer.
+    """
+    most = session.bundle.manifest.max_batch
+    if images > most:
+        raise OptionError(
+            f"batch {images} is not decoded at once: this bundle takes {most}; export with "
+            f"--max-batch {images}"
+        )
+
+
 def check_zoo(session: Session, zoo: str, options: str = "") -> None:
     """Check that a session's bundle is of a shipped pair.
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...runtime.command.parser import Parser, parse_list
-from ...runtime.errors import OptionError
 from ...runtime.options import ACCEPTANCES, CHAIN_HEADS, GenerateOptions
 from ...runtime.session import Session
 from ...runtime.stats import PARTS, Stats
@@ -26,7 +25,14 @@ from ..console import progress_report
 from ..option_values import COUNT, whole_number_reader
 from ..quality import balanced_labels
 from .clock import CLOCKS, add_clock_argument
-from .frame import Figures, check_runs, figures_table, measuring_parser, run_script
+from .frame import (
+    Figures,
+    check_batch,
+    check_runs,
+    figures_table,
+    measuring_parser,
+    run_script,
+)
 
 COLUMNS = ("batch", "head", "gamma", "ms an image", "over target", "over the best target",
            "accepted", *PARTS)  # fmt: skip
@@ -89,14 +95,9 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 
 def _check(session: Session, args: argparse.Namespace) -> None:
-    cases, manifest = _cases(args), session.bundle.manifest
+    cases = _cases(args)
     check_runs(session, *(case.options for case in cases))
-    most = max(case.batch for case in cases)
-    if most > manifest.max_batch:
-        raise OptionError(
-            f"batch {most} is not decoded at once: this bundle takes {manifest.max_batch}; export "
-            f"with --max-batch {most}"
-        )
+    check_batch(session, max(case.batch for case in cases))
 
 
 def _figures(session: Session, args: argparse.Namespace) -> Figures:

@@ -6,6 +6,7 @@ import pytest
 
 from csd.tools.measure import (
     backbone_times,
+    batch_memory,
     head_curve,
     head_fidelity,
     large_batch,
@@ -91,6 +92,19 @@ def test_large_batches_are_held_against_the_target_of_the_same_head(tiny_bundle,
         assert 0 <= csd["acceptance_rate"] <= 1
         assert 0.5 < sum(csd["shares"].values()) <= 1
     assert large_batch.main([str(tiny_bundle), "--batches=1,999"]) == 2
+    assert "export with --max-batch 999" in capsys.readouterr().err
+
+
+def test_memory_is_of_each_batch_and_mode_alone(tiny_bundle, tmp_path, capsys):
+    path = tmp_path / "memory.json"
+    argv = [str(tiny_bundle), "--batches=1,8", "--gamma=2", f"--json={path}"]
+    assert batch_memory.main(argv) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["memory"]
+    cases = [(batch, mode) for batch in (1, 8) for mode in ("target", "csd")]
+    assert [(row["batch"], row["mode"]) for row in rows] == cases
+    for row in rows:  # Python and ONNX Runtime alone take more than the least
+        assert 2e7 < row["peak_anonymous_bytes"] < row["peak_bytes"] < 1e9
+    assert batch_memory.main([str(tiny_bundle), "--batches=999"]) == 2
     assert "export with --max-batch 999" in capsys.readouterr().err
 
 
