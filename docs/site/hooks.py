@@ -25,7 +25,7 @@ OUTSIDE = (
 )
 # Where the site has them, so that no name is that of a page of `docs/`.
 _PLACE = "repository"
-_LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
+_LINK = re.compile(r"(?<=\]\()([^)#:/\s][^)#:\s]*)(?=[)#])")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
