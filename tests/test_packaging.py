@@ -284,7 +284,7 @@ def built(environment, tmp_path_factory) -> Built:
     # The checkout is called csd and lies where Python starts: it must not hide what is installed.
     tree, out = tmp_path_factory.mktemp("built") / "csd", tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "*.so", ".*")
-    for name in (*FOLDERS, "docs", "tests"):
+    for name in (*FOLDERS, "docker", "docs", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
