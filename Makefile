@@ -9,7 +9,7 @@ RUN = $(VENV)/bin/python
 $(VENV)/.installed-%: pyproject.toml setup.py constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet -c constraints.txt torch
+	$(if $(filter docs,$(EXTRAS)),,$(RUN) -m pip install --quiet -c constraints.txt torch)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 

@@ -18,7 +18,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import metadata
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -133,7 +132,8 @@ def blocks(text: str) -> Iterator[list[str]]:
             continue
         if fence not in (None, "sh", "bash", "shell", "console"):
             continue
-        inside = line.startswith("    ") and (block or not before.strip()) or fence is not None
+        indented = line.startswith("    ") and (block or not before.strip())
+        inside = indented or fence is not None
         if inside:
             block.append(line if fence is not None else line[4:])
         elif block:

@@ -287,7 +287,7 @@ def built(environment, tmp_path_factory) -> Built:
     for name in (*FOLDERS, "docker", "docs", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for path in ROOT.iterdir():
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and (path.name == ".dockerignore" or not path.name.startswith(".")):
             shutil.copy(path, tree)
     _run(environment, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, "build", cwd=out)
     printed = _run(environment, "-m", "build", "--outdir", out, tree, cwd=out)

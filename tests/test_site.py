@@ -126,7 +126,8 @@ def test_pictures_are_drawn_here_and_say_what_they_show():
     for path in (ROOT / "docs" / "images").glob("*.svg"):
         picture = ElementTree.fromstring(path.read_text(encoding="utf-8"))
         parts = {part.tag.rpartition("}")[2]: part for part in picture.iter()}
-        assert parts["title"].text and parts["desc"].text
+        assert parts["title"].text
+        assert parts["desc"].text
         assert not {"image", "script", "foreignObject"} & set(parts), path
 
 
