@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import logging
 import re
 from pathlib import Path
 
@@ -142,14 +143,34 @@ def test_a_message_that_is_not_printed_is_found():
     assert is_printed("bundle … lacks …: export it again")
 
 
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text_of(page), re.M | re.S)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
 def test_the_examples_in_python_run(page, zoo_bundle, tmp_path, monkeypatch):
     """Block after block, as a reader types them."""
     (tmp_path / "bundle").symlink_to(zoo_bundle)
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```$", text_of(page), re.M | re.S)
-    assert len(blocks) == (1 if page == "README.md" else 6)
     typed: dict[str, object] = {}
-    for block in blocks:
+    for block in python_blocks(page):
         exec(compile(block, page, "exec"), typed)
     assert (tmp_path / "grid.png").is_file()
+
+
+def test_the_example_of_logs_shows_them():
+    (block,) = python_blocks("docs/commands.md")
+    logger = logging.getLogger("csd")
+    before = logger.level
+    try:
+        exec(compile(block, "docs/commands.md", "exec"), {})
+        assert logger.isEnabledFor(logging.INFO)
+    finally:
+        logger.setLevel(before)
+
+
+def test_no_other_page_has_examples_in_python():
+    """One that is added is run above."""
+    pages = [page for page in PAGES if page.startswith(("README", "docs/"))]
+    numbers = {page: len(blocks) for page in pages if (blocks := python_blocks(page))}
+    assert numbers == {"README.md": 1, "docs/commands.md": 1, "docs/python-api.md": 6}

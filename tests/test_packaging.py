@@ -284,10 +284,10 @@ def built(environment, tmp_path_factory) -> Built:
     # The checkout is called csd and lies where Python starts: it must not hide what is installed.
     tree, out = tmp_path_factory.mktemp("built") / "csd", tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "*.so", ".*")
-    for name in (*FOLDERS, "docs", "tests"):
+    for name in (*FOLDERS, "docker", "docs", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for path in ROOT.iterdir():
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and (path.name == ".dockerignore" or not path.name.startswith(".")):
             shutil.copy(path, tree)
     _run(environment, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, "build", cwd=out)
     printed = _run(environment, "-m", "build", "--outdir", out, tree, cwd=out)
