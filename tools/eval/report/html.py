@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ....runtime.command.files import write_atomically
 from ....runtime.labels import class_name
+from ...png import data_uri
 from ..compare import Comparison, Row
 from ..judge import METRICS
 from ..store.runs import labels_of, png_of
@@ -172,8 +172,8 @@ def _images(comparison: Comparison, connection: sqlite3.Connection, shown: int) 
 
 
 def _image(connection: sqlite3.Connection, row: Row, number: int) -> str:
-    data = base64.b64encode(png_of(connection, row.run, number)).decode("ascii")
-    return f'<img alt="{number} of {escape(row.run.name)}" src="data:image/png;base64,{data}">'
+    source = data_uri(png_of(connection, row.run, number))
+    return f'<img alt="{number} of {escape(row.run.name)}" src="{source}">'
 
 
 def _settings(comparison: Comparison) -> str:
