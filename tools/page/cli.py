@@ -17,10 +17,9 @@ from ...runtime.command.parser import Parser, run_command
 from ...runtime.effects import MACHINE
 from ...runtime.errors import OptionError
 from ...runtime.images import load_pillow
-from ...runtime.libraries.imports import need
 from ..option_values import whole_number_reader
 from .layout import build
-from .server import PURPOSE, listen, load_gradio, serve, url_of
+from .server import gradio_loaded, listen, serve, url_of
 
 HOST, PORT = "127.0.0.1", 7860
 
@@ -55,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
-    need(PURPOSE, "gradio")
     refuse_without_effect(args.given, MACHINE, [args.backend])
     with listen(args.host, args.port) as listener:
         bundle = open_bundle(args)
@@ -65,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 "--decoder"
             )
         load_pillow()
-        with open_session(bundle, args) as session:
-            gradio = load_gradio()
+        with gradio_loaded() as gradio, open_session(bundle, args) as session:
 
             def ready() -> None:
                 alone = ipaddress.ip_address(listener.getsockname()[0]).is_loopback

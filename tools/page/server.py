@@ -6,16 +6,18 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.libraries.imports import import_library, need
+from ...runtime.libraries.imports import import_library
 from .stage import STYLE
 
 PURPOSE = "csd-demo"
-# Read by Gradio when it is imported.
-ANALYTICS = "GRADIO_ANALYTICS_ENABLED"
+# Read by Gradio when it is imported: what it sends, and where it keeps files.
+ANALYTICS, FOLDER = "GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"
 # The browser loads what this address serves, and asks no other: whatever a version of Gradio, or a
 # page that is put into ours, may name.
 POLICY = (
@@ -34,15 +36,16 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
                Awaitable[None]]  # fmt: skip
 
 
-def load_gradio() -> Any:
-    """Import Gradio, with its analytics off.
+@contextmanager
+def gradio_loaded() -> Generator[Any]:
+    """Import Gradio, with its analytics off; what it writes is removed at the end of the block.
 
     Raises:
         CsdError: it cannot be imported, with what mends it.
     """
-    os.environ[ANALYTICS] = "False"
-    need(PURPOSE, "gradio")
-    return import_library("gradio", PURPOSE)
+    with TemporaryDirectory(prefix=f"{PURPOSE}-") as folder:
+        os.environ[ANALYTICS], os.environ[FOLDER] = "False", folder
+        yield import_library("gradio", PURPOSE)
 
 
 def listen(host: str, port: int) -> socket.socket:
