@@ -40,8 +40,9 @@ def build(gradio: Any, session: Session) -> Any:
             with gradio.Column(scale=3, min_width=320):
                 view = gradio.HTML(empty(), elem_id="csd-stage")
 
-        def begin() -> tuple[Run, Any, Any]:
-            return Run(), gradio.Button(interactive=False), gradio.Button(interactive=True)
+        def begin() -> tuple[Run, Any, Any, str]:
+            buttons = gradio.Button(interactive=False), gradio.Button(interactive=True)
+            return Run(), *buttons, stage(Shown("waiting"))
 
         def end() -> tuple[Any, Any]:
             return gradio.Button(interactive=True), gradio.Button(interactive=False)
@@ -54,7 +55,7 @@ def build(gradio: Any, session: Session) -> Any:
             except CsdError as error:
                 yield stage(shown, str(error))
 
-        begun = go.click(begin, None, [run, go, halt], queue=False, **_OURS)
+        begun = go.click(begin, None, [run, go, halt, view], queue=False, **_OURS)
         decoded = begun.then(decode, [run, *chosen], view, **_ONE, **_OURS)
         decoded.then(end, None, [go, halt], queue=False, **_OURS)
         halt.click(Run.stop, run, None, queue=False, **_OURS)
@@ -64,24 +65,32 @@ def build(gradio: Any, session: Session) -> Any:
 
 def _inputs(gradio: Any, controls: Controls) -> list[Any]:
     """The components of `choose`'s arguments, in their order; those without a choice are hidden."""
-    drafts = controls.max_gamma > 0
     label = gradio.Dropdown(
         list(controls.classes), value=controls.classes[0], label="class", elem_id="csd-class"
     )
-    seed = gradio.Number(0, label="seed", elem_id="csd-seed")
     mode = gradio.Radio(list(controls.modes), value="target", label="mode", elem_id="csd-mode")
-    head = gradio.Dropdown(
-        list(controls.heads), value=controls.head, label="head", elem_id="csd-head"
-    )
-    gamma = gradio.Number(
-        controls.gamma, label=f"gamma, 1 to {controls.max_gamma} (of mode csd)", visible=drafts,
-        elem_id="csd-gamma",
-    )  # fmt: skip
+    with gradio.Row():
+        seed = gradio.Number(0, label="seed", min_width=90, elem_id="csd-seed")
+        guidance = gradio.Number(GUIDANCE, label="guidance", min_width=90, elem_id="csd-guidance")
+    with gradio.Row():
+        head = gradio.Dropdown(
+            list(controls.heads),
+            value=controls.head,
+            label="head",
+            min_width=90,
+            elem_id="csd-head",
+        )
+        gamma = gradio.Number(
+            controls.gamma,
+            label="gamma of csd",
+            visible=controls.max_gamma > 0,
+            min_width=90,
+            elem_id="csd-gamma",
+        )
     refresh = gradio.Dropdown(
         list(controls.refreshes), value=FULL, label="refresh", allow_custom_value=True,
         visible=len(controls.refreshes) > 1, elem_id="csd-refresh",
     )  # fmt: skip
-    guidance = gradio.Number(GUIDANCE, label="guidance", elem_id="csd-guidance")
     return [label, seed, mode, head, gamma, refresh, guidance]
 
 

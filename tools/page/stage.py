@@ -39,8 +39,10 @@ def stage(shown: Shown, error: str = "") -> str:
     if shown.made is not None and shown.target is not None:
         apart = difference(shown.made.images[0], shown.target.images[0])
         table = _table(figures(shown.made, shown.target))
+    verdicts = shown.verdicts
     pictures = "".join((
         _figure("csd-setting", "this setting", shown.picture),
+        "" if verdicts is None else _figure("csd-verdicts", "its verdicts", verdicts),
         _figure("csd-target", "target, same seed", shown.beside),
         _figure("csd-difference", "difference", apart),
     ))  # fmt: skip
@@ -52,7 +54,7 @@ def stage(shown: Shown, error: str = "") -> str:
 
 
 _LEGEND = (
-    '<p class="csd-legend">while it decodes, drafted tokens are tinted:'
+    '<p class="csd-legend">drafted tokens:'
     f'<i style="background:{css_colour(ACCEPTED)}"></i>accepted by the target'
     f'<i style="background:{css_colour(RESAMPLED)}"></i>resampled</p>'
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,6 +22,8 @@ class Shown:
         doing: how far it is, in words.
         picture: of the setting so far, uint8 `[H, W, 3]`; None before the first AR step.
         beside: of the target so far, likewise.
+        verdicts: of the setting when it is done, with its tokens tinted; None where nothing is
+            drafted.
         made: of the setting, when it is done.
         target: of the target, when all is done.
     """
@@ -29,6 +31,7 @@ class Shown:
     doing: str
     picture: Image | None = None
     beside: Image | None = None
+    verdicts: Image | None = None
     made: GenerateResult | None = None
     target: GenerateResult | None = None
 
@@ -86,7 +89,11 @@ def watch(session: Session, choice: Choice, run: Run) -> Generator[Shown]:
         yield replace(shown, doing="stopped")
         return
     made = stream.result
-    shown = replace(shown, doing="the target, for comparison", picture=made.images[0], made=made)
+    picture = made.images[0]
+    verdicts = tinted(picture, marks) if made.stats.drafted else None
+    shown = replace(
+        shown, doing="the target comes next", picture=picture, verdicts=verdicts, made=made
+    )
     yield shown
     with run.following(_stream(session, choice.of_target)) as stream:
         for event in stream:
@@ -106,9 +113,3 @@ def _stream(session: Session, choice: Choice) -> Stream:
 
 def _progress(what: str, event: StreamEvent) -> str:
     return f"{what}: AR step {event.progress.done} of {event.progress.total}"
-
-
-def last(shown: Iterator[Shown]) -> Shown:
-    """Run to the end, and return what there is to see then."""
-    *_, end = shown
-    return end
