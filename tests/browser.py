@@ -17,7 +17,7 @@ ARGUMENTS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 # What the browser loads of its own, and what a page holds itself.
-INSIDE = ("chrome:", "data:", "blob:", "about:")
+INSIDE = ("chrome:", "chrome-untrusted:", "data:", "blob:", "about:")
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _interface(gradio: Any, session: Session) -> Any:
 
 def _values(shown: Shown) -> dict[str, Any]:
     """What there is to see, as JSON values."""
-    pictures = {"image": shown.picture, "target": shown.beside}
+    pictures = {"image": shown.picture, "target": shown.beside, "verdicts": shown.verdicts}
     values: dict[str, Any] = {"doing": shown.doing} | {
         name: None if picture is None else data_uri(encode_png(picture))
         for name, picture in pictures.items()

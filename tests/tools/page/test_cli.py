@@ -54,7 +54,8 @@ def test_a_program_gets_images_figures_and_errors(tiny_bundle, tmp_path):
         assert steps[0]["doing"].startswith("csd: AR step ")
         last = steps[-1]
         assert last["doing"] == "done"
-        assert last["image"].startswith("data:image/png;base64,")
+        for name in ("image", "target", "verdicts"):
+            assert last[name].startswith("data:image/png;base64,")
         assert (last["options"]["mode"], last["options"]["gamma"]) == ("csd", 4)
         assert 0 <= last["figures"]["setting"]["acceptance"] <= 1
         assert last["figures"]["target"]["acceptance"] is None

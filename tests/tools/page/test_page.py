@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import numpy as np
+import pytest
 
 from csd.tools.png import decode_png
 
@@ -23,6 +24,7 @@ def is_tinted(source: str) -> bool:
     return bool((image != image[..., :1]).any())
 
 
+@pytest.mark.slow
 def test_a_visit_from_the_first_image_to_ctrl_c(zoo_bundle, tmp_path):
     home = tmp_path / "home"
     home.mkdir()

@@ -48,7 +48,11 @@ def served(bundle: Path, folder: Path) -> Iterator[Served]:
 
     Ctrl-C ends it where the block ends.
     """
-    environment = {"HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+    environment = {
+        "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1",
+        # Gradio imports matplotlib, which keeps a list of fonts where that says.
+        "MPLCONFIGDIR": folder.parent / "matplotlib",
+    }  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(bundle), "--port=0", "--threads=1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,

@@ -19,7 +19,8 @@ from .values import FLOOR, lead_name, lead_texts, p_text, pair_texts, shown_valu
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8886;--soft:#8882;--run:#2563eb;--front:#16a34a}
-body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem;
+overflow-wrap:anywhere}
 h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}
 th,td{border-bottom:1px solid var(--line);padding:.3rem .6rem;text-align:right}
