@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from csd.runtime import Bundle, OptionError
+from csd.runtime.bundle.graph_tensors import LOCAL_GRAPHS
 from csd.tools.page.controls import Controls, choose
 
 from ...helpers import no_draft
@@ -12,22 +15,23 @@ def manifest(bundle):
     return Bundle.open(bundle).manifest
 
 
-def test_a_bundle_offers_what_it_can_run(tiny_bundle, make_bundle, emigm_bundle, local_bundle):
-    pair = Controls.of(manifest(tiny_bundle))
+def test_a_bundle_offers_what_it_can_run(tiny_bundle, make_bundle):
+    whole = manifest(tiny_bundle)
+    pair = Controls.of(whole)
     assert pair.modes == ("target", "csd", "draft")
     assert pair.refreshes == ("1",)
     assert "solver" not in pair.heads
     assert 1 <= pair.gamma <= pair.max_gamma
+    assert pair.classes[:2] == ("0", "1")
     alone = Controls.of(manifest(make_bundle(no_draft)))
     assert (alone.modes, alone.max_gamma) == (("target",), 0)
-    named = Controls.of(manifest(make_bundle(
-        lambda values: values.update(class_names=[f"c{k}" for k in range(len(pair.classes))]),
-        "named",
-    )))  # fmt: skip
-    assert named.classes[:2] == ("c0", "c1")
-    assert pair.classes[:2] == ("0", "1")
-    assert "solver" in Controls.of(manifest(emigm_bundle)).heads
-    assert Controls.of(manifest(local_bundle)).refreshes == ("1", "2", "3", "4", "auto")
+    names = tuple(f"c{k}" for k in range(len(pair.classes)))
+    assert Controls.of(replace(whole, class_names=names)).classes == names
+    local = {f"target.{name}": whole.graphs["target.backbone"] for name in LOCAL_GRAPHS}
+    more = Controls.of(replace(whole, graphs={**whole.graphs, **local}))
+    assert more.refreshes == ("1", "2", "3", "4", "auto")
+    solved = {**whole.models, "target": replace(whole.target, sampling_algo="dpm-solver")}
+    assert "solver" in Controls.of(replace(whole, models=solved)).heads
 
 
 def test_a_choice_is_the_runtimes_options_and_the_targets(tiny_bundle):
