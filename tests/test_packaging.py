@@ -158,7 +158,7 @@ def test_importing_plugins_brings_numpy_alone():
     [
         "csd.tools.front.cli",
         "csd.export.cli", "csd.runtime.cli", "csd.tools.bench.cli", "csd.tools.eval.cli",
-        "csd.tools.doctor.cli", "csd.tools.inspect.cli",
+        "csd.tools.doctor.cli", "csd.tools.inspect.cli", "csd.tools.page.cli",
         *(f"csd.tools.eval.commands.{name}" for name in
           ("run", "compare", "gate", "history", "merge", "certify", "tune")),
     ],
@@ -166,7 +166,8 @@ def test_importing_plugins_brings_numpy_alone():
 def test_help_of_a_command_loads_no_network_library(module):
     code = (
         f"import sys; from {module} import build_parser; build_parser().format_help(); "
-        "print(*sorted({'torch', 'onnxruntime', 'onnx', 'matplotlib'} & set(sys.modules)))"
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'matplotlib', 'gradio'}; "
+        "print(*sorted(heavy & set(sys.modules)))"
     )
     done = run_python(code)
     assert (done.returncode, done.stdout.split()) == (0, [])

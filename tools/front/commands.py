@@ -28,6 +28,7 @@ class Subcommand(NamedTuple):
 SUBCOMMANDS = (
     Subcommand("export", "csd.export.cli", "weights to a bundle; engines for a bundle", BUNDLE),
     Subcommand("generate", "csd.runtime.cli", "labels to images, without PyTorch", IMAGES),
+    Subcommand("demo", "csd.tools.page.cli", "a page that shows the decoding", IMAGES),
     Subcommand("bench", "csd.tools.bench.cli", "how fast is each mode, beside PyTorch", MEASURE),
     Subcommand("eval", "csd.tools.eval.cli", "is a faster setting still as good", MEASURE),
     Subcommand("inspect", "csd.tools.inspect.cli", "what is in a bundle, what differs", MEND),

@@ -8,7 +8,8 @@ import pytest
 
 from csd.tools.eval.commands import gate, history, merge
 from csd.tools.eval.store.database import open_database
-from csd.tools.eval.store.runs import batches_of, encode_png, images_of, need_run, numbers_of
+from csd.tools.eval.store.runs import batches_of, images_of, need_run, numbers_of
+from csd.tools.png import encode_png
 
 from ...helpers import failure
 from .conftest import make_run

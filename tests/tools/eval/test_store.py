@@ -16,13 +16,12 @@ from csd.tools.eval.store.runs import (
     add_batch,
     add_run,
     batches_of,
-    decode_png,
-    encode_png,
     images_of,
     labels_of,
     need_run,
     numbers_of,
 )
+from csd.tools.png import decode_png, encode_png
 
 SETTINGS = Settings("b", "0" * 64, {"cfg": 1.0, "head_steps": [5, 2]}, 0, 4, 10, (6, 5), "cpu",
                     None, {"csd": "1"})  # fmt: skip

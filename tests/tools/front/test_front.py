@@ -74,7 +74,7 @@ def test_names_are_those_of_before_outside_of_the_front_door(capsys):
     [
         (["generat"], "did you mean generate?"), (["Bench"], "did you mean bench?"),
         (["eval", "rn"], "did you mean run?"),
-        (["xyzzy"], "give export, generate, bench, eval, inspect or doctor"),
+        (["xyzzy"], "give export, generate, demo, bench, eval, inspect or doctor"),
         ([], "the following arguments are required: command"),
     ],
 )  # fmt: skip

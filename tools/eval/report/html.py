@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ....runtime.command.files import write_atomically
 from ....runtime.labels import class_name
+from ...png import data_uri
 from ..compare import Comparison, Row
 from ..judge import METRICS
 from ..store.runs import labels_of, png_of
@@ -19,7 +19,8 @@ from .values import FLOOR, lead_name, lead_texts, p_text, pair_texts, shown_valu
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8886;--soft:#8882;--run:#2563eb;--front:#16a34a}
-body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem;
+overflow-wrap:anywhere}
 h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}
 th,td{border-bottom:1px solid var(--line);padding:.3rem .6rem;text-align:right}
@@ -172,8 +173,8 @@ def _images(comparison: Comparison, connection: sqlite3.Connection, shown: int) 
 
 
 def _image(connection: sqlite3.Connection, row: Row, number: int) -> str:
-    data = base64.b64encode(png_of(connection, row.run, number)).decode("ascii")
-    return f'<img alt="{number} of {escape(row.run.name)}" src="data:image/png;base64,{data}">'
+    source = data_uri(png_of(connection, row.run, number))
+    return f'<img alt="{number} of {escape(row.run.name)}" src="{source}">'
 
 
 def _settings(comparison: Comparison) -> str:

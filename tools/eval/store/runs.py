@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ....runtime.command.text import shown
 from ....runtime.errors import OptionError
+from ...png import decode_png, encode_png
 from .database import StoreError, transaction
 
 Images = NDArray[np.uint8]
@@ -246,24 +246,6 @@ def png_of(connection: sqlite3.Connection, run: Run, number: int) -> bytes:
     if row is None:
         raise StoreError(f"run {shown(run.name)} has no image {number}: run csd-eval run again")
     return row[0]
-
-
-def encode_png(image: Images) -> bytes:
-    """A PNG of an image `[H, W, 3]`, in grey where it is that: a third of the bytes."""
-    from PIL import Image
-
-    grey = (image == image[..., :1]).all()
-    stream = io.BytesIO()
-    Image.fromarray(image[..., 0] if grey else image).save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
-
-
-def decode_png(png: bytes) -> Images:
-    """The image `[H, W, 3]` of a PNG."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _run_of(row: tuple[Any, ...]) -> Run:
