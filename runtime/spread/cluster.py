@@ -1,0 +1,127 @@
+"""The connection to a Ray cluster, and the one import of Ray.
+
+Ray tells nobody of its use: its statistics and its dashboard are off. Signals, stdout and stderr
+stay those of the command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Generator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ..command.frame import raise_if_stopped
+from ..command.text import first_line, shown
+from ..errors import CsdError, OptionError
+from ..libraries.imports import import_library, need
+
+LOCAL = "local"
+STATISTICS = "RAY_USAGE_STATS_ENABLED"
+# Of Ray's compiled parts, which write to stderr by themselves.
+_LOGS = "RAY_BACKEND_LOG_LEVEL"
+_ANSWER_SECONDS = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def need_ray() -> None:
+    """Check that Ray is there, before any work.
+
+    Raises:
+        CsdError: it is not, or cannot be imported.
+    """
+    _switch_off(os.environ)
+    with _own_signals():
+        need("--ray", "ray")
+
+
+@contextmanager
+def connected(address: str) -> Generator[Any]:
+    """Be connected to a cluster; yields the module `ray`. A connection that there is is taken.
+
+    Args:
+        address: of the cluster's head as `host:port`, or `local`: one on this machine, which ends
+            with the block and leaves no file.
+
+    Raises:
+        CsdError: Ray is not installed, or nothing answers there.
+    """
+    need_ray()
+    ray = import_library("ray", "--ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    with ExitStack() as stack:
+        if address == LOCAL:
+            folder = tempfile.TemporaryDirectory(prefix="csd-ray-", ignore_cleanup_errors=True)
+            values = {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
+        else:
+            _check_answers(address)
+            values = {}
+        stack.callback(ray.shutdown)
+        with _own_signals():
+            _begin(ray, address, values)
+        raise_if_stopped()
+        yield ray
+
+
+def _begin(ray: Any, address: str, values: dict[str, Any]) -> None:
+    # What Ray has to say of a worker that died it prints to stdout, which is the command's.
+    printing = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(printing, "print_to_stdstream"):
+        printing.print_to_stdstream = _unprinted
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **values)
+    except Exception as error:  # of many kinds, some of them Ray's own
+        where = "on this machine" if address == LOCAL else f"at {shown(address)}"
+        raise CsdError(
+            f"--ray: there is no Ray cluster {where} ({first_line(error)}): {_REMEDY}"
+        ) from error
+
+
+_REMEDY = "start one (ray start --head), give its address as host:port, or give --ray local"
+
+
+def _unprinted(*_: object, **__: object) -> None:
+    """Print nothing."""
+
+
+def _switch_off(environment: MutableMapping[str, str]) -> None:
+    """Have Ray send nothing and print nothing, unless somebody has said otherwise."""
+    for name, value in ((STATISTICS, "0"), (_LOGS, "fatal")):
+        environment.setdefault(name, value)
+
+
+def _check_answers(address: str) -> None:
+    """Check that somebody listens: Ray itself would try for minutes, and say so all the time.
+
+    Raises:
+        OptionError: the address is none.
+        CsdError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise OptionError(
+            f"--ray is {shown(address)}: give the address of a cluster as host:port, or {LOCAL}"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise CsdError(
+            f"--ray: nothing answers at {shown(address)} ({first_line(error)}): {_REMEDY}"
+        ) from error
+
+
+@contextmanager
+def _own_signals() -> Generator[None]:
+    """Keep what signals do: Ray takes SIGTERM, and ends the process without a word."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
