@@ -385,7 +385,7 @@ def run(args: argparse.Namespace) -> int:
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
-    noise = SeededNoise(args.seed)
+    SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
     outputs = {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats}
     check_outputs(outputs, inputs)
@@ -410,15 +410,7 @@ def run(args: argparse.Namespace) -> int:
     if has_images:
         load_pillow()
         check_sheet(len(labels), args.columns, bundle.manifest.target.img_size)
-    with open_session(bundle, args) as session:
-        # Before the bar is drawn, so that an error is the only line.
-        wanted = session.check(labels, options).tolist()
-        spread = None if args.ray is None else Spread.of(bundle, session, args)
-        if spread is None:
-            result = _generate_with_bar(session, labels, options, noise.seed, args.quiet)
-    if spread is not None:  # the session is closed: what it took of a device is the workers'
-        pieces = pieces_of(wanted, options, noise.seed, bundle.manifest.max_batch)
-        result = _generate_spread_with_bar(spread, pieces, args.quiet)
+    result = _generate(bundle, args, labels, options)
     writes: list[tuple[Path, Callable[[Path], None]]] = []
     if has_images and out is not None:
         writes.append((out, lambda path: result.save(path, args.columns, captions=args.captions)))
@@ -458,6 +450,21 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         error.filename = str(folder)  # the name that the user gave
         raise
+
+
+def _generate(
+    bundle: Bundle, args: argparse.Namespace, labels: list[int], options: GenerateOptions
+) -> GenerateResult:
+    """Generate here, or on the cluster that `--ray` names."""
+    with open_session(bundle, args) as session:
+        # Before the bar is drawn, so that an error is the only line.
+        wanted = session.check(labels, options)
+        if args.ray is None:
+            return _generate_with_bar(session, labels, options, args.seed, args.quiet)
+        spread = Spread.of(bundle, session, args)
+    # The session is closed: what it took of a device is the workers'.
+    pieces = pieces_of(wanted.tolist(), options, args.seed, bundle.manifest.max_batch)
+    return _generate_spread_with_bar(spread, pieces, args.quiet)
 
 
 def _generate_with_bar(

@@ -21,8 +21,6 @@ from ..libraries.imports import import_library, need
 
 LOCAL = "local"
 STATISTICS = "RAY_USAGE_STATS_ENABLED"
-# Of Ray's compiled parts, which write to stderr by themselves.
-_LOGS = "RAY_BACKEND_LOG_LEVEL"
 _ANSWER_SECONDS = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -70,7 +68,7 @@ def connected(address: str) -> Generator[Any]:
 
 def _begin(ray: Any, address: str, values: dict[str, Any]) -> None:
     # What Ray has to say of a worker that died it prints to stdout, which is the command's.
-    printing = getattr(getattr(ray, "_private", None), "worker", None)
+    printing: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(printing, "print_to_stdstream"):
         printing.print_to_stdstream = _unprinted
     try:
@@ -90,9 +88,8 @@ def _unprinted(*_: object, **__: object) -> None:
 
 
 def _switch_off(environment: MutableMapping[str, str]) -> None:
-    """Have Ray send nothing and print nothing, unless somebody has said otherwise."""
-    for name, value in ((STATISTICS, "0"), (_LOGS, "fatal")):
-        environment.setdefault(name, value)
+    """Have Ray send no statistics of its use, unless somebody has said otherwise."""
+    environment.setdefault(STATISTICS, "0")
 
 
 def _check_answers(address: str) -> None:

@@ -114,17 +114,13 @@ def make_images(
         CsdError: as for `Sessions.map` and the database.
     """
     settings = run.settings
-    options = GenerateOptions(**_from_json(settings.options))
     todo = [*missing_batches(wanted, settings.batch, numbers_of(connection, run), shard)]
     total = own_images(wanted, settings.batch, shard)
     done, made = total - sum(count for _, count in todo), 0
     for each in features:
         fill_features(connection, run, each.space, each.extract)
     step(run.name, done, total)
-    pieces = [
-        (_labels(settings, first, count), options, settings.seed, first, settings.batch)
-        for first, count in todo
-    ]
+    pieces = [(settings, first, count) for first, count in todo]
     for batch, images in sessions.map(make_batch, pieces):
         count = batch.count
         add_batch(connection, run, batch, images, _labels(settings, batch.first, count))
@@ -138,17 +134,30 @@ def make_images(
 
 
 def make_batch(
-    session: Session, labels: list[int], options: GenerateOptions, seed: int, first: int, size: int
+    session: Session, settings: Settings, first: int, count: int
 ) -> tuple[Batch, Images]:
-    """Make the images of a batch, in whichever process; `size` is that of a whole one."""
+    """Make the images of a batch, in whichever process.
+
+    Raises:
+        CsdError: as for `Session.generate`, or another backend than that of the run took over.
+    """
     meter = LoadMeter()
     result = session.generate(
-        labels, options, seed=seed, first_image=first, at_once=size, progress=stop_here
+        _labels(settings, first, count),
+        GenerateOptions(**_from_json(settings.options)),
+        seed=settings.seed,
+        first_image=first,
+        at_once=settings.batch,
+        progress=stop_here,
     )
+    if result.origin.backend != settings.backend:
+        raise CsdError(
+            f"backend {settings.backend} failed, and a run has the images of one: give --backend "
+            f"{result.origin.backend} and another --name"
+        )
     stats = result.stats
-    return Batch(
-        first, len(labels), stats.taken, meter.read().others, stats.to_dict()
-    ), result.images
+    batch = Batch(first, count, stats.taken, meter.read().others, stats.to_dict())
+    return batch, result.images
 
 
 def _labels(settings: Settings, first: int, count: int) -> list[int]:

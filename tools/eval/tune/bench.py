@@ -110,8 +110,8 @@ class SessionBench:
         if self.spent():
             raise OutOfTimeError
         make_images(
-            self.connection, OneSession(session), run, images, features=self.features, step=self.step,
-            until=self.spent,
+            self.connection, OneSession(session), run, images, features=self.features,
+            step=self.step, until=self.spent,
         )  # fmt: skip
         if self.spent():
             raise OutOfTimeError
