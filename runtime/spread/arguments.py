@@ -50,7 +50,7 @@ def check_spread(args: argparse.Namespace) -> None:
     if args.ray_workers is not None and not 1 <= args.ray_workers <= MOST_WORKERS:
         raise OptionError(f"ray-workers is {args.ray_workers}: give 1 to {MOST_WORKERS}")
     if args.ray is not None:
-        need_ray()
+        need_ray(args.ray)
 
 
 _SPREAD: tuple[Effect[str | None], ...] = (

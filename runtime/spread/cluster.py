@@ -1,14 +1,17 @@
 """The connection to a Ray cluster, and the one import of Ray.
 
-Ray tells nobody of its use: its statistics and its dashboard are off. Signals, stdout and stderr
-stay those of the command.
+Ray tells nobody of its use: its statistics and its dashboard are off. What it begins on this machine
+takes orders from this command alone, though it listens on all interfaces: they need a token. Signals,
+stdout and stderr stay those of the command.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Generator, MutableMapping
 from contextlib import ExitStack, contextmanager
@@ -21,17 +24,25 @@ from ..libraries.imports import import_library, need
 
 LOCAL = "local"
 STATISTICS = "RAY_USAGE_STATS_ENABLED"
+AUTHENTICATION = "RAY_AUTH_MODE"
+_TOKEN = "RAY_AUTH_TOKEN"
+# Sockets lie in Ray's folder, 70 characters below it, and the path of one has 107 at most.
+_LONGEST_FOLDER = 20
 _ANSWER_SECONDS = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def need_ray() -> None:
+def need_ray(address: str) -> None:
     """Check that Ray is there, before any work.
+
+    Args:
+        address: as for `connected`.
 
     Raises:
         CsdError: it is not, or cannot be imported.
     """
-    _switch_off(os.environ)
+    if "ray" not in sys.modules:  # it reads them when it is imported
+        _set_up(os.environ, address)
     with _own_signals():
         need("--ray", "ray")
 
@@ -47,14 +58,17 @@ def connected(address: str) -> Generator[Any]:
     Raises:
         CsdError: Ray is not installed, or nothing answers there.
     """
-    need_ray()
+    need_ray(address)
     ray = import_library("ray", "--ray")
     if ray.is_initialized():
         yield ray
         return
     with ExitStack() as stack:
         if address == LOCAL:
-            folder = tempfile.TemporaryDirectory(prefix="csd-ray-", ignore_cleanup_errors=True)
+            near = None if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"
+            folder = tempfile.TemporaryDirectory(
+                prefix="csd-ray-", dir=near, ignore_cleanup_errors=True
+            )
             values = {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
         else:
             _check_answers(address)
@@ -87,9 +101,11 @@ def _unprinted(*_: object, **__: object) -> None:
     """Print nothing."""
 
 
-def _switch_off(environment: MutableMapping[str, str]) -> None:
-    """Have Ray send no statistics of its use, unless somebody has said otherwise."""
+def _set_up(environment: MutableMapping[str, str], address: str) -> None:
+    """Have Ray send no statistics and obey no stranger, unless somebody has said otherwise."""
     environment.setdefault(STATISTICS, "0")
+    if address == LOCAL and AUTHENTICATION not in environment:
+        environment[AUTHENTICATION], environment[_TOKEN] = "token", secrets.token_hex(32)
 
 
 def _check_answers(address: str) -> None:
