@@ -1,8 +1,8 @@
 """The connection to a Ray cluster, and the one import of Ray.
 
-Ray tells nobody of its use: its statistics and its dashboard are off. What it begins on this machine
-takes orders from this command alone, though it listens on all interfaces: they need a token. Signals,
-stdout and stderr stay those of the command.
+Ray tells nobody of its use: its statistics and its dashboard are off. What it begins on this
+machine listens on all interfaces, and takes orders from this command alone: they need a token.
+Signals, stdout and stderr stay those of the command.
 """
 
 from __future__ import annotations

@@ -141,6 +141,7 @@ def test_ray_tells_nobody_has_no_dashboard_and_obeys_no_stranger(cluster):
     code = "import sys, ray; ray.init(address=sys.argv[1], logging_level='CRITICAL')"
     address = cluster.get_runtime_context().gcs_address
     stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    stranger["RAY_NUM_REDIS_GET_RETRIES"] = "1"
     assert "ConnectionError" in run_python(code, address, env=stranger).stderr
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
