@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from csd.runtime.cli import main as generate
 from csd.tools.eval.commands.run import main as run_eval
 from csd.tools.eval.store.database import open_database
 
-from ..adversary.answers import Skipped, as_nobody, tree
-from ..helpers import WatchedBackend, failure, leftovers
+from ..adversary.answers import tree
+from ..helpers import WatchedBackend, failure, leftovers, run_python
 
 FAST = ["--num-iter=2", "--head-steps=4", "--threads=1", "--quiet"]
 OPTIONS = GenerateOptions(mode="csd", gamma=2, num_iter=6, head_steps=8)
@@ -156,36 +155,21 @@ def test_a_byte_that_changed_in_any_file_of_a_bundle_names_the_file(
     assert leftovers(tmp_path) == ["copy"]
 
 
-def test_a_bundle_and_a_home_that_cannot_be_written_cost_nothing(tiny_bundle):
-    with tempfile.TemporaryDirectory(prefix="read-only-") as name:
-        place = Path(name)
-        place.chmod(0o755)
-        shutil.copytree(tiny_bundle, place / "bundle")
-        (place / "home").mkdir(mode=0o555)
-        (place / "out").mkdir()
-        (place / "out").chmod(0o777)
-        for path in (place / "bundle").rglob("*"):
-            path.chmod(0o444 if path.is_file() else 0o555)
-        (place / "bundle").chmod(0o555)
-        before = tree(place)
-        kept = {k: v for k, v in os.environ.items() if k not in ("CSD_CACHE_DIR", "XDG_CACHE_HOME")}
-        code = (
-            "import os, sys; os.setgid(65534); os.setuid(65534); "
-            "from csd.runtime.entry import main; sys.exit(main())"
-        )
-        try:
-            with as_nobody():
-                pass
-        except Skipped as reason:
-            code = code.replace("os.setgid(65534); os.setuid(65534); ", "")
-            assert "root" in str(reason)
-        done = subprocess.run(
-            [sys.executable, "-c", code, place / "bundle", "--labels=1", *FAST,
-             f"--out={place / 'out' / 'x.png'}"],
-            env={**kept, "HOME": str(place / "home")}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, "")
-        assert sorted({*tree(place)} - {*before}) == ["out/x.png"]
+def test_a_bundle_and_a_home_that_cannot_be_written_cost_nothing(tiny_bundle, small_disk, tmp_path):
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    bundle = shutil.copytree(tiny_bundle, small_disk / "bundle")
+    (small_disk / "home").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    hidden = ("CSD_CACHE_DIR", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    code = "import sys; from csd.runtime.entry import main; sys.exit(main())"
+    done = run_python(
+        code, bundle, "--labels=1", *FAST, f"--out={tmp_path / 'x.png'}",
+        env={**environment, "HOME": str(small_disk / "home")},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert leftovers(small_disk / "home") == []
+    assert (tmp_path / "x.png").is_file()
 
 
 def test_a_disk_that_fills_up_ends_a_stored_run_in_one_line_and_keeps_its_batches(
