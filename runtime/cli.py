@@ -49,6 +49,9 @@ from .options import (
 from .result import GenerateResult, image_names
 from .schedule import GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from .session import Session
+from .spread.arguments import Spread, add_spread_arguments, check_spread
+from .spread.generate import generate_spread, pieces_of
+from .spread.sessions import Piece
 from .stats import Progress, Stats
 
 
@@ -366,6 +369,7 @@ def build_parser() -> Parser:
         "--quiet", action="store_true", help="no progress bar (default: there is one)"
     )
     add_decoding_arguments(parser)
+    add_spread_arguments(parser)
     return parser
 
 
@@ -377,10 +381,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Generate what was asked for."""
     options = setting_of(args)
+    check_spread(args)
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
-    noise = SeededNoise(args.seed)
+    SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
     outputs = {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats}
     check_outputs(outputs, inputs)
@@ -405,10 +410,7 @@ def run(args: argparse.Namespace) -> int:
     if has_images:
         load_pillow()
         check_sheet(len(labels), args.columns, bundle.manifest.target.img_size)
-    with open_session(bundle, args) as session:
-        # Before the bar is drawn, so that an error is the only line.
-        session.check(labels, options)
-        result = _generate_with_bar(session, labels, options, noise.seed, args.quiet)
+    result = _generate(bundle, args, labels, options)
     writes: list[tuple[Path, Callable[[Path], None]]] = []
     if has_images and out is not None:
         writes.append((out, lambda path: result.save(path, args.columns, captions=args.captions)))
@@ -450,6 +452,21 @@ def check_folder(folder: Path) -> None:
         raise
 
 
+def _generate(
+    bundle: Bundle, args: argparse.Namespace, labels: list[int], options: GenerateOptions
+) -> GenerateResult:
+    """Generate here, or on the cluster that `--ray` names."""
+    with open_session(bundle, args) as session:
+        # Before the bar is drawn, so that an error is the only line.
+        wanted = session.check(labels, options)
+        if args.ray is None:
+            return _generate_with_bar(session, labels, options, args.seed, args.quiet)
+        spread = Spread.of(bundle, session, args)
+    # The session is closed: what it took of a device is the workers'.
+    pieces = pieces_of(wanted.tolist(), options, args.seed, bundle.manifest.max_batch)
+    return _generate_spread_with_bar(spread, pieces, args.quiet)
+
+
 def _generate_with_bar(
     session: Session, labels: list[int], options: GenerateOptions, seed: int, quiet: bool
 ) -> GenerateResult:
@@ -470,6 +487,19 @@ def _generate_with_bar(
             bar.update(task, completed=progress.done, total=progress.total, rate=_figures(progress))
 
         return session.generate(labels, options, seed=seed, progress=show)
+
+
+def _generate_spread_with_bar(spread: Spread, pieces: list[Piece], quiet: bool) -> GenerateResult:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with spread.workers(len(pieces)) as (pool, _), Bar(
+        TextColumn("images"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), console=Console(stderr=True), disable=quiet,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=sum(len(piece[0]) for piece in pieces))
+        return generate_spread(pool, pieces, lambda done, _: bar.update(task, completed=done))
 
 
 def _figures(progress: Progress) -> str:

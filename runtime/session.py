@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from . import arrays
 from .arguments import instance_of, whole_number_from, wrong_type
-from .backends import Backend, BackendOptions, Graph, GraphDemand, create_backend
+from .backends import Backend, BackendOptions, Graph, GraphDemand, create_backend, fallback
 from .bundle.bundle import Bundle
 from .bundle.graph_tensors import LOCAL_GRAPHS, MODEL_GRAPHS
 from .bundle.manifest import local_graphs, needed_graphs
 from .bundle.manifest_checks import MAX_GAMMA
 from .command.line.logs import logger
 from .command.memory_errors import memory_explained
-from .command.text import shown
+from .command.text import plain, shown
+from .decoding.change import Change
 from .decoding.demand import largest_calls
 from .decoding.loop import decode
 from .decoding.model import RuntimeModel
 from .decoding.plan import Canvas, Plan
 from .decoding.refresh.backbone import CachedBackbone
-from .errors import BundleError, NumericsError, OptionError
+from .errors import BackendError, BundleError, NumericsError, OptionError
 from .images import to_uint8
 from .labels import resolve_labels
 from .noise import Noise, SeededNoise
@@ -52,7 +53,9 @@ class Session:
     A session does one run at a time, and any thread may ask for one: calls from other threads wait
     their turn. A thread that is in the middle of a stream would wait for itself, so its other calls
     are refused until the stream is finished, cancelled or left. A call that was interrupted (by an
-    error, by Ctrl-C) leaves the session as it was.
+    error, by Ctrl-C) leaves the session as it was. Where backend `auto` was asked for and the one
+    that was taken fails in the middle of a run, the session goes over to the next one that runs
+    here, with a warning, and begins the run again.
 
     Raises:
         BackendError: the backend is not installed or cannot load a graph.
@@ -71,14 +74,42 @@ class Session:
         self._models: dict[str, RuntimeModel] = {}
         self._cached: dict[str, CachedBackbone] = {}  # made when they are first asked for
         try:
-            with memory_explained("the graphs cannot be loaded", "give --threads 1"):
-                self._models |= {role: self._load_model(role) for role in bundle.manifest.models}
-                has_decoder = "decoder" in bundle.manifest.every_graph
-                self._decoder = self.graph("decoder") if has_decoder else None
-            self._origin = self._describe()
+            self._load()
         except BaseException:
             self.close()
             raise
+
+    def _load(self) -> None:
+        """Open the graphs that every run needs."""
+        manifest = self.bundle.manifest
+        with memory_explained("the graphs cannot be loaded", "give --threads 1"):
+            self._models = {role: self._load_model(role) for role in manifest.models}
+            self._decoder = self.graph("decoder") if "decoder" in manifest.every_graph else None
+        self._origin = self._describe()
+
+    def _fall_back(self, error: BackendError) -> bool:
+        """Go over to the next backend of `auto`, if one runs here; else all stays as it is."""
+        bundle, failed = self.bundle, self._backend
+        backend = fallback(failed.name, bundle.path, bundle.manifest, self._options, bundle.check)
+        if backend is None:
+            return False
+        before = self._models, self._decoder, self._origin
+        self._backend = backend
+        try:
+            self._load()
+        except BaseException as other:
+            self._backend, (self._models, self._decoder, self._origin) = failed, before
+            backend.close()
+            if isinstance(other, BackendError):
+                return False
+            raise
+        _LOG.warning(
+            "backend %s failed, and the run is begun again on %s: %s", failed.name, backend.name,
+            plain(str(error)),
+        )  # fmt: skip
+        self._cached.clear()
+        failed.close()
+        return True
 
     def _require(self, graph: str) -> None:
         if graph not in self.bundle.manifest.every_graph:
@@ -299,6 +330,30 @@ class Session:
         first_image: int,
         at_once: int,
     ) -> Steps:
+        """A run on the backend there is; where that fails, again on the next one of `auto`."""
+        again = False
+        while True:
+            try:
+                return (
+                    yield from self._attempt(
+                        wanted, options, source, first_image, at_once, again=again
+                    )
+                )
+            except BackendError as error:
+                if not self._fall_back(error):
+                    raise
+                again = True
+
+    def _attempt(
+        self,
+        wanted: NDArray[np.int64],
+        options: GenerateOptions,
+        source: Noise,
+        first_image: int,
+        at_once: int,
+        *,
+        again: bool,
+    ) -> Steps:
         with memory_explained("images cannot be generated", _less_memory(len(wanted), options)):
             config = self.bundle.manifest.target
             plan = Plan.of(options, config.seq_len)
@@ -315,6 +370,13 @@ class Session:
             _LOG.info("%d images in %d parts of at most %d", len(canvas), len(parts), size)
             at_once = max(len(parts[0]), min(most, at_once))
             total = len(parts) * plan.num_iter
+            if again:
+                event = StreamEvent.of(
+                    Change.restarted(len(canvas)), canvas, plan, indices=range(len(canvas)),
+                    progress=Progress.of(stats, 0, total), render=self._render,
+                )  # fmt: skip
+                with watch.paused():
+                    yield event
             for number, part in enumerate(parts):
                 indices = range(number * size, number * size + len(part))
                 changes = decode(

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,7 @@ __all__ = [
     "OnnxRuntimeBackend",
     "Timed",
     "create_backend",
+    "fallback",
     "obstacles",
 ]
 
@@ -97,7 +99,11 @@ class BackendOptions:
 
 
 def create_backend(
-    folder: Path, manifest: Manifest, options: BackendOptions, check: Check = unchecked
+    folder: Path,
+    manifest: Manifest,
+    options: BackendOptions,
+    check: Check = unchecked,
+    order: Sequence[str] = AUTO_ORDER,
 ) -> Backend:
     """Return the backend that was asked for; `auto` takes the best one that runs this bundle here.
 
@@ -106,6 +112,7 @@ def create_backend(
         manifest: what is in it.
         options: which backend, and how.
         check: called with the names of files before they are loaded.
+        order: what `auto` tries, the best first.
 
     Raises:
         BackendError: the name is unknown, or the backend cannot run the bundle here: one line
@@ -119,18 +126,45 @@ def create_backend(
         _LOG.info("backend %s, as asked for", options.backend)
         return _create(options.backend, folder, manifest, options, check)
     errors: dict[str, BackendError] = {}
-    for name in AUTO_ORDER:
+    for name in order:
         try:
             backend = _create(name, folder, manifest, options, check)
         except BackendError as error:
             _LOG.debug("backend %s cannot run this bundle here: %s", name, error)
             errors[name] = error
         else:
-            _LOG.info("backend %s, the best of %s that runs here", name, ", ".join(AUTO_ORDER))
+            _LOG.info("backend %s, the best of %s that runs here", name, ", ".join(order))
             return backend
     # Who has built engines wants to know why they do not run.
     built = {engine.backend for engine in manifest.engines}
-    raise next((errors[name] for name in ENGINE_BACKENDS if name in built), errors["onnxruntime"])
+    raise next(
+        (errors[name] for name in ENGINE_BACKENDS if name in built and name in errors),
+        errors[order[-1]],
+    )
+
+
+def fallback(
+    failed: str, folder: Path, manifest: Manifest, options: BackendOptions, check: Check
+) -> Backend | None:
+    """Return what runs a bundle after a backend has failed at work, or None where nothing does.
+
+    Only `auto` has others to go on with, those that it would have tried next: who asked for a
+    backend by name wants to know that it fails.
+
+    Args:
+        failed: its name.
+        folder: the bundle's directory.
+        manifest: what is in it.
+        options: which backend, and how.
+        check: called with the names of files before they are loaded.
+    """
+    order = AUTO_ORDER[AUTO_ORDER.index(failed) + 1 :] if failed in AUTO_ORDER else ()
+    if options.backend != "auto" or not order:
+        return None
+    try:
+        return create_backend(folder, manifest, options, check, order)
+    except BackendError:
+        return None
 
 
 def obstacles(folder: Path, manifest: Manifest, options: BackendOptions) -> dict[str, str | None]:

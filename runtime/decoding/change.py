@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ..arrays import Bool, Int64
 
-ChangeKind = Literal["decoded", "drafted", "verified"]
+ChangeKind = Literal["decoded", "drafted", "verified", "restarted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +18,7 @@ class Change:
 
     Attributes:
         kind: `decoded` by one model for good, `drafted`, or `verified`: a block of drafted AR
-            steps, all of which the change is about.
+            steps, all of which the change is about; `restarted` has none, and all is unknown again.
         positions: of the tokens, `[B, P]`, in the order of their AR steps.
         known: AR steps, from the first on, whose tokens are on the canvas.
         settled: AR steps, from the first on, whose tokens no verification replaces any more.
@@ -36,6 +38,11 @@ class Change:
     def decoded(cls, positions: Int64, step: int) -> Change:
         """An AR step that one model decoded."""
         return cls("decoded", positions, step + 1, step + 1)
+
+    @classmethod
+    def restarted(cls, images: int) -> Change:
+        """A run of so many images that is begun again: nothing is on the canvas."""
+        return cls("restarted", np.empty((images, 0), dtype=np.int64), 0, 0)
 
     @classmethod
     def drafted(cls, positions: Int64, step: int, block: int) -> Change:

@@ -59,7 +59,7 @@ LIBRARIES = {
     "mlflow": Library(("mlflow-skinny",), title="MLflow"),
     **{name: Library((name,)) for name in (
         "torch", "onnx", "onnxscript", "safetensors", "matplotlib", "numpy", "rich", "scipy",
-        "cryptography", "gradio",
+        "cryptography", "gradio", "ray",
     )},
 }  # fmt: skip
 

@@ -27,7 +27,9 @@ class StreamEvent:
 
     Attributes:
         kind: `decoded` (tokens of one model that stay), `drafted` (tokens of the draft that are
-            not verified yet) or `verified` (a drafted block that the target has judged).
+            not verified yet), `verified` (a drafted block that the target has judged) or
+            `restarted` (the backend failed, and all images are begun again on another one: what
+            events said before counts no more).
         indices: the images that it is about, as rows of the call's labels and of the result: more
             images than are decoded at once come part after part. B is their number.
         positions: of the tokens that were drafted or decided, `[B, P]` int64 in 0..L-1.

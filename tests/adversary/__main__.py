@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from .. import made
 from ..kept import exported_once
-from . import commands, damage, exports, fuzz, kills, outputs, paths, pipes
+from . import commands, damage, exports, fuzz, kills, many, outputs, paths, pipes
 from .answers import Case, Skipped, reports_kept_in
 from .place import Place
 
@@ -29,6 +29,7 @@ CATEGORIES: dict[str, Callable[[Place, bool], Iterator[Case]]] = {
     "outputs": outputs.cases,
     "closed pipes": pipes.cases,
     "kills": kills.cases,
+    "many images": many.cases,
 }
 
 

@@ -1,11 +1,13 @@
 """When engines are built, kept and dropped, with a stand-in for the library."""
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import dataclasses
 import errno
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -529,6 +531,23 @@ def test_a_build_that_fails_leaves_the_bundle_as_it_was(rebuild, gpu_copy, libra
         "target.backbone [fp16] for tensorrt_rtx portable cannot be built (no"
     )
     assert {p: p.read_bytes() for p in gpu_copy.rglob("*") if p.is_file()} == before
+
+
+def test_a_disk_that_fills_up_leaves_the_bundle_as_it_was(gpu_bundle, library, small_disk, capsys):
+    size = sum(path.stat().st_size for path in gpu_bundle.rglob("*")) + (200 << 10)
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
+    bundle = shutil.copytree(gpu_bundle, small_disk / "bundle")
+    before = {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+    os.truncate(ballast, ballast.stat().st_size - (16 << 10))
+    argv = ["--rebuild", bundle, "--backend", "tensorrt_rtx"]
+    assert "No space left on device" in failure(main, argv, capsys)
+    after = {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    assert {p: after[p] for p in before} == before
+    Bundle.open(bundle)
 
 
 def test_a_bundle_that_cannot_be_written_is_found_out_before_anything_is_built(

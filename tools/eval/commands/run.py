@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sqlite3
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from ....runtime.images import load_pillow
 from ....runtime.noise import SeededNoise
 from ....runtime.options import GenerateOptions
 from ....runtime.session import Session
+from ....runtime.spread.arguments import Spread, add_spread_arguments, check_spread
+from ....runtime.spread.sessions import OneSession, Sessions
 from ...option_values import COUNT, whole_number_reader
-from ..images.generate import about_run, make_images, settings_of
+from ..images.generate import Features, about_run, make_images, settings_of
 from ..images.shards import Shard, read_shard
 from ..options import (
     add_database_argument,
@@ -40,7 +43,7 @@ from ..options import (
     run_name,
 )
 from ..store.database import check_database, open_database
-from ..store.runs import Run, add_run, batches_of, numbers_of
+from ..store.runs import Run, Settings, add_run, batches_of, numbers_of
 
 # What the target is measured at beside a run, as shares of its AR steps and head steps.
 LADDER = (2, 4)
@@ -84,6 +87,7 @@ def build_parser() -> Parser:
     add_json_argument(output, "counts and seconds")
     add_quiet_argument(output)
     add_decoding_arguments(parser)
+    add_spread_arguments(parser)
     return parser
 
 
@@ -95,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Make what was asked for; what cannot be made is refused before the database is."""
     options = setting_of(args)
+    check_spread(args)
     SeededNoise(args.seed)
     inputs = {"the bundle": args.bundle}
     check_database(args.db, inputs)
@@ -106,29 +111,49 @@ def run(args: argparse.Namespace) -> int:
     check_effects(args, [options, *beside])
     load_pillow()
     features = find_features(args.features, bundle.manifest.zoo, args.threads)
-    with open_session(bundle, args) as session:
-        about = about_run(session)
-        settings = {
-            name: settings_of(
-                session, chosen, seed=args.seed, batch=args.batch, precision=args.precision
-            )
-            for name, chosen in _plan(session, args, options).items()
-        }
-        with open_database(args.db, create=True) as connection:
-            report: list[dict[str, Any]] = []
-            runs = [add_run(connection, name, its, about) for name, its in settings.items()]
-            for each in runs:
-                with progress_of(args.quiet)(bundle.manifest.name) as step:
-                    made = make_images(
-                        connection, session, each, args.images, shard=args.shard,
-                        features=features, step=step,
-                    )  # fmt: skip
-                report.append(_values(connection, each, made))
-                line = one_line(_summary(report[-1], args.db))
-                print(line, file=report_stream(args.json))
+    with ExitStack() as stack:
+        with ExitStack() as here:
+            session = here.enter_context(open_session(bundle, args))
+            about = about_run(session)
+            settings = {
+                name: settings_of(
+                    session, chosen, seed=args.seed, batch=args.batch, precision=args.precision
+                )
+                for name, chosen in _plan(session, args, options).items()
+            }
+            sessions: Sessions = OneSession(session)
+            spread = None if args.ray is None else Spread.of(bundle, session, args)
+            if spread is None:  # else what the session took is the workers'
+                stack.push(here.pop_all())
+        if spread is not None:
+            most = -(-args.images // args.batch)
+            sessions, about["threads"] = stack.enter_context(spread.workers(most))
+        report = _made(args, sessions, settings, about, features)
     if args.json is not None:
         write_json(args.json, {"database": str(args.db), "runs": report})
     return 0
+
+
+def _made(
+    args: argparse.Namespace,
+    sessions: Sessions,
+    settings: dict[str, Settings],
+    about: dict[str, Any],
+    features: Sequence[Features],
+) -> list[dict[str, Any]]:
+    """Make and store the images of all runs; returns what there is of each, as JSON values."""
+    report: list[dict[str, Any]] = []
+    with open_database(args.db, create=True) as connection:
+        runs = [add_run(connection, name, its, about) for name, its in settings.items()]
+        for each in runs:
+            with progress_of(args.quiet)(each.settings.bundle) as step:
+                made = make_images(
+                    connection, sessions, each, args.images, shard=args.shard, features=features,
+                    step=step,
+                )  # fmt: skip
+            report.append(_values(connection, each, made))
+            print(one_line(_summary(report[-1], args.db)), file=report_stream(args.json))
+    return report
 
 
 def _plan(

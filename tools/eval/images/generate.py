@@ -11,16 +11,16 @@ from typing import Any
 
 from ....export.progress import OnStep
 from ....runtime.bundle.manifest import Manifest
-from ....runtime.command.frame import raise_if_stopped
 from ....runtime.errors import CsdError
 from ....runtime.options import GenerateOptions
 from ....runtime.session import Session
-from ....runtime.stats import Progress
+from ....runtime.spread.generate import stop_here
+from ....runtime.spread.sessions import Sessions
 from ...load import LoadMeter
 from ...machine import describe_machine
 from ..metrics.features import FeatureSpace
 from ..store.features import Extract, fill_features
-from ..store.runs import Batch, Run, Settings, add_batch, numbers_of
+from ..store.runs import Batch, Images, Run, Settings, add_batch, numbers_of
 from .shards import Shard, missing_batches, own_images
 
 
@@ -89,7 +89,7 @@ def about_run(session: Session) -> dict[str, Any]:
 
 def make_images(
     connection: sqlite3.Connection,
-    session: Session,
+    sessions: Sessions,
     run: Run,
     wanted: int,
     *,
@@ -102,7 +102,7 @@ def make_images(
 
     Args:
         connection: to the database.
-        session: of the run's bundle.
+        sessions: of the run's bundle; only this process writes to the database.
         run: whose images are made.
         wanted: images of the whole run, all shards.
         shard: what of it is ours.
@@ -111,30 +111,19 @@ def make_images(
         until: asked after each batch whether to leave the rest for another time.
 
     Raises:
-        CsdError: as for `Session.generate` and the database.
+        CsdError: as for `Sessions.map` and the database.
     """
     settings = run.settings
-    options = GenerateOptions(**_from_json(settings.options))
     todo = [*missing_batches(wanted, settings.batch, numbers_of(connection, run), shard)]
     total = own_images(wanted, settings.batch, shard)
     done, made = total - sum(count for _, count in todo), 0
     for each in features:
         fill_features(connection, run, each.space, each.extract)
     step(run.name, done, total)
-    for first, count in todo:
-        labels = [number % settings.classes for number in range(first, first + count)]
-        meter = LoadMeter()
-        result = session.generate(
-            labels,
-            options,
-            seed=settings.seed,
-            first_image=first,
-            at_once=settings.batch,
-            progress=_stop_here,
-        )
-        stats = result.stats
-        batch = Batch(first, count, stats.taken, meter.read().others, stats.to_dict())
-        add_batch(connection, run, batch, result.images, labels)
+    pieces = [(settings, first, count) for first, count in todo]
+    for batch, images in sessions.map(make_batch, pieces):
+        count = batch.count
+        add_batch(connection, run, batch, images, _labels(settings, batch.first, count))
         for each in features:
             fill_features(connection, run, each.space, each.extract)
         done, made = done + count, made + count
@@ -144,9 +133,35 @@ def make_images(
     return made
 
 
-def _stop_here(progress: Progress) -> None:
-    del progress
-    raise_if_stopped()
+def make_batch(
+    session: Session, settings: Settings, first: int, count: int
+) -> tuple[Batch, Images]:
+    """Make the images of a batch, in whichever process.
+
+    Raises:
+        CsdError: as for `Session.generate`, or another backend than that of the run took over.
+    """
+    meter = LoadMeter()
+    result = session.generate(
+        _labels(settings, first, count),
+        GenerateOptions(**_from_json(settings.options)),
+        seed=settings.seed,
+        first_image=first,
+        at_once=settings.batch,
+        progress=stop_here,
+    )
+    if result.origin.backend != settings.backend:
+        raise CsdError(
+            f"backend {settings.backend} failed, and a run has the images of one: give --backend "
+            f"{result.origin.backend} and another --name"
+        )
+    stats = result.stats
+    batch = Batch(first, count, stats.taken, meter.read().others, stats.to_dict())
+    return batch, result.images
+
+
+def _labels(settings: Settings, first: int, count: int) -> list[int]:
+    return [number % settings.classes for number in range(first, first + count)]
 
 
 def _from_json(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ....export.progress import OnStep
 from ....runtime.session import Session
+from ....runtime.spread.sessions import OneSession
 from ...quality import balanced_labels
 from ..compare import SEARCHES, compare
 from ..images.generate import Features, about_run, make_images, settings_of
@@ -109,8 +110,8 @@ class SessionBench:
         if self.spent():
             raise OutOfTimeError
         make_images(
-            self.connection, session, run, images, features=self.features, step=self.step,
-            until=self.spent,
+            self.connection, OneSession(session), run, images, features=self.features,
+            step=self.step, until=self.spent,
         )  # fmt: skip
         if self.spent():
             raise OutOfTimeError
