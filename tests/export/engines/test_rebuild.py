@@ -1,6 +1,6 @@
 """When engines are built, kept and dropped, with a stand-in for the library."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
 import dataclasses
 import errno
@@ -539,7 +539,7 @@ def test_a_disk_that_fills_up_leaves_the_bundle_as_it_was(gpu_bundle, library, s
     bundle = shutil.copytree(gpu_bundle, small_disk / "bundle")
     before = {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+    with ballast.open("wb", buffering=0) as stream, suppress(OSError):
         while True:
             stream.write(bytes(4096))
     os.truncate(ballast, ballast.stat().st_size - (16 << 10))
