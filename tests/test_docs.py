@@ -170,7 +170,8 @@ def test_the_example_of_logs_shows_them():
 
 
 def test_no_other_page_has_examples_in_python():
-    """One that is added is run above."""
+    """One that is added is run above, that of the page by `tests/tools/page/test_cli.py`."""
     pages = [page for page in PAGES if page.startswith(("README", "docs/"))]
     numbers = {page: len(blocks) for page in pages if (blocks := python_blocks(page))}
-    assert numbers == {"README.md": 1, "docs/commands.md": 1, "docs/python-api.md": 6}
+    run = {"README.md": 1, "docs/commands.md": 1, "docs/demo.md": 1, "docs/python-api.md": 6}
+    assert numbers == run

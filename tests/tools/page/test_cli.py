@@ -10,6 +10,7 @@ import pytest
 from csd.tools.page.cli import build_parser, main
 
 from ...helpers import failure
+from ...test_docs import python_blocks
 from .visit import served
 
 
@@ -64,4 +65,9 @@ def test_a_program_gets_images_figures_and_errors(tiny_bundle, tmp_path):
         assert again["figures"]["psnr"] is None
         with pytest.raises(Exception, match="label 'x' is not known: give 0 to 9"):
             caller.predict("x", api_name="/generate")
+        (example,) = python_blocks("docs/demo.md")
+        for written, here in (("http://127.0.0.1:7860/", page.url), ('"bag"', '"3"')):
+            assert written in example
+            example = example.replace(written, here)
+        exec(compile(example, "docs/demo.md", "exec"), {})
     assert page.process.returncode == 130
