@@ -208,7 +208,9 @@ def test_what_a_run_holds_is_freed_by_a_cancel(session):
     held = weakref.ref(noise)
     stream = session.stream(LABELS, WAYS["block"], noise=noise)
     event = next(stream)
-    canvas = weakref.ref(stream._run._steps.gi_frame.f_locals["canvas"])
+    attempt = stream._run._steps.gi_yieldfrom
+    canvas = weakref.ref(attempt.gi_frame.f_locals["canvas"])
+    del attempt
     del noise
     assert held() is not None
     assert canvas() is not None
