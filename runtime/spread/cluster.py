@@ -17,7 +17,7 @@ from collections.abc import Generator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ..command.frame import raise_if_stopped
+from ..command.frame import Stopped, raise_if_stopped
 from ..command.text import first_line, shown
 from ..errors import CsdError, OptionError
 from ..libraries.imports import import_library, need
@@ -29,6 +29,11 @@ _TOKEN = "RAY_AUTH_TOKEN"
 # Sockets lie in Ray's folder, 70 characters below it, and the path of one has 107 at most.
 _LONGEST_FOLDER = 20
 _ANSWER_SECONDS = 5.0
+_ENCRYPTED = "RAY_USE_TLS"
+# How a client of HTTP/2 begins (RFC 9113, 3.4), with an empty frame of settings; the server's first
+# frame is one too, its type the fourth byte of the header.
+_SETTINGS, _FRAME_HEADER = b"\4", 9
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -87,6 +92,8 @@ def _begin(ray: Any, address: str, values: dict[str, Any]) -> None:
         printing.print_to_stdstream = _unprinted
     try:
         ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **values)
+    except SystemExit as error:  # what Ray makes of SIGTERM
+        raise Stopped(signal.SIGTERM) from error
     except Exception as error:  # of many kinds, some of them Ray's own
         where = "on this machine" if address == LOCAL else f"at {shown(address)}"
         raise CsdError(
@@ -109,7 +116,9 @@ def _set_up(environment: MutableMapping[str, str], address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Check that somebody listens: Ray itself would try for minutes, and say so all the time.
+    """Check that somebody speaks HTTP/2 there, as Ray does over gRPC.
+
+    Ray itself would try for minutes, and say so all the time.
 
     Raises:
         OptionError: the address is none.
@@ -121,11 +130,17 @@ def _check_answers(address: str) -> None:
             f"--ray is {shown(address)}: give the address of a cluster as host:port, or {LOCAL}"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS) as stream:
+            if os.environ.get(_ENCRYPTED, "0") != "0":
+                return
+            stream.sendall(_PREFACE)
+            answer = stream.recv(_FRAME_HEADER)
     except (OSError, UnicodeError) as error:
         raise CsdError(
             f"--ray: nothing answers at {shown(address)} ({first_line(error)}): {_REMEDY}"
         ) from error
+    if answer[3:4] != _SETTINGS:
+        raise CsdError(f"--ray: what answers at {shown(address)} is no Ray cluster: {_REMEDY}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -168,6 +169,31 @@ def test_an_address_where_nothing_answers_is_one_line_before_any_work(
     argv = [tiny_bundle, "--name=a", *FAST, f"--db={database}", "--ray=127.0.0.1:1"]
     assert "nothing answers" in failure(run_eval, argv, capsys)
     assert leftovers(tmp_path) == []
+
+
+def test_what_answers_and_is_no_cluster_is_one_line_soon():
+    from csd.runtime.spread.cluster import _check_answers
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def greet():
+            stream, _ = server.accept()
+            with stream:
+                stream.recv(100)
+                stream.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(CsdError, match="is no Ray cluster"):
+            _check_answers(address)
+        thread.join()
+
+
+def test_an_address_of_a_cluster_is_taken(cluster):
+    from csd.runtime.spread.cluster import _check_answers
+
+    _check_answers(cluster.get_runtime_context().gcs_address)
 
 
 def test_without_ray_one_line_says_what_installs_it(tmp_path, capsys, monkeypatch):
