@@ -25,6 +25,8 @@ from ..libraries.imports import import_library, need
 LOCAL = "local"
 STATISTICS = "RAY_USAGE_STATS_ENABLED"
 AUTHENTICATION = "RAY_AUTH_MODE"
+# Of what answers at an address and is no cluster after all; Ray's own is minutes.
+_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_py_gcs_connect_timeout_s": "10"}
 _TOKEN = "RAY_AUTH_TOKEN"
 # Sockets lie in Ray's folder, 70 characters below it, and the path of one has 107 at most.
 _LONGEST_FOLDER = 20
@@ -110,7 +112,8 @@ def _unprinted(*_: object, **__: object) -> None:
 
 def _set_up(environment: MutableMapping[str, str], address: str) -> None:
     """Have Ray send no statistics and obey no stranger, unless somebody has said otherwise."""
-    environment.setdefault(STATISTICS, "0")
+    for name, value in {STATISTICS: "0", **_PATIENCE}.items():
+        environment.setdefault(name, value)
     if address == LOCAL and AUTHENTICATION not in environment:
         environment[AUTHENTICATION], environment[_TOKEN] = "token", secrets.token_hex(32)
 
@@ -125,7 +128,9 @@ def _check_answers(address: str) -> None:
         CsdError: nobody does.
     """
     host, _, port = address.rpartition(":")
-    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+    # A lone number would be a name of an IPv4 address, which nobody means.
+    named = bool(host) and not host.isdecimal()
+    if not (named and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise OptionError(
             f"--ray is {shown(address)}: give the address of a cluster as host:port, or {LOCAL}"
         )

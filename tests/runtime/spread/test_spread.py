@@ -147,7 +147,7 @@ def test_ray_tells_nobody_has_no_dashboard_and_obeys_no_stranger(cluster):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("address", ["here", "host:0", ":1"])
+@pytest.mark.parametrize("address", ["here", "host:0", ":1", "1:2"])
 def test_what_is_no_address_is_one_line(address, tmp_path):
     from csd.runtime.spread.cluster import _check_answers
 
