@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, cast
 
@@ -224,6 +225,13 @@ class Session:
                 f"this session has no {role}: open one of a bundle exported with --{role}"
             )
         return self._models[role]
+
+    def keep_backend(self) -> None:
+        """Have a backend that fails end its run, as if it had been asked for by name.
+
+        For figures that must all be of one backend.
+        """
+        self._options = replace(self._options, backend=self._backend.name)
 
     def versions(self) -> dict[str, str]:
         """Versions of csd, Python, NumPy and the backend's library."""

@@ -16,8 +16,11 @@ import pytest
 
 from csd.runtime import BackendError, Bundle, GenerateOptions, backends
 from csd.runtime.cli import main as generate
+from csd.tools.bench.cli import main as bench
+from csd.tools.eval.commands.certify import main as certify
 from csd.tools.eval.commands.run import main as run_eval
 from csd.tools.eval.store.database import open_database
+from csd.tools.measure import large_batch
 
 from ..adversary.answers import tree
 from ..helpers import WatchedBackend, failure, leftovers, run_python
@@ -132,6 +135,18 @@ def test_a_stored_run_has_the_images_of_one_backend(failing, tiny_bundle, tmp_pa
         counts = dict(db.execute("SELECT run, count(*) FROM images GROUP BY run"))
     assert sorted(counts.values())[-1] == 8
     assert all(count % 2 == 0 for count in counts.values())
+
+
+@pytest.mark.parametrize("measure", [
+    lambda bundle: bench([bundle, "--modes=target", "--repeats=1", "--fewer-steps=0", *FAST[:3]]),
+    lambda bundle: large_batch.main([bundle, "--batches=2", "--repeats=1", "--threads=1"]),
+    lambda bundle: certify([bundle, "--quiet", "--threads=1"]),
+], ids=["bench", "measure", "certify"])  # fmt: skip
+def test_figures_are_of_one_backend(measure, failing, tiny_bundle, capsys):
+    failing[0] = 3
+    assert measure(str(tiny_bundle)) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.endswith("error: the device fell off the bus: check nvidia-smi")
 
 
 @pytest.mark.parametrize("policy", ["always", "once"])

@@ -248,7 +248,9 @@ def _prepare(
 
     def session(threads: int) -> Any:
         given = argparse.Namespace(**{**vars(args), "threads": threads})
-        return opened.enter_context(open_session(bundle, given))
+        made = opened.enter_context(open_session(bundle, given))
+        made.keep_backend()
+        return made
 
     sessions = {most: session(most)}
     on_host = sessions[most].backend.name == "onnxruntime"

@@ -100,6 +100,7 @@ def run_script(
         check_outputs({"--json": args.json, **outputs(args)}, {"the bundle": args.bundle})
         bundle, idle = open_bundle(args), idle_load()
         with bundle.session(backend, args.threads) as session:
+            session.keep_backend()
             check(session, args)
             if warning := busy_warning(idle, None, args.threads, cores()):
                 progress_report()(f"warning: {warning}")

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json}, {"the bundle": args.bundle})
     bundle = open_bundle(args)
     with open_session(bundle, args) as session:
+        session.keep_backend()
         with progress_of(args.quiet)("certify") as step:
             found = certify(
                 session, contexts=args.contexts, tokens=args.tokens, level=args.level,
