@@ -34,9 +34,10 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix()
                               for path in (ROOT / "docs").glob("*.md"))]  # fmt: skip
 # How a block begins that has no commands, and what it is.
 NO_COMMANDS = {
-    r"tools ─+►|cli ─► session|csd-export ─► check": "a drawing",
+    r"tools ─+►|cli ─► spread|csd-export ─► check": "a drawing",
     r"encoder   rows:|decoder   rows:": "a drawing",
     r"x0hat_": "an equation",
+    r"curl -s": "calls of a page that is served; a test of it makes them from Python",
     r"csd-export: error: ": "what a command prints",
     r"(target|decoder)(\.head_step)? \[\w+\] for tensorrt_rtx": "what a command prints",
     r'\{"features":': "a file of JSON",

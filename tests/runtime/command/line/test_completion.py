@@ -60,7 +60,7 @@ def asked(parser, line: str, monkeypatch) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("csd ", {"export", "generate", "bench", "eval", "inspect", "doctor"}),
+        ("csd ", {"export", "generate", "bench", "eval", "inspect", "doctor", "demo"}),
         ("csd ge", {"generate"}),
         ("csd eval ", {"run", "compare", "gate", "history", "tune", "certify", "merge"}),
         ("csd eval run b --name x --mode ", {"target", "draft", "csd"}),
