@@ -51,6 +51,7 @@ NOT_RUN = {
     r"\. \.venv|\.venv\\|python -c import tensorrt": "is the machine's",
     r"\.venv/bin/pytest": "runs tests",
     r"docker ": "needs a Docker engine",
+    r"csd[- ]demo ": "serves a page until it is stopped; `tests/tools/page/` does that",
     r"csd[- ]export --zoo": "takes a minute: the bundle `zoo_bundle` of the tests is made by it",
     r"csd[- ]export (.* )?--target ": "needs a checkpoint",
     r"csd[- ]export --rebuild .*--backend tensorrt\b": "needs a GPU",
