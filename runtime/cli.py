@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,10 +49,11 @@ from .options import (
 from .result import GenerateResult, image_names
 from .schedule import GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from .session import Session
-from .spread.arguments import Spread, add_spread_arguments, check_spread
-from .spread.generate import generate_spread, pieces_of
-from .spread.sessions import Piece
+from .spread.arguments import add_spread_arguments, check_spread
 from .stats import Progress, Stats
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 def add_decoding_arguments(parser: Parser, *, refresh: bool = True) -> None:
@@ -385,7 +386,7 @@ def run(args: argparse.Namespace) -> int:
     if args.columns is not None and args.columns < 1:
         raise OptionError(f"columns is {args.columns}: give at least 1")
     out = Path("grid.png") if args.out is None and args.out_dir is None else args.out
-    SeededNoise(args.seed)
+    SeededNoise(args.seed)  # refuses a seed that is out of range
     inputs = {"the bundle": args.bundle}
     outputs = {"--out": out, "--save-latents": args.save_latents, "--stats": args.stats}
     check_outputs(outputs, inputs)
@@ -461,25 +462,21 @@ def _generate(
         wanted = session.check(labels, options)
         if args.ray is None:
             return _generate_with_bar(session, labels, options, args.seed, args.quiet)
+        from .spread.generate import generate_spread, pieces_of
+        from .spread.job import Spread
+
         spread = Spread.of(bundle, session, args)
     # The session is closed: what it took of a device is the workers'.
     pieces = pieces_of(wanted.tolist(), options, args.seed, bundle.manifest.max_batch)
-    return _generate_spread_with_bar(spread, pieces, args.quiet)
+    with spread.workers(len(pieces)) as (pool, _), _bar(args.quiet) as bar:
+        task = bar.add_task("images", total=len(labels), rate="")
+        return generate_spread(pool, pieces, lambda done, _: bar.update(task, completed=done))
 
 
 def _generate_with_bar(
     session: Session, labels: list[int], options: GenerateOptions, seed: int, quiet: bool
 ) -> GenerateResult:
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(
-        TextColumn("{task.description}"), BarColumn(),
-        TextColumn("AR step {task.completed}/{task.total}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[rate]}"),
-        console=Console(stderr=True), disable=quiet,
-    ) as bar:  # fmt: skip
+    with _bar(quiet, "AR step ") as bar:
         task = bar.add_task(options.mode, total=None, rate="")
 
         def show(progress: Progress) -> None:
@@ -489,17 +486,17 @@ def _generate_with_bar(
         return session.generate(labels, options, seed=seed, progress=show)
 
 
-def _generate_spread_with_bar(spread: Spread, pieces: list[Piece], quiet: bool) -> GenerateResult:
+def _bar(quiet: bool, unit: str = "") -> Bar:
+    """A progress bar on stderr, of tasks with a field `rate`: what is said besides."""
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with spread.workers(len(pieces)) as (pool, _), Bar(
-        TextColumn("images"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), console=Console(stderr=True), disable=quiet,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=sum(len(piece[0]) for piece in pieces))
-        return generate_spread(pool, pieces, lambda done, _: bar.update(task, completed=done))
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(),
+        TextColumn(unit + "{task.completed}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}"),
+        console=Console(stderr=True), disable=quiet,
+    )  # fmt: skip
 
 
 def _figures(progress: Progress) -> str:

@@ -1,23 +1,15 @@
-"""The options of commands that spread their work, and what they lead to."""
+"""The options of commands that spread their work, which cost a run without them nothing."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ..backends import BackendOptions
-from ..bundle.bundle import Bundle
 from ..command.line.effects import Effect, refuse_without_effect
 from ..command.parser import Parser
 from ..errors import OptionError
-from ..session import Session
-from .cluster import LOCAL, connected, need_ray
-from .pool import Pool, share_of, workers_on
-from .worker import Order
 
+# In place of an address: a cluster on this machine, for this command alone.
+LOCAL = "local"
 MOST_WORKERS = 4096
 
 
@@ -50,6 +42,8 @@ def check_spread(args: argparse.Namespace) -> None:
     if args.ray_workers is not None and not 1 <= args.ray_workers <= MOST_WORKERS:
         raise OptionError(f"ray-workers is {args.ray_workers}: give 1 to {MOST_WORKERS}")
     if args.ray is not None:
+        from .cluster import need_ray
+
         need_ray(args.ray)
 
 
@@ -59,65 +53,3 @@ _SPREAD: tuple[Effect[str | None], ...] = (
         "only --ray has workers", f"give --ray {LOCAL}",
     ),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How work is to be spread: what workers open, and what they are asked to be like.
-
-    Attributes:
-        order: what each opens.
-        address: of the cluster.
-        asked: workers that were asked for, or None.
-        threads: of a worker that were asked for, or None.
-    """
-
-    order: Order
-    address: str
-    asked: int | None
-    threads: int | None
-
-    @classmethod
-    def of(cls, bundle: Bundle, session: Session, args: argparse.Namespace) -> Spread:
-        """How the command line asks for it, with the backend that a session here has taken.
-
-        Args:
-            bundle: that is open.
-            session: of it, whose versions the workers must have.
-            args: parsed by `add_machine_arguments` and `add_spread_arguments`.
-        """
-        options = BackendOptions(
-            session.backend.name, args.threads, args.precision, args.memory_limit,
-            not args.no_cuda_graph,
-        )  # fmt: skip
-        # Who signed the manifest was asked here, and a worker's is the same; its files are hashed.
-        policy = args.verify_files if args.require_signature is None else "always"
-        return cls(
-            order=Order(
-                Path(bundle.path).resolve(), bundle.identity()["manifest_sha256"], policy, options,
-                session.versions(),
-            ),
-            address=args.ray,
-            asked=args.ray_workers,
-            threads=args.threads if "threads" in args.given else None,
-        )  # fmt: skip
-
-    @contextmanager
-    def workers(self, most: int) -> Generator[tuple[Pool, int]]:
-        """Have the workers; yields them, and the threads of each.
-
-        Args:
-            most: pieces of the job.
-
-        Raises:
-            CsdError: the cluster cannot be reached, or has no GPU where one is needed.
-        """
-        with connected(self.address) as ray:
-            there = ray.cluster_resources()
-            share = share_of(
-                there.get("CPU", 1), there.get("GPU", 0), workers=self.asked, most=most,
-                on_gpu=self.order.options.backend != "onnxruntime", threads=self.threads,
-            )  # fmt: skip
-            options = replace(self.order.options, threads=share.threads)
-            with workers_on(ray, replace(self.order, options=options), share) as pool:
-                yield pool, share.threads

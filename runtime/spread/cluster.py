@@ -21,8 +21,8 @@ from ..command.frame import Stopped, raise_if_stopped
 from ..command.text import first_line, shown
 from ..errors import CsdError, OptionError
 from ..libraries.imports import import_library, need
+from .arguments import LOCAL
 
-LOCAL = "local"
 STATISTICS = "RAY_USAGE_STATS_ENABLED"
 AUTHENTICATION = "RAY_AUTH_MODE"
 # Of what answers at an address and is no cluster after all; Ray's own is minutes.

@@ -28,7 +28,8 @@ from ....runtime.images import load_pillow
 from ....runtime.noise import SeededNoise
 from ....runtime.options import GenerateOptions
 from ....runtime.session import Session
-from ....runtime.spread.arguments import Spread, add_spread_arguments, check_spread
+from ....runtime.spread.arguments import add_spread_arguments, check_spread
+from ....runtime.spread.job import Spread
 from ....runtime.spread.sessions import OneSession, Sessions
 from ...option_values import COUNT, whole_number_reader
 from ..images.generate import Features, about_run, make_images, settings_of
