@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -126,6 +127,8 @@ def serve(gradio: Any, page: Any, listener: socket.socket, ready: Callable[[], N
             ready()
         thread.join()
     finally:
+        # Connections that the end cuts off are no errors of theirs.
+        logging.getLogger("uvicorn.error").disabled = True
         server.should_exit = True
         thread.join()
     raise CsdError("the server has ended: see the lines above")

@@ -42,6 +42,8 @@ PURPOSES = {
     "safetensors": "csd-export from safetensors (extra export)",
     "matplotlib": "plots (extra tools)",
     "mlflow": "csd-eval compare with MLFLOW_TRACKING_URI (extra mlflow)",
+    "gradio": "csd-demo (extra demo)",
+    "ray": "csd-generate --ray (extra ray)",
 }
 
 
