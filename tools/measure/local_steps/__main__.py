@@ -23,7 +23,7 @@ from ....runtime.command.files import output_path
 from ....runtime.command.parser import Parser, parse_list
 from ....runtime.errors import OptionError
 from ....runtime.libraries.imports import need
-from ....runtime.options import GenerateOptions, parse_refresh
+from ....runtime.options import GenerateOptions, parse_interval, parse_refresh
 from ....runtime.session import Session
 from ...console import progress_report
 from ...option_values import COUNT, GUIDANCE, real_number_reader, whole_number_reader
@@ -31,7 +31,7 @@ from ...plot_files import check_plot
 from ..frame import Figures, check_runs, check_zoo, figures_table, measuring_parser, run_script
 from .features import FeatureNetwork, real_images
 from .plot import plot_rows
-from .rows import Row, figures_of, make_images, wanted_rows
+from .rows import Row, figures_of, is_whole, make_images, wanted_rows
 
 ZOO = "fashion-mnist"
 # Heads whose tokens are the same function of the noise whatever the conditions are: with the
@@ -47,9 +47,9 @@ def build_parser() -> Parser:
     """Return the command-line parser."""
     parser = measuring_parser(
         "local_steps",
-        "Local AR steps of the shipped target beside fewer AR steps: seconds, distance from the "
-        "same seed's images with all steps full, class accuracy, and Frechet distance from "
-        "training images in the zoo's classifier.",
+        "Local AR steps of the shipped target, and guidance in a part of them, beside fewer AR "
+        "steps: seconds, distance from the same seed's images with all steps full, class accuracy, "
+        "and Frechet distance from training images in the zoo's classifier.",
         "--images 1000 --json local.json --plot local.png",
         scale=False,
     )
@@ -63,6 +63,11 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--fewer", default="0.75,0.5,0.35,0.25", help="shares of the AR steps, all of them full"
+    )
+    parser.add_argument(
+        "--cfg-intervals",
+        default="0:0.75",
+        help="as csd-generate --cfg-interval has it, several, each alone and with local steps",
     )
     parser.add_argument("--head", choices=HEADS, default=HEADS[0], help="head sampler")
     parser.add_argument("--head-steps", type=COUNT, default=100, help="head steps")
@@ -102,6 +107,7 @@ def _rows(args: argparse.Namespace) -> list[Row]:
             "refresh-tolerances", args.refresh_tolerances, real_number_reader(0, 1e6, above=True)
         ),
         fewer=parse_list("fewer", args.fewer, share),
+        intervals=parse_list("cfg-intervals", args.cfg_intervals, parse_interval),
     )
 
 
@@ -134,8 +140,9 @@ def _figures(session: Session, args: argparse.Namespace) -> Figures:
         (_shown(value) for value in values),
     )  # fmt: skip
     table.caption = (
-        "rms (of tokens) and PSNR: from the same seed with all AR steps full; +-: half of a 95 % "
-        "interval; the last column is the Frechet distance between rows of fewer AR steps"
+        "rows: of those of all AR steps; rms (of tokens) and PSNR: from the same seed with all AR "
+        "steps full and guided; +-: half of a 95 % interval; the last column is the Frechet "
+        "distance between rows of fewer AR steps"
     )
     return Figures([table], {"results": values})
 
@@ -143,13 +150,13 @@ def _figures(session: Session, args: argparse.Namespace) -> Figures:
 def _compare(values: list[dict[str, Any]]) -> None:
     """Add what fewer AR steps give at a row's seconds, by a line between the nearest of them."""
     for value in values:
-        if value["refresh"] == 1:
+        if is_whole(value):
             value["frechet_of_fewer_steps_at_equal_seconds"] = None
             continue
         curve = sorted(
             (other["seconds_per_image"], other["frechet"])
             for other in values
-            if other["refresh"] == 1 and other["group"] == value["group"]
+            if is_whole(other) and other["group"] == value["group"]
         )
         seconds, distances = zip(*curve, strict=True)
         inside = seconds[0] <= value["seconds_per_image"] <= seconds[-1]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...plot_files import drawn
+from .rows import is_whole
 
-# Whether steps are local, colour, and title.
-_KINDS = (False, "tab:gray", "all full"), (True, "tab:red", "local")
+# Whether all steps are full and guided, colour, and title.
+_KINDS = (True, "tab:gray", "all full"), (False, "tab:red", "local, or guided in a part")
 
 
 def plot_rows(values: Sequence[dict[str, Any]], path: Path) -> None:
@@ -27,17 +28,17 @@ def plot_rows(values: Sequence[dict[str, Any]], path: Path) -> None:
     lines = -(-len(groups) // columns)
     with drawn(path, lines, columns, figsize=(6 * columns, 4 * lines)) as axes:
         for axis, (steps, scale) in zip(axes.flat, groups, strict=False):
-            for local, color, label in _KINDS:
+            for whole, color, label in _KINDS:
                 points = sorted(
                     (v["seconds_per_image"], v["frechet"], v["frechet_half_interval"], v["name"])
                     for v in values
-                    if tuple(v["group"]) == (steps, scale) and (v["refresh"] != 1) == local
+                    if tuple(v["group"]) == (steps, scale) and is_whole(v) == whole
                 )
                 if not points:
                     continue
                 seconds, distances, intervals, names = zip(*points, strict=True)
                 axis.errorbar(
-                    seconds, distances, yerr=intervals, fmt="o" if local else "o-", color=color,
+                    seconds, distances, yerr=intervals, fmt="o-" if whole else "o", color=color,
                     label=label, capsize=2,
                 )  # fmt: skip
                 for x, y, name in zip(seconds, distances, names, strict=True):

@@ -46,7 +46,6 @@ class Made:
     latents: list[Float32] = field(default_factory=list[Float32])
     seconds: float = 0.0
     rows: int = 0
-    rows_if_full: int = 0
     errors: list[float] = field(default_factory=list[float])
 
 
@@ -58,8 +57,13 @@ def wanted_rows(
     refreshes: Sequence[int | tuple[int, int] | str],
     tolerances: Sequence[float],
     fewer: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
 ) -> list[Row]:
-    """List what to measure: for each number of AR steps and scale all full, fewer, and local."""
+    """List what to measure: for each number of AR steps and scale all full, fewer, and local.
+
+    Where there is guidance, each of `intervals` is joined with all steps full and with each fixed
+    period.
+    """
     rows: list[Row] = []
     for count in num_iters:
         for scale in scales:
@@ -83,7 +87,21 @@ def wanted_rows(
                     ]  # fmt: skip
                 elif local.has_local_steps:
                     rows.append(Row(words, local, count))
+            periods = [period for period in refreshes if period not in (1, AUTO_REFRESH)]
+            rows += [
+                Row(
+                    f"{count} AR steps, refresh {format_refresh(period)}, guided {low:g}:{high:g}",
+                    dataclasses.replace(full, refresh=period, cfg_interval=(low, high)), count,
+                )
+                for low, high in intervals if scale != 1
+                for period in (1, *periods)
+            ]  # fmt: skip
     return rows
+
+
+def is_whole(value: Mapping[str, Any]) -> bool:
+    """Whether a row that `figures_of` returned has all steps full, and guidance in all of them."""
+    return value["refresh"] == 1 and value["cfg_interval"] is None
 
 
 def make_images(
@@ -106,7 +124,6 @@ def make_images(
             own.latents.append(result.latents)
             own.seconds += stats.seconds
             own.rows += sum(stats.backbone_rows.values())
-            own.rows_if_full += sum(stats.backbone_rows_full.values())
             own.errors += stats.errors.get("target", [])
     return made
 
@@ -131,7 +148,7 @@ def figures_of(
     """
     own, options = made[row], row.options
     whole = dataclasses.replace(
-        options, num_iter=row.whole, refresh=1,
+        options, num_iter=row.whole, refresh=1, cfg_interval=None,
         refresh_tolerance=GenerateOptions().refresh_tolerance,
     )  # fmt: skip
     full = next(made[other] for other in made if other.options == whole)
@@ -148,9 +165,10 @@ def figures_of(
         "cfg": options.cfg,
         "refresh": options.refresh,
         "refresh_tolerance": options.refresh_tolerance,
+        "cfg_interval": options.cfg_interval,
         "images": len(shown),
         "seconds_per_image": own.seconds / len(shown),
-        "backbone_rows_share": own.rows / own.rows_if_full,
+        "backbone_rows_share": own.rows / full.rows,
         "refresh_error": float(np.sqrt(np.mean(np.square(own.errors)))) if own.errors else None,
         "rms": float(np.sqrt(np.square(tokens).mean())),
         # Of images in [-1, 1], whose largest difference is 2; mean error of all pixels.
