@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -41,6 +42,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("COLUMNS", raising=False)  # what runs tests side by side may set it
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_parsed_once() -> Iterator[None]:
+    """PyTorch parses the source of all its operators for every graph, half of a tiny one's time."""
+    from torch.onnx._internal.exporter import _registration as exporter
+
+    apis = exporter.onnxscript_apis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
         yield
 
 
