@@ -43,7 +43,7 @@ PURPOSES = {
     "matplotlib": "plots (extra tools)",
     "mlflow": "csd-eval compare with MLFLOW_TRACKING_URI (extra mlflow)",
     "gradio": "csd-demo (extra demo)",
-    "ray": "csd-generate --ray (extra ray)",
+    "ray": "--ray of csd-generate and csd-eval run (extra ray)",
 }
 
 

@@ -74,6 +74,7 @@ def wanted_rows(
                 Row(f"{n} of {count} AR steps", dataclasses.replace(full, num_iter=n), count)
                 for n in less
             ]
+            periods: list[int | tuple[int, int] | str] = [1]
             for refresh in refreshes:
                 words = f"{count} AR steps, refresh {format_refresh(refresh)}"
                 local = dataclasses.replace(full, refresh=refresh)
@@ -87,14 +88,14 @@ def wanted_rows(
                     ]  # fmt: skip
                 elif local.has_local_steps:
                     rows.append(Row(words, local, count))
-            periods = [period for period in refreshes if period not in (1, AUTO_REFRESH)]
+                    periods.append(refresh)
             rows += [
                 Row(
                     f"{count} AR steps, refresh {format_refresh(period)}, guided {low:g}:{high:g}",
                     dataclasses.replace(full, refresh=period, cfg_interval=(low, high)), count,
                 )
                 for low, high in intervals if scale != 1
-                for period in (1, *periods)
+                for period in periods
             ]  # fmt: skip
     return rows
 
