@@ -366,12 +366,12 @@ class Session:
             config = self.bundle.manifest.target
             plan = Plan.of(options, config.seq_len)
             stats = Stats(plan.schedule.num_iter)
+            cached = self._cached_backbones(options)  # opened once, before the watch, as all graphs
             watch = Watch(self._backend)
             numbers = np.arange(first_image, first_image + len(wanted), dtype=np.int64)
             canvas = Canvas.blank(config, source, wanted, numbers)
             # Under prefix verification each image accepts its own number of AR steps.
             alone = options.mode == "csd" and options.verify == "prefix"
-            cached = self._cached_backbones(options)
             most = 1 if alone else self.bundle.manifest.max_batch
             most_tokens, size = self._prepare(plan, min(most, len(canvas)), cached)
             parts = canvas.split(size)

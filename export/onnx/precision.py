@@ -27,7 +27,7 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from ...runtime.bundle.graph_tensors import TYPED
 from ...runtime.errors import ExportError
-from .weights import Array, SharedWeights, is_beside, pieces_of, save_beside
+from .weights import Array, SharedWeights, drop_unused, is_beside, pieces_of, save_beside
 
 ELEMENTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # The first and the last layer of the head: the first step of a cosine chain multiplies an error of
@@ -135,10 +135,7 @@ class _Scope:
         self.graph.node.extend(self.nodes)
         del self.graph.value_info[:]  # they hold the old types
         if self.outer is None:
-            used = _names_used(self.graph)
-            kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-            del self.graph.initializer[:]
-            self.graph.initializer.extend(kept)
+            drop_unused(self.graph)
 
     def _node(self, node: NodeProto) -> None:
         for attribute in node.attribute:
@@ -293,13 +290,3 @@ def _rounded(values: Array, name: str, precision: str, emulated: bool) -> Array:
             f"{'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
         )
     return full if emulated else typed
-
-
-def _names_used(graph: GraphProto) -> set[str]:
-    used = {value.name for value in graph.output}
-    for node in graph.node:
-        used.update(node.input)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                used |= _names_used(attribute.g)
-    return used

@@ -186,3 +186,21 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _graphs(attribute.g)
+
+
+def drop_unused(graph: GraphProto) -> None:
+    """Take the weights out of a graph that nothing in it uses, in place."""
+    used = _names_used(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _names_used(graph: GraphProto) -> set[str]:
+    used = {value.name for value in graph.output}
+    for node in graph.node:
+        used.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                used |= _names_used(attribute.g)
+    return used

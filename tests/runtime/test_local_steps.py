@@ -13,6 +13,8 @@ from csd.runtime.backends.shapes import call_dims
 from csd.runtime.cli import main as generate
 from csd.runtime.decoding.demand import largest_calls
 from csd.runtime.decoding.plan import Plan
+from csd.runtime.session import Session
+from csd.runtime.streaming.watch import Watch
 
 from ..helpers import NUM_ITER, WatchedBackend, failure
 
@@ -223,6 +225,25 @@ def test_without_local_steps_nothing_more_is_planned(local_session):
     local = largest_calls(plan, 2, models, local=True)
     assert "target.backbone" not in local
     assert local["target.backbone_full"].reader == "target.backbone_local"
+
+
+def test_the_first_image_with_local_steps_is_not_charged_for_opening_graphs(
+    local_bundle, monkeypatch
+):
+    events, plain, clock = [], Session.graph, Watch.__init__
+    monkeypatch.setattr(
+        Session,
+        "graph",
+        lambda self, *args, **kw: events.append(args[0]) or plain(self, *args, **kw),
+    )
+    monkeypatch.setattr(
+        Watch, "__init__", lambda self, backend: events.append("clock") or clock(self, backend)
+    )
+    with Bundle.open(local_bundle, verify_files="never").session() as session:
+        events.clear()
+        for _ in range(2):
+            session.generate([1], options("target", refresh=2))
+    assert events == ["target.backbone_full", "target.backbone_local", "clock", "clock"]
 
 
 @pytest.mark.parametrize("mode", ["target", "draft", "csd"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from ...runtime.options import GenerateOptions, format_refresh
 
@@ -46,6 +47,8 @@ class Sweep:
         threads: thread counts, of the runtime's cases and of the baselines.
         baseline_threads: thread counts of the baselines, unless the same.
         refreshes: which AR steps are full, of all modes but the PyTorch ones.
+        intervals: parts of the AR steps that are guided, each with every one of `refreshes`, beside
+            the options' own.
     """
 
     modes: Sequence[str]
@@ -56,6 +59,7 @@ class Sweep:
     threads: Sequence[int] = (2,)
     baseline_threads: Sequence[int] | None = None
     refreshes: Sequence[int | tuple[int, int] | str] = (1,)
+    intervals: Sequence[tuple[float, float]] = ()
 
     @property
     def baselines(self) -> list[str]:
@@ -70,11 +74,12 @@ def make_cases(sweep: Sweep, options: GenerateOptions, num_iter: int) -> list[Ca
     cases = [
         Case(name, base, name, threads) for name in sweep.baselines for threads in of_baselines
     ]
-    for head in sweep.heads:
-        for refresh in sweep.refreshes:
-            alone = dataclasses.replace(base, head=head, refresh=refresh)
-            for name, changed in _runtime_cases(sweep, alone):
-                cases += [Case(name, changed, threads=threads) for threads in sweep.threads]
+    guidances = [("", base.cfg_interval)]
+    guidances += [(f", guided {low:g}:{high:g}", (low, high)) for low, high in sweep.intervals]
+    for head, (guided, part), refresh in product(sweep.heads, guidances, sweep.refreshes):
+        alone = dataclasses.replace(base, head=head, refresh=refresh, cfg_interval=part)
+        for name, changed in _runtime_cases(sweep, alone, guided):
+            cases += [Case(name, changed, threads=threads) for threads in sweep.threads]
     if len({case.threads for case in cases}) > 1:
         cases = [
             dataclasses.replace(case, name=f"{case.name}, {threads_in_words(case.threads)}")
@@ -88,19 +93,22 @@ def threads_in_words(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def _runtime_cases(sweep: Sweep, alone: GenerateOptions) -> list[tuple[str, GenerateOptions]]:
-    """Names and options of a head sampler, `alone` being the target's."""
+def _runtime_cases(
+    sweep: Sweep, alone: GenerateOptions, guided: str
+) -> list[tuple[str, GenerateOptions]]:
+    """Names, that end in `guided`, and options of a head sampler, `alone` being the target's."""
     assert alone.num_iter is not None
     suffix = "" if alone.head == "sequential" else f", head {alone.head}"
     if alone.has_local_steps:
         suffix += f", refresh {format_refresh(alone.refresh)}"
+    suffix += guided
     cases: list[tuple[str, GenerateOptions]] = []
     if "target" in sweep.modes:
         cases.append((f"target{suffix}", alone))
         cases += [
             (f"target{suffix}, {n} AR steps", dataclasses.replace(alone, num_iter=n))
             for n in sweep.fewer_steps
-            if n < alone.num_iter and not alone.has_local_steps
+            if n < alone.num_iter and not alone.has_local_steps and not guided
         ]
     if "draft" in sweep.modes:
         cases.append((f"draft{suffix}", dataclasses.replace(alone, mode="draft")))

@@ -26,7 +26,7 @@ from ...runtime.command.line.effects import refuse_without_effect
 from ...runtime.command.parser import Parser, parse_list, run_command
 from ...runtime.effects import OF_LISTS
 from ...runtime.errors import CsdError, OptionError
-from ...runtime.options import HEADS, GenerateOptions, parse_refresh
+from ...runtime.options import HEADS, GenerateOptions, parse_interval, parse_refresh
 from ..console import Report, progress_report, results_console
 from ..load import Load, LoadMeter, busy_warning, cores, idle_load
 from ..machine import gpu_state
@@ -73,6 +73,13 @@ def build_parser() -> Parser:
         default="1",
         help="which AR steps compute the whole backbone, as in 1,2,3,4 or 1,2:8,auto; the target "
         "at fewer AR steps is measured with all of them full",
+    )
+    what.add_argument(
+        "--cfg-intervals",
+        default="",
+        metavar="A:B,...",
+        help="as --cfg-interval has it, several, each measured too, with every --refresh "
+        "(default: none)",
     )
     what.add_argument(
         "--temperatures",
@@ -176,6 +183,11 @@ def _sweep(args: argparse.Namespace) -> Sweep:
         heads=parse_list("heads", args.heads, str, known=HEADS),
         gammas=parse_list("gammas", args.gammas, whole_number_reader(1, 1_000_000)),
         refreshes=parse_list("refresh", args.refresh, parse_refresh),
+        intervals=(
+            parse_list("cfg-intervals", args.cfg_intervals, parse_interval)
+            if args.cfg_intervals
+            else []
+        ),
         temperatures=(
             parse_list("temperatures", args.temperatures, temperature) if args.temperatures else []
         ),

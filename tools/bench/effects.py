@@ -13,8 +13,9 @@ SWEEP: tuple[Effect[Sweep], ...] = (
         "only mode csd drafts and verifies", "give csd among --modes",
     ),
     Effect(
-        ("heads", "refresh"), lambda sweep: len(sweep.modes) > len(sweep.baselines),
-        "PyTorch's modes have one head sampler and compute the whole backbone",
+        ("heads", "refresh", "cfg_intervals"),
+        lambda sweep: len(sweep.modes) > len(sweep.baselines),
+        "PyTorch's modes have one head sampler, one guidance and compute the whole backbone",
         f"give {_RUNTIME} among --modes",
     ),
     Effect(

@@ -63,3 +63,14 @@ def test_a_sweep_of_full_steps_keeps_fewer_ar_steps_as_they_are():
         ("target, refresh 3:8", (3, 8)), ("csd, refresh 3:8, gamma 4, T 42", (3, 8)),
         ("target, refresh auto", "auto"), ("csd, refresh auto, gamma 4, T 42", "auto"),
     ]  # fmt: skip
+
+
+def test_guidance_in_a_part_is_measured_beside_the_whole_with_every_refresh():
+    how = {"gammas": (4,), "refreshes": (1, 2), "intervals": ((0, 0.5), (0.25, 1))}
+    cases = _cases(("eager", "target"), **how)
+    assert [(c.name, c.options.cfg_interval, c.options.refresh) for c in cases] == [
+        ("eager", None, 1), ("target", None, 1), ("target, 8 AR steps", None, 1),
+        ("target, refresh 2", None, 2),
+        ("target, guided 0:0.5", (0, 0.5), 1), ("target, refresh 2, guided 0:0.5", (0, 0.5), 2),
+        ("target, guided 0.25:1", (0.25, 1), 1), ("target, refresh 2, guided 0.25:1", (0.25, 1), 2),
+    ]  # fmt: skip
