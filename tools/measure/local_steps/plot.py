@@ -43,7 +43,8 @@ def plot_rows(values: Sequence[dict[str, Any]], path: Path) -> None:
                 )  # fmt: skip
                 for x, y, name in zip(seconds, distances, names, strict=True):
                     axis.annotate(
-                        name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7
+                        name.removeprefix(f"{steps} AR steps, ").removesuffix(" AR steps"), (x, y),
+                        xytext=(2, 4), textcoords="offset points", fontsize=7, rotation=60,
                     )  # fmt: skip
             axis.set_title(f"{steps} AR steps, guidance {scale:g}")
             axis.set_xlabel("seconds an image")
