@@ -57,7 +57,7 @@ def decoding_effects(names: Names) -> tuple[Effect[GenerateOptions], ...]:
             "only refresh auto follows a measured error", f"give {names.auto}",
         ),
         Effect(
-            ("cfg_schedule", "cfg_interval", "cfg_intervals"), lambda o: o.cfg != 1,
+            ("cfg_schedule", "cfg_interval"), lambda o: o.cfg != 1,
             "nothing is guided where cfg is 1", "give --cfg above 1",
         ),
         Effect(

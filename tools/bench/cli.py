@@ -35,7 +35,7 @@ from ..plot_files import check_plot
 from ..quality import ImageClassifier, bundle_classifier
 from .baselines import check_baselines, eager_samplers, target_weights
 from .cases import MODES, Case, Sweep, make_cases
-from .effects import SWEEP
+from .effects import GUIDED, SWEEP
 from .measure import Runners, measure, measure_quality
 from .plots import plot_bench
 from .report import make_report, results_table
@@ -162,6 +162,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = _fitting(sweep, args, bundle.manifest)
     refuse_without_effect(args.given, SWEEP, [sweep])
     cases = _resolved_cases(sweep, options, bundle.manifest)
+    refuse_without_effect(args.given, GUIDED, [case.options for case in cases])
     check_effects(args, [case.options for case in cases], OF_LISTS)
     with ExitStack() as opened:
         plan = _prepare(args, bundle, sweep, cases, options, opened)

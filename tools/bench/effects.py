@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...runtime.command.line.effects import Effect
+from ...runtime.options import GenerateOptions
 from .cases import BASELINES, Sweep
 
 _RUNTIME = "target, draft or csd"
@@ -27,5 +28,13 @@ SWEEP: tuple[Effect[Sweep], ...] = (
         ("target_weights", "eager_device"), lambda sweep: bool(sweep.baselines),
         "only PyTorch's modes read weights and have a device of their own",
         f"give {' or '.join(BASELINES)} among --modes",
+    ),
+)  # fmt: skip
+
+# Of the options of the cases, beside those of every command.
+GUIDED: tuple[Effect[GenerateOptions], ...] = (
+    Effect(
+        ("cfg_intervals",), lambda options: options.cfg != 1,
+        "nothing is guided where cfg is 1", "give --cfg above 1",
     ),
 )  # fmt: skip
